@@ -1,0 +1,29 @@
+//! What every sitefs crate shares: identifiers, names, digests, the domain types of the metadata
+//! protocol, errors, and the seams through which time, randomness and tasks enter.
+//!
+//! Nothing here knows gRPC, RocksDB, S3 or FUSE.
+
+mod digest;
+mod errno;
+mod error;
+mod id;
+mod identity;
+pub mod limits;
+mod name;
+pub mod op;
+mod seams;
+pub mod session;
+mod time;
+mod tree;
+mod units;
+
+pub use digest::Digest;
+pub use errno::Errno;
+pub use error::{Error, Kind, Result};
+pub use id::{Generation, GroupId, Incarnation, InodeId, NodeId, OpId, Seq, SessionId, SiteId, VolumeId};
+pub use identity::{Identity, Role};
+pub use name::{Name, SiteName, VolumeName};
+pub use seams::{Clock, ManualClock, OsRandom, Random, SeededRandom, SystemClock, Tasks};
+pub use time::Time;
+pub use tree::{Attr, AttrFlags, Content, Extent, FileKind, Inode};
+pub use units::{ByteSize, display_bytes};

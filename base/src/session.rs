@@ -1,0 +1,184 @@
+//! The frames of a session stream (DESIGN D19), in domain types.
+//!
+//! One bidirectional stream per mount carries everything in order: events up to a reply's seq
+//! come before the reply.
+
+use crate::{
+    Errno, GroupId, Incarnation, InodeId, OpId, Seq, SessionId, SiteId, VolumeId, VolumeName,
+    op::{Answer, Event, OpEnvelope, OpResult, Query, Usage},
+};
+use std::time::Duration;
+
+/// The protocol versions that this build speaks; the higher common one is used (DESIGN D9).
+pub const PROTOCOL_MIN: u32 = 1;
+/// See [`PROTOCOL_MIN`].
+pub const PROTOCOL_MAX: u32 = 1;
+
+/// What a mount sends.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ToCell {
+    /// The first frame of a stream, and only that.
+    Attach(Attach),
+    /// A mutation; answered by [`ToMount::OpReply`] with the same op id.
+    Op(OpEnvelope),
+    /// A question; answered by [`ToMount::Answer`] with the same tag.
+    Query {
+        /// Chosen by the mount, unique among its unanswered questions.
+        tag: u64,
+        /// The question.
+        query: Query,
+    },
+    /// Asks for a renewal of the lease.
+    Ping {
+        /// The mount's CLOCK_BOOTTIME when it sent this; echoed.
+        client_time: Duration,
+        /// Events up to here have been applied and acknowledged.
+        acked: Seq,
+    },
+    /// Events up to here have been applied.
+    Ack {
+        /// The last one.
+        seq: Seq,
+    },
+    /// The mount ends in order; its session may be forgotten at once.
+    Detach,
+}
+
+/// Who a mount is and what it wants.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attach {
+    /// The lowest protocol version that the mount speaks.
+    pub protocol_min: u32,
+    /// The highest.
+    pub protocol_max: u32,
+    /// The volume.
+    pub volume: VolumeName,
+    /// The session's id, made by the client, the same over re-attachments.
+    pub session: SessionId,
+    /// The group incarnation that the mount knows, if it was attached before.
+    pub incarnation: Option<Incarnation>,
+    /// The last event that the mount has applied; events go on behind it.
+    pub since: Option<Seq>,
+    /// The identity that the mount claims; counts only where the server runs in insecure mode.
+    pub claimed_identity: String,
+}
+
+/// What the cell sends.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ToMount {
+    /// The answer to a good [`Attach`].
+    Attached(Attached),
+    /// The answer to a mutation.
+    OpReply {
+        /// The operation.
+        op: OpId,
+        /// Its result.
+        result: OpResult,
+    },
+    /// The answer to a question.
+    Answer {
+        /// The question's tag.
+        tag: u64,
+        /// The answer, or the errno that the program sees.
+        result: Result<Answer, Errno>,
+    },
+    /// A mutation by another session.
+    Event(Event),
+    /// The lease goes on.
+    Renew {
+        /// From the ping.
+        client_time: Duration,
+        /// How old the leader's contact with its quorum was when it answered.
+        quorum_age: Duration,
+        /// The volume's seq: a mount whose feed is behind it must not answer from caches.
+        watermark: Seq,
+        /// Space and inodes of the volume.
+        usage: Usage,
+    },
+    /// Events were lost: drop every cached row; the feed goes on behind `floor`.
+    Resync {
+        /// The seq from which the feed is complete.
+        floor: Seq,
+    },
+    /// The stream ends; the reason says what to do.
+    Closing(Closing),
+}
+
+/// What a mount learns at attach.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attached {
+    /// The protocol version in use.
+    pub protocol: u32,
+    /// The cell's name.
+    pub cell: String,
+    /// The group that holds the volume.
+    pub group: GroupId,
+    /// The group's incarnation.
+    pub incarnation: Incarnation,
+    /// The site.
+    pub site: SiteId,
+    /// The volume.
+    pub volume: VolumeId,
+    /// The root directory.
+    pub root: InodeId,
+    /// The volume's seq; the feed goes on behind it, or behind `since` if it was resumed.
+    pub seq: Seq,
+    /// Whether events behind the mount's `since` follow; otherwise it must drop cached rows.
+    pub resumed: bool,
+    /// The highest op id that the cell has seen of this session; new ones must be above it.
+    pub op_high_water: OpId,
+    /// Whether the mount may not write.
+    pub read_only: bool,
+    /// Content up to this many bytes may be committed hot.
+    pub hot_max: u32,
+    /// Space and inodes of the volume.
+    pub usage: Usage,
+}
+
+/// Why a stream ends.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Closing {
+    /// Ask the node at this address instead.
+    NotHere {
+        /// Its `HOST:PORT`, if known.
+        leader: Option<String>,
+    },
+    /// The session was forgotten; begin a new one (operations are not repeated).
+    SessionGone,
+    /// The attach or a frame was refused; trying again will not help.
+    Refused {
+        /// What the caller should do.
+        kind: crate::Kind,
+        /// One line for people.
+        reason: String,
+    },
+    /// The node is stopping or overloaded: try again later.
+    Unavailable {
+        /// One line for people.
+        reason: String,
+    },
+}
+
+/// Asks for the bytes of one blob through the cell.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FetchBlob {
+    /// An attached session of the volume.
+    pub session: SessionId,
+    /// The inode that references the blob.
+    pub ino: InodeId,
+    /// The blob.
+    pub digest: crate::Digest,
+}
+
+/// Uploads the bytes of one blob through the cell.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoreBlob {
+    /// An attached session of the volume.
+    pub session: SessionId,
+    /// The blob.
+    pub digest: crate::Digest,
+    /// The generation that was granted for this upload.
+    pub generation: crate::Generation,
+    /// Its bytes.
+    pub bytes: bytes::Bytes,
+}

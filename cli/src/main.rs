@@ -1,0 +1,2 @@
+//! The sitefs command.
+fn main() {}
