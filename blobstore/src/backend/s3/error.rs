@@ -3,7 +3,7 @@
 use super::S3Backend;
 use aws_sdk_s3::{
     config::http::HttpResponse,
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
 };
 use sitefs_base::{Error, Kind};
 use std::error::Error as StdError;
@@ -44,9 +44,8 @@ impl S3Backend {
             (Some(status), code) => format!("status {status}, {code}"),
         };
         let ours = Error::new(kind, format!("{verb} {key} in {}: {what}", self.store()));
-        // With an answer, status and code say all; without one the cause is in the chain of the SDK.
-        let error =
-            if status.is_none() { ours.because(DisplayErrorContext(error).to_string()) } else { ours };
+        // With an answer, status and code say all.
+        let error = if status.is_none() { ours.because(error) } else { ours };
         Meaning { status, error }
     }
 }
