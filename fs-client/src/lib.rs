@@ -10,5 +10,5 @@ mod fuse;
 mod meta;
 mod mount;
 
-pub use fuse::is_dead_mount;
+pub use fuse::clear_dead_mount;
 pub use mount::{Mount, MountConfig, MountOptions, MountStatus};

@@ -309,7 +309,9 @@ impl Working {
         }
         self.changed = false;
         let source = match &self.store {
-            Store::Memory(all) => ChunkSource::Memory(Arc::new(if whole.is_some() { Vec::new() } else { all.clone() })),
+            Store::Memory(all) => {
+                ChunkSource::Memory(Arc::new(if whole.is_some() { Vec::new() } else { all.clone() }))
+            }
             Store::Disk(file) => ChunkSource::Disk(Arc::clone(file)),
         };
         Ok(Captured { size: self.size, chunks: chunks.into_iter().collect(), whole, source })
@@ -399,7 +401,8 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            (0u64..100_000, any::<u8>(), 1usize..40_000).prop_map(|(at, byte, len)| Step::Write(at, byte, len)),
+            (0u64..100_000, any::<u8>(), 1usize..40_000)
+                .prop_map(|(at, byte, len)| Step::Write(at, byte, len)),
             (0u64..120_000).prop_map(Step::Resize),
         ]
     }

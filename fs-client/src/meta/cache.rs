@@ -8,10 +8,17 @@ use sitefs_base::op::{Change, Place};
 use sitefs_base::{Attr, Inode, InodeId, Seq};
 use std::{num::NonZeroUsize, sync::Arc};
 
-const INODES_MAX: NonZeroUsize = NonZeroUsize::new(65_536).unwrap_or(NonZeroUsize::MIN);
-const NAMES_MAX: NonZeroUsize = NonZeroUsize::new(131_072).unwrap_or(NonZeroUsize::MIN);
-const LISTINGS_MAX: NonZeroUsize = NonZeroUsize::new(64).unwrap_or(NonZeroUsize::MIN);
-const XATTRS_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap_or(NonZeroUsize::MIN);
+const INODES_MAX: NonZeroUsize = non_zero(65_536);
+const NAMES_MAX: NonZeroUsize = non_zero(131_072);
+const LISTINGS_MAX: NonZeroUsize = non_zero(64);
+const XATTRS_MAX: NonZeroUsize = non_zero(1024);
+
+const fn non_zero(n: usize) -> NonZeroUsize {
+    match NonZeroUsize::new(n) {
+        Some(n) => n,
+        None => NonZeroUsize::MIN,
+    }
+}
 
 /// Names and values of an inode's extended attributes.
 pub type Xattrs = Arc<Vec<(Bytes, Bytes)>>;

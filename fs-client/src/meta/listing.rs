@@ -1,7 +1,7 @@
 //! Directory listings with cookies that survive changes (DESIGN D7).
 
-use sitefs_base::{FileKind, InodeId, Name};
 use siphasher::sip::SipHasher13;
+use sitefs_base::{FileKind, InodeId, Name};
 use std::hash::Hasher;
 
 /// An entry of a listing.

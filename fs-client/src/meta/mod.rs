@@ -6,9 +6,9 @@ mod remote;
 mod service;
 mod session;
 
-pub use listing::{Listed, Listing};
-pub use remote::{Channel, CellAddress};
-pub use service::{Found, Meta, Watcher};
+pub use listing::Listing;
+pub use remote::{CellAddress, Channel, attach, keep_attached};
+pub use service::{Meta, Watcher};
 pub use session::{Session, SessionStatus};
 
 use sitefs_base::Errno;

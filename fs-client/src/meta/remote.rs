@@ -5,7 +5,7 @@ use super::service::Watcher;
 use super::session::{FRAMES_MAX, Session};
 use sitefs_base::session::{Attach, Attached, Closing, PROTOCOL_MAX, PROTOCOL_MIN, ToCell, ToMount};
 use sitefs_base::{Error, Identity, Kind, Random, Result, SessionId, VolumeName, limits};
-use sitefs_proto::v1::session_client::SessionClient;
+use sitefs_proto::pb::session_client::SessionClient;
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
@@ -36,8 +36,9 @@ impl CellAddress {
     /// A channel that connects when it is first used, and again whenever it must.
     pub fn channel(&self) -> Result<Channel> {
         let uri = format!("http://{}", self.address);
-        let endpoint = tonic::transport::Endpoint::from_shared(uri)
-            .map_err(|error| Error::invalid(format!("{:?} is not a HOST:PORT", self.address)).because(error))?;
+        let endpoint = tonic::transport::Endpoint::from_shared(uri).map_err(|error| {
+            Error::invalid(format!("{:?} is not a HOST:PORT", self.address)).because(error)
+        })?;
         Ok(endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
@@ -51,11 +52,18 @@ impl CellAddress {
 pub struct Stream {
     attached: Attached,
     link: mpsc::Sender<ToCell>,
-    frames: Streaming<sitefs_proto::v1::ServerFrame>,
+    frames: Streaming<sitefs_proto::pb::ServerFrame>,
+}
+
+impl Stream {
+    /// What the cell said.
+    pub fn attached(&self) -> &Attached {
+        &self.attached
+    }
 }
 
 fn next_frame(
-    frame: Option<std::result::Result<sitefs_proto::v1::ServerFrame, tonic::Status>>,
+    frame: Option<std::result::Result<sitefs_proto::pb::ServerFrame, tonic::Status>>,
 ) -> Result<ToMount> {
     match frame {
         Some(Ok(frame)) => ToMount::try_from(frame),
@@ -91,9 +99,11 @@ pub async fn attach(channel: &Channel, cell: &CellAddress, session: &Session) ->
     };
     let gone = |_| Error::unavailable("the session's stream is closed");
     link.send(ToCell::Attach(hello)).await.map_err(gone)?;
-    let outgoing = ReceiverStream::new(outgoing).map(sitefs_proto::v1::ClientFrame::from);
+    let outgoing = ReceiverStream::new(outgoing).map(sitefs_proto::pb::ClientFrame::from);
     let opened = async {
-        let mut client = SessionClient::new(channel.clone());
+        let mut client = SessionClient::new(channel.clone())
+            .max_decoding_message_size(sitefs_proto::MESSAGE_MAX)
+            .max_encoding_message_size(sitefs_proto::MESSAGE_MAX);
         let reply = client.open(outgoing).await.map_err(|status| sitefs_proto::error_from_status(&status))?;
         let mut frames = reply.into_inner();
         match next_frame(frames.next().await)? {

@@ -121,11 +121,17 @@ impl Meta {
         loop {
             let query = Query::ReadDir { dir, after: after.take(), limit: LISTING_PAGE };
             let (seq, body) = self.session.ask(cx, query)?;
-            let AnswerBody::Entries { dir: own, parent, entries, complete } = body else { return unexpected() };
+            let AnswerBody::Entries { dir: own, parent, entries, complete } = body else {
+                return unexpected();
+            };
             let mut cache = self.cache();
             cache.put_inode(seq, Inode { attr: own, content: sitefs_base::Content::Empty });
             for entry in entries {
-                cache.put_name(seq, Place { parent: dir, name: entry.name.clone() }, Some(entry.inode.attr.ino));
+                cache.put_name(
+                    seq,
+                    Place { parent: dir, name: entry.name.clone() },
+                    Some(entry.inode.attr.ino),
+                );
                 names.push((entry.name.clone(), entry.inode.attr.ino, entry.inode.attr.kind));
                 after = Some(entry.name);
                 cache.put_inode(seq, entry.inode);
@@ -230,6 +236,11 @@ impl Meta {
     /// Remembers an inode that this mount knows whole.
     pub fn inode_changed(&self, seq: Seq, inode: Inode) {
         self.cache().put_inode(seq, inode);
+    }
+
+    /// Forgets a listing, because the directory moved.
+    pub fn forget_listing(&self, dir: InodeId) {
+        self.cache().forget_listing(dir);
     }
 
     /// Forgets an inode.

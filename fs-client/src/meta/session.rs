@@ -147,7 +147,11 @@ impl Session {
         })
     }
 
-    fn register_op(&self, body: op::Op, reply: oneshot::Sender<OpResult>) -> (ToCell, Option<mpsc::Sender<ToCell>>) {
+    fn register_op(
+        &self,
+        body: op::Op,
+        reply: oneshot::Sender<OpResult>,
+    ) -> (ToCell, Option<mpsc::Sender<ToCell>>) {
         let mut state = self.state();
         let op = state.next_op;
         state.next_op = op.next();
@@ -199,7 +203,8 @@ impl Session {
         let ops = state.ops.iter().map(|(op, pending)| {
             ToCell::Op(OpEnvelope { session: state.id, op: *op, ack_below, body: pending.body.clone() })
         });
-        let queries = state.queries.iter().map(|(tag, (query, _))| ToCell::Query { tag: *tag, query: query.clone() });
+        let queries =
+            state.queries.iter().map(|(tag, (query, _))| ToCell::Query { tag: *tag, query: query.clone() });
         ops.chain(queries).collect()
     }
 
@@ -248,6 +253,17 @@ impl Session {
             ToMount::Event(event) => state.applied = state.applied.max(event.seq),
             ToMount::Resync { floor } => state.applied = floor,
             ToMount::Attached(_) | ToMount::Closing(_) => {}
+        }
+    }
+
+    /// Tells the cell that the session ends, if there is a stream.
+    pub async fn detach(&self) {
+        let link = self.state().link.clone();
+        if let Some(link) = link
+            && link.send(ToCell::Detach).await.is_ok()
+        {
+            // The cell closes the stream when it has taken this in.
+            let _ = tokio::time::timeout(METADATA_DEADLINE, link.closed()).await;
         }
     }
 
