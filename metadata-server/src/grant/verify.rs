@@ -1,0 +1,119 @@
+//! Proves the digests of uploaded objects, once each (DESIGN D33).
+
+use super::{Blobs, outage::Outage};
+use crate::state::{self, CommandBody};
+use sitefs_base::{Generation, Kind, Result, SiteId};
+use sitefs_blobstore::ObjectKey;
+use std::{collections::HashSet, sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+
+/// Objects looked at per step.
+const BATCH: usize = 64;
+/// Wrong objects remembered, so that they are read and reported once per process only.
+const WRONG_MAX: usize = 16 * 1024;
+/// How often the cell is looked at when nothing is to be proven.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Reports what this process has hashed itself. Runs until its owner stops it.
+pub(crate) async fn report_verified(blobs: Arc<Blobs>, mut reports: mpsc::Receiver<ObjectKey>) {
+    while let Some(key) = reports.recv().await {
+        // A failed report loses nothing: the verifier finds the object later.
+        if let Err(error) = report(&blobs, key).await {
+            tracing::debug!(error = error.chain(), "blob not reported as verified");
+        }
+    }
+}
+
+/// Reads objects whose digest nobody has proven. Runs until its owner stops it.
+pub(crate) async fn verify(blobs: Arc<Blobs>) {
+    let mut outage = Outage::new("verify");
+    let (mut after, mut wrong) = (None, HashSet::new());
+    loop {
+        tokio::time::sleep(IDLE).await;
+        loop {
+            match step(&blobs, after, &mut wrong).await {
+                Ok(next) => {
+                    outage.over();
+                    after = next;
+                }
+                Err(error) => {
+                    after = None;
+                    tokio::time::sleep(outage.failed(&error)).await;
+                }
+            }
+            if after.is_none() {
+                break;
+            }
+        }
+    }
+}
+
+/// Proves the next objects behind `after`; says where to go on, `None` at the end.
+async fn step(
+    blobs: &Arc<Blobs>,
+    after: Option<(SiteId, Generation)>,
+    wrong: &mut HashSet<ObjectKey>,
+) -> Result<Option<(SiteId, Generation)>> {
+    let batch = state::unverified(&blobs.group.reader(), after, BATCH)?;
+    let next = if batch.len() < BATCH { None } else { batch.last().map(|last| (last.site, last.generation)) };
+    for object in batch {
+        let key = ObjectKey { site: object.site, digest: object.digest, generation: object.generation };
+        if wrong.contains(&key) {
+            continue;
+        }
+        match blobs.read(&key).await {
+            Ok(_) => report(blobs, key).await?,
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::NotFound) => {
+                if error.kind() == Kind::NotFound {
+                    tracing::error!(site = key.site.get(), digest = %key.digest, "committed blob is not in the store");
+                }
+                if wrong.len() < WRONG_MAX {
+                    wrong.insert(key);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(next) => {
+                    outage.over();
+                    after = next;
+                }
+                Err(error) => {
+                    after = None;
+                    tokio::time::sleep(outage.failed(&error)).await;
+                }
+            }
+            if after.is_none() {
+                break;
+            }
+        }
+    }
+}
+
+/// Proves the next objects behind `after`; says where to go on, `None` at the end.
+async fn step(
+    blobs: &Arc<Blobs>,
+    after: Option<(SiteId, Generation)>,
+    wrong: &mut HashSet<ObjectKey>,
+) -> Result<Option<(SiteId, Generation)>> {
+    let batch = state::unverified(&blobs.group.reader(), after, BATCH)?;
+    let next = if batch.len() < BATCH { None } else { batch.last().map(|last| (last.site, last.generation)) };
+    for object in batch {
+        let key = ObjectKey { site: object.site, digest: object.digest, generation: object.generation };
+        match blobs.read(&key).await {
+            Ok(_) => report(blobs, key).await?,
+            // Reported as an error already; the others still have to be proven.
+            Err(wrong) if wrong.kind() == Kind::Corrupt => {}
+            Err(absent) if absent.kind() == Kind::NotFound => {
+                tracing::error!(site = key.site.get(), digest = %key.digest, "committed blob is not in the store");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(next)
+}
+
+async fn report(blobs: &Blobs, key: ObjectKey) -> Result<()> {
+    let body = CommandBody::Verified { site: key.site, digest: key.digest, generation: key.generation };
+    blobs.group.propose(body).await.map(|_| ())
+}

@@ -1,0 +1,67 @@
+//! Who is calling: decided here and nowhere else (DESIGN D36).
+
+use sitefs_base::{Error, Identity, Result, VolumeName};
+
+/// How callers prove who they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Auth {
+    /// The caller's word counts. Only for loopback addresses.
+    Claimed,
+    /// Nobody is let in: certificates are asked for and not there yet.
+    Certificates,
+}
+
+/// What an attached caller may do with its volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    /// Questions only.
+    Read,
+    /// Mutations too.
+    Write,
+}
+
+impl Auth {
+    /// The caller. A claimed identity's cell is not compared: a mount learns the name at attach.
+    pub fn caller(self, claimed: &str) -> Result<Identity> {
+        match self {
+            Self::Claimed => claimed.parse().map_err(|bad: Error| {
+                Error::denied(format!("the caller has not said who it is: {}", bad.doing()))
+            }),
+            Self::Certificates => {
+                Err(Error::denied("this cell takes callers with certificates only, and this one has none"))
+            }
+        }
+    }
+
+    /// What `caller` may do with `volume`; an error if nothing.
+    pub fn access(caller: &Identity, volume: &VolumeName) -> Result<Access> {
+        if caller.may_write(volume).is_ok() {
+            return Ok(Access::Write);
+        }
+        caller.may_read(volume).map(|()| Access::Read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sitefs_base::Kind;
+
+    #[test]
+    fn a_claim_counts_in_insecure_mode_only() {
+        let claim = "sitefs://main/acme/live?role=rw";
+        assert!(Auth::Claimed.caller(claim).is_ok());
+        assert_eq!(Auth::Claimed.caller("me").unwrap_err().kind(), Kind::Denied);
+        assert_eq!(Auth::Certificates.caller(claim).unwrap_err().kind(), Kind::Denied);
+    }
+
+    #[test]
+    fn a_role_gives_access_to_its_own_volume() {
+        let live: VolumeName = "acme/live".parse().unwrap();
+        let access = |claim: &str| Auth::access(&claim.parse().unwrap(), &live);
+        assert_eq!(access("sitefs://main/acme/live?role=rw").unwrap(), Access::Write);
+        assert_eq!(access("sitefs://main/acme/live?role=ro").unwrap(), Access::Read);
+        assert!(access("sitefs://main/acme/dev?role=rw").is_err());
+        assert!(access("sitefs://main?role=operator").is_err());
+    }
+}
