@@ -5,3 +5,4 @@
 //! to blobs. A module may use those named before it, never one behind it.
 
 pub mod state;
+pub mod store;
