@@ -13,7 +13,7 @@ mod session;
 mod sessions;
 mod watch;
 
-pub(crate) use admin::AdminService;
+pub(crate) use admin::{AdminService, NewVolume};
 pub(crate) use auth::Auth;
 pub(crate) use blobs::BlobsService;
 pub(crate) use session::SessionService;
@@ -23,11 +23,8 @@ use reserve::Reservations;
 use sessions::Sessions;
 use sitefs_base::{Clock, Tasks};
 use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use watch::Watchers;
-
-/// The largest message of the protocol: one blob and what goes with it.
-pub(crate) const MESSAGE_MAX: usize = 5 * 1024 * 1024;
 
 /// What every handler works with.
 pub(crate) struct Cell {
@@ -41,6 +38,8 @@ pub(crate) struct Cell {
     pub auth: Auth,
     /// Owns the tasks of all streams.
     pub tasks: Tasks,
+    /// The streams that have not ended.
+    pub streams: TaskTracker,
     /// Cancelled when streams are to end.
     pub closing: CancellationToken,
     sessions: Sessions,
@@ -58,6 +57,7 @@ impl Cell {
             clock,
             auth,
             tasks: Tasks::new(),
+            streams: TaskTracker::new(),
             closing: CancellationToken::new(),
             sessions: Sessions::default(),
             reserved: Reservations::default(),
