@@ -193,7 +193,8 @@ impl DiskCache {
     }
 
     fn disk_shortfall(&self, len: u64) -> Result<u64> {
-        let free = self.files.free().map_err(|error| Error::io("asking for the free space of the cache", error))?;
+        let free =
+            self.files.free().map_err(|error| Error::io("asking for the free space of the cache", error))?;
         Ok((self.options.min_free.saturating_add(index::on_disk(len))).saturating_sub(free))
     }
 

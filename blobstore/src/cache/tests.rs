@@ -115,7 +115,8 @@ fn all_openers_share_one_file() {
 #[test]
 fn the_disk_keeps_its_free_space() {
     let dir = tempfile::tempdir().unwrap();
-    let cache = DiskCache::open(dir.path(), CacheOptions { max_bytes: 1 << 30, min_free: u64::MAX / 2 }).unwrap();
+    let cache =
+        DiskCache::open(dir.path(), CacheOptions { max_bytes: 1 << 30, min_free: u64::MAX / 2 }).unwrap();
     assert_eq!(cache.insert(&blob(1)).unwrap_err().kind(), Kind::Limit);
     assert_eq!(cache.stats().bytes, 0);
 }
