@@ -134,7 +134,7 @@ fn auth(config: &ServerConfig) -> Result<Auth> {
             )));
         }
     }
-    Ok(Auth::Claimed)
+    Ok(Auth::new(config.insecure))
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
@@ -196,3 +196,6 @@ async fn expire_sessions(cell: Arc<Cell>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

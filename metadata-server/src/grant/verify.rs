@@ -29,21 +29,19 @@ pub(crate) async fn verify(blobs: Arc<Blobs>) {
     let mut outage = Outage::new("verify");
     let (mut after, mut wrong) = (None, HashSet::new());
     loop {
-        tokio::time::sleep(IDLE).await;
-        loop {
-            match step(&blobs, after, &mut wrong).await {
-                Ok(next) => {
-                    outage.over();
-                    after = next;
-                }
-                Err(error) => {
-                    after = None;
-                    tokio::time::sleep(outage.failed(&error)).await;
-                }
+        let wait = match step(&blobs, after, &mut wrong).await {
+            Ok(next) => {
+                outage.over();
+                after = next;
+                next.is_none().then_some(IDLE)
             }
-            if after.is_none() {
-                break;
+            Err(error) => {
+                after = None;
+                Some(outage.failed(&error))
             }
+        };
+        if let Some(wait) = wait {
+            tokio::time::sleep(wait).await;
         }
     }
 }
@@ -58,59 +56,24 @@ async fn step(
     let next = if batch.len() < BATCH { None } else { batch.last().map(|last| (last.site, last.generation)) };
     for object in batch {
         let key = ObjectKey { site: object.site, digest: object.digest, generation: object.generation };
-        if wrong.contains(&key) {
-            continue;
-        }
-        match blobs.read(&key).await {
-            Ok(_) => report(blobs, key).await?,
-            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::NotFound) => {
-                if error.kind() == Kind::NotFound {
-                    tracing::error!(site = key.site.get(), digest = %key.digest, "committed blob is not in the store");
-                }
-                if wrong.len() < WRONG_MAX {
-                    wrong.insert(key);
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(next) => {
-                    outage.over();
-                    after = next;
-                }
-                Err(error) => {
-                    after = None;
-                    tokio::time::sleep(outage.failed(&error)).await;
-                }
-            }
-            if after.is_none() {
-                break;
-            }
-        }
-    }
-}
-
-/// Proves the next objects behind `after`; says where to go on, `None` at the end.
-async fn step(
-    blobs: &Arc<Blobs>,
-    after: Option<(SiteId, Generation)>,
-    wrong: &mut HashSet<ObjectKey>,
-) -> Result<Option<(SiteId, Generation)>> {
-    let batch = state::unverified(&blobs.group.reader(), after, BATCH)?;
-    let next = if batch.len() < BATCH { None } else { batch.last().map(|last| (last.site, last.generation)) };
-    for object in batch {
-        let key = ObjectKey { site: object.site, digest: object.digest, generation: object.generation };
-        match blobs.read(&key).await {
-            Ok(_) => report(blobs, key).await?,
-            // Reported as an error already; the others still have to be proven.
-            Err(wrong) if wrong.kind() == Kind::Corrupt => {}
-            Err(absent) if absent.kind() == Kind::NotFound => {
-                tracing::error!(site = key.site.get(), digest = %key.digest, "committed blob is not in the store");
-            }
-            Err(error) => return Err(error),
+        if !wrong.contains(&key) && !prove(blobs, key).await? && wrong.len() < WRONG_MAX {
+            wrong.insert(key);
         }
     }
     Ok(next)
+}
+
+/// Reads one object and reports it as verified. `false`: it is wrong or not there, which is logged.
+async fn prove(blobs: &Blobs, key: ObjectKey) -> Result<bool> {
+    match blobs.read(&key).await {
+        Ok(_) => report(blobs, key).await.map(|()| true),
+        Err(error) if error.kind() == Kind::Corrupt => Ok(false),
+        Err(error) if error.kind() == Kind::NotFound => {
+            tracing::error!(site = key.site.get(), digest = %key.digest, "committed blob is not in the store");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 async fn report(blobs: &Blobs, key: ObjectKey) -> Result<()> {

@@ -1,14 +1,17 @@
 //! One question, answered from applied state.
 
 use super::{auth::Access, outbox::{Outgoing, usage}, session::Stream};
-use crate::state::{self, BlobPlace};
+use crate::{raft::Group, state::{self, BlobPlace}};
 use sitefs_base::{
     Digest, Errno, Error, InodeId, Result,
     limits::COMMIT_CHUNKS_MAX,
     op::{Answer, AnswerBody, Location, Place, Query},
 };
 use sitefs_blobstore::ObjectKey;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// A leader that has not heard from its quorum for so long renews no lease.
+const QUORUM_AGE_MAX: Duration = Duration::from_secs(1);
 
 type Answered = std::result::Result<Answer, Errno>;
 
@@ -92,4 +95,9 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send +
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|join| Error::internal("reading rows").because(join))?
+}
+
+/// How old the contact with the quorum is; `None` when this node may not renew leases (DESIGN D20).
+pub(super) fn quorum_age(group: &Group) -> Option<Duration> {
+    group.status().quorum_age.filter(|age| *age < QUORUM_AGE_MAX)
 }
