@@ -4,5 +4,6 @@
 //! replicates commands; `rpc` converts between the wire and domain types; `grant` signs access
 //! to blobs. A module may use those named before it, never one behind it.
 
+pub mod raft;
 pub mod state;
 pub mod store;
