@@ -8,7 +8,9 @@ use crate::{
     rpc::{AdminService, Auth, BlobsService, Cell, NewVolume, SessionService},
     state::{self, CommandBody},
 };
-use sitefs_base::{Clock, Error, Result, Tasks, Time, VolumeId, VolumeName, limits::SESSION_EXPIRY};
+use sitefs_base::{
+    Clock, Error, GroupId, NodeId, Result, Tasks, Time, VolumeId, VolumeName, limits::SESSION_EXPIRY,
+};
 use sitefs_proto::{
     MESSAGE_MAX,
     pb::{admin_server::AdminServer, blobs_server::BlobsServer, session_server::SessionServer},
@@ -17,6 +19,9 @@ use std::{io::ErrorKind, net::SocketAddr, path::PathBuf, sync::Arc, time::Durati
 use tokio::{net::TcpListener, time::timeout};
 use tonic::transport::{Server as Grpc, server::Router, server::TcpIncoming};
 
+/// A cell of one node has this node and this group.
+const NODE: NodeId = NodeId::new(1);
+const GROUP: GroupId = GroupId::new(1);
 /// How often forgotten sessions are looked for.
 const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
 /// How long open streams and requests may take to end.
@@ -52,6 +57,7 @@ pub struct ServerConfig {
 /// A running metadata server. Dropping it stops it without saying goodbye; see [`Server::shutdown`].
 pub struct Server {
     cell: Arc<Cell>,
+    group_tasks: Tasks,
     loops: Tasks,
     listeners: Tasks,
     local: SocketAddr,
@@ -66,11 +72,12 @@ impl Server {
         let (listener, local) = bind(config.listen).await?;
         let (admin_listener, admin) = bind(config.admin_listen).await?;
         let backend = config.backend.open(&config.data_dir, clock.clone()).await?;
-        let group = open_group(&config, clock.clone()).await?;
+        let group_tasks = Tasks::new();
+        let group = open_group(&config, clock.clone(), group_tasks.clone()).await?;
         config.backend.remember(&config.data_dir)?;
 
         let (blobs, reports) = Blobs::new(group.clone(), backend);
-        let cell = Arc::new(Cell::new(group, blobs.clone(), clock, auth));
+        let cell = Arc::new(Cell::new(NODE, group, blobs.clone(), clock, auth));
         let loops = Tasks::new();
         loops.spawn(grant::drain(blobs.clone()));
         loops.spawn(grant::verify(blobs.clone()));
@@ -80,7 +87,7 @@ impl Server {
         listen(&listeners, &cell, listener, mounts_router(&cell));
         listen(&listeners, &cell, admin_listener, grpc().add_service(AdminServer::new(AdminService(cell.clone()))));
         tracing::info!(cell = config.cell, %local, %admin, "metadata server ready");
-        Ok(Self { cell, loops, listeners, local, admin })
+        Ok(Self { cell, group_tasks, loops, listeners, local, admin })
     }
 
     /// Where mounts connect.
@@ -96,7 +103,7 @@ impl Server {
     /// Makes the volume unless it is there.
     pub async fn ensure_volume(&self, name: &VolumeName, uid: u32, gid: u32, mode: u16) -> Result<VolumeId> {
         if let Some(volume) = state::volume_by_name(&self.cell.group.reader(), name)? {
-            return Ok(volume);
+            return Ok(volume.id);
         }
         self.cell.create_volume(name, NewVolume::owned_by(uid, gid, mode)).await
     }
@@ -104,7 +111,7 @@ impl Server {
     /// Waits until this node must stop, and says why. The process should end then: its storage
     /// failed (DESIGN D13).
     pub async fn failed(&self) -> Error {
-        self.cell.group.failed().await
+        Error::fenced(format!("this node must stop: {}", self.cell.group.poisoned().await))
     }
 
     /// Ends in order: refuses new work, closes the streams, stops the loops, closes the store.
@@ -117,7 +124,9 @@ impl Server {
         self.cell.tasks.shutdown().await;
         self.listeners.shutdown().await;
         self.loops.shutdown().await;
-        self.cell.group.shutdown().await
+        let closed = self.cell.group.shutdown().await;
+        self.group_tasks.shutdown().await;
+        closed
     }
 }
 
@@ -149,9 +158,13 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
     Ok((listener, local))
 }
 
-async fn open_group(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Group> {
-    let group = GroupConfig::single(config.data_dir.clone(), config.cell.clone());
-    Group::open(group, clock).await
+/// Opening replays the log, which may take a while: not on an async thread.
+async fn open_group(config: &ServerConfig, clock: Arc<dyn Clock>, tasks: Tasks) -> Result<Group> {
+    let group =
+        GroupConfig { dir: config.data_dir.clone(), node: NODE, cell: config.cell.clone(), group: GROUP };
+    tokio::task::spawn_blocking(move || Group::open(group, clock, tasks))
+        .await
+        .map_err(|join| Error::internal("opening the group").because(join))?
 }
 
 fn grpc() -> Grpc {

@@ -2,7 +2,7 @@
 
 use super::{Blobs, outage::Outage};
 use crate::state::{self, CommandBody};
-use sitefs_base::{Generation, Kind, Result, SiteId};
+use sitefs_base::{Kind, Result};
 use sitefs_blobstore::ObjectKey;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
@@ -27,18 +27,14 @@ pub(crate) async fn report_verified(blobs: Arc<Blobs>, mut reports: mpsc::Receiv
 /// Reads objects whose digest nobody has proven. Runs until its owner stops it.
 pub(crate) async fn verify(blobs: Arc<Blobs>) {
     let mut outage = Outage::new("verify");
-    let (mut after, mut wrong) = (None, HashSet::new());
+    let mut wrong = HashSet::new();
     loop {
-        let wait = match step(&blobs, after, &mut wrong).await {
-            Ok(next) => {
+        let wait = match step(&blobs, &mut wrong).await {
+            Ok(more) => {
                 outage.over();
-                after = next;
-                next.is_none().then_some(IDLE)
+                (!more).then_some(IDLE)
             }
-            Err(error) => {
-                after = None;
-                Some(outage.failed(&error))
-            }
+            Err(error) => Some(outage.failed(&error)),
         };
         if let Some(wait) = wait {
             tokio::time::sleep(wait).await;
@@ -46,21 +42,19 @@ pub(crate) async fn verify(blobs: Arc<Blobs>) {
     }
 }
 
-/// Proves the next objects behind `after`; says where to go on, `None` at the end.
-async fn step(
-    blobs: &Arc<Blobs>,
-    after: Option<(SiteId, Generation)>,
-    wrong: &mut HashSet<ObjectKey>,
-) -> Result<Option<(SiteId, Generation)>> {
-    let batch = state::unverified(&blobs.group.reader(), after, BATCH)?;
-    let next = if batch.len() < BATCH { None } else { batch.last().map(|last| (last.site, last.generation)) };
+/// Proves the next objects. Whether there may be more.
+async fn step(blobs: &Blobs, wrong: &mut HashSet<ObjectKey>) -> Result<bool> {
+    // Wrong ones stay in the list, in front of those that are new.
+    let limit = BATCH + wrong.len();
+    let batch = state::unverified(&blobs.group.reader(), limit)?;
+    let more = batch.len() == limit;
     for object in batch {
         let key = ObjectKey { site: object.site, digest: object.digest, generation: object.generation };
         if !wrong.contains(&key) && !prove(blobs, key).await? && wrong.len() < WRONG_MAX {
             wrong.insert(key);
         }
     }
-    Ok(next)
+    Ok(more && wrong.len() < WRONG_MAX)
 }
 
 /// Reads one object and reports it as verified. `false`: it is wrong or not there, which is logged.

@@ -1,6 +1,6 @@
 //! Administration, on a listener of its own.
 
-use super::{Cell, outbox::usage};
+use super::Cell;
 use crate::state::{self, CommandBody, Reply, VolumeLimits};
 use sitefs_base::{Error, Errno, Result, VolumeId, VolumeName};
 use sitefs_proto::{
@@ -64,9 +64,9 @@ impl AdminService {
     fn list(&self, request: &pb::ListVolumesRequest) -> Result<pb::ListVolumesReply> {
         let caller = self.0.auth.caller(&request.claimed_identity)?;
         let mut volumes = Vec::new();
-        for (name, id, site) in state::volumes(&self.0.group.reader())? {
-            if caller.may_manage(name.site()).is_ok() {
-                let (seq, usage) = usage(&self.0, id)?;
+        for found in state::volumes(&self.0.group.reader())? {
+            if caller.may_manage(found.name.site()).is_ok() {
+                let state::VolumeInfo { name, id, site, usage, seq, .. } = found;
                 volumes.push(VolumeInfo { name, id, site, seq, usage }.into());
             }
         }
@@ -81,9 +81,9 @@ impl AdminService {
             cell: info.cell,
             group: info.group,
             incarnation: info.incarnation,
-            node: status.node,
+            node: self.0.node,
             term: status.term,
-            last_log: status.last_log,
+            last_log: status.last_log_index,
             applied: status.applied,
             flushed: status.flushed,
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -79,7 +79,8 @@ fn common_protocol(attach: &Attach) -> Result<u32> {
 }
 
 fn find_volume(cell: &Cell, attach: &Attach) -> Result<VolumeId> {
-    state::volume_by_name(&cell.group.reader(), &attach.volume)?.ok_or_else(|| {
+    let found = state::volume_by_name(&cell.group.reader(), &attach.volume)?;
+    found.map(|volume| volume.id).ok_or_else(|| {
         let name = &attach.volume;
         Error::not_found(format!("there is no volume {name}; make it with: sitefs volume create {name}"))
     })

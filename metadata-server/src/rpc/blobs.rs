@@ -65,7 +65,7 @@ impl BlobsService {
         if member.access == Access::Read {
             return Err(Error::refused(Errno::EROFS, "this session is read-only"));
         }
-        let granted = state::upload_slot(&self.cell.group.reader(), member.site, digest, generation)?;
+        let granted = state::upload_slot(&self.cell.group.reader(), member.site, &digest, generation)?;
         if granted != u32::try_from(bytes.len()).ok() {
             return Err(Error::denied(format!(
                 "no upload of {} bytes is granted for blob {}",

@@ -21,13 +21,15 @@ pub(crate) use session::SessionService;
 use crate::{grant::Blobs, raft::Group};
 use reserve::Reservations;
 use sessions::Sessions;
-use sitefs_base::{Clock, Tasks};
+use sitefs_base::{Clock, NodeId, Tasks};
 use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use watch::Watchers;
 
 /// What every handler works with.
 pub(crate) struct Cell {
+    /// This node.
+    pub node: NodeId,
     /// Orders mutations and holds the rows.
     pub group: Group,
     /// Moves bytes.
@@ -49,8 +51,9 @@ pub(crate) struct Cell {
 
 impl Cell {
     /// A cell without sessions.
-    pub fn new(group: Group, blobs: Arc<Blobs>, clock: Arc<dyn Clock>, auth: Auth) -> Self {
+    pub fn new(node: NodeId, group: Group, blobs: Arc<Blobs>, clock: Arc<dyn Clock>, auth: Auth) -> Self {
         Self {
+            node,
             group,
             blobs,
             watchers: Watchers::new(clock.clone()),

@@ -64,7 +64,7 @@ impl Stream {
     /// A client's word is not an upload (DESIGN D32): the object must be there.
     async fn check_upload(&self, upload: &Uploaded) -> Result<(), Errno> {
         let Uploaded { digest, generation } = *upload;
-        let slot = state::upload_slot(&self.cell.group.reader(), self.member.site, digest, generation);
+        let slot = state::upload_slot(&self.cell.group.reader(), self.member.site, &digest, generation);
         // Without a slot there is nothing to look for: the commit is a retry, or is refused in apply.
         let Some(len) = slot.map_err(|error| error.errno())? else { return Ok(()) };
         match self.cell.blobs.has_arrived(&self.key(digest, generation), len).await {
