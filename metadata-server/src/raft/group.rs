@@ -3,7 +3,6 @@
 use super::{
     data_dir::DataDir,
     log::LogBytes,
-    logic::{GroupInfo, Logic},
     machine::Events,
     proposer::Proposal,
     reserve::Reserve,
@@ -12,7 +11,7 @@ use super::{
     types::Raft,
 };
 use crate::{
-    state::{Applied, CommandBody},
+    state::{Applied, CommandBody, GroupInfo},
     store::{LogPosition, Poison, Reader, Store},
 };
 use openraft::ServerState;
@@ -91,19 +90,10 @@ impl Group {
     /// Opens the group in `config.dir`, or makes it in a new or empty directory, and returns when it
     /// serves. Blocks the calling thread meanwhile. `tasks` owns what runs in the background.
     pub fn open(config: GroupConfig, clock: Arc<dyn Clock>, tasks: Tasks) -> Result<Self> {
-        Self::open_with(config, clock, &tasks, Logic::STATE)
-    }
-
-    pub(super) fn open_with(
-        config: GroupConfig,
-        clock: Arc<dyn Clock>,
-        tasks: &Tasks,
-        logic: Logic,
-    ) -> Result<Self> {
         let doing = format!("opening {}", config.dir.display());
         let open = || -> Result<Self> {
             let data = DataDir::open(&config.dir, &config.cell, config.group, config.node)?;
-            let inner = Parts::open(&data, config.group, logic)?.start(&config, data, clock, tasks)?;
+            let inner = Parts::open(&data, config.group)?.start(&config, data, clock, &tasks)?;
             Ok(Self { inner: Arc::new(inner) })
         };
         open().map_err(|error| error.while_doing(doing))

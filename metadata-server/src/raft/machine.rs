@@ -2,7 +2,6 @@
 
 use super::{
     log::GroupLog,
-    logic::Logic,
     snapshots::{Built, Snapshots},
     types::{
         Membership, Replies, SnapshotDir, Types, decode_membership, encode_membership, log_id, position,
@@ -10,8 +9,8 @@ use super::{
     },
 };
 use crate::{
-    state::Applied,
-    store::{Poison, Store, StoreMeta, Txn},
+    state,
+    store::{Poison, Store, StoreMeta},
 };
 use openraft::{
     Entry, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError,
@@ -35,7 +34,6 @@ pub(super) struct Machine {
     pub(super) store: Store,
     pub(super) snapshots: Snapshots,
     pub(super) log: GroupLog,
-    pub(super) logic: Logic,
     pub(super) events: Events,
     pub(super) poison: Poison,
     pub(super) _holder: Holder,
@@ -52,7 +50,9 @@ impl Machine {
                     txn.set_membership(encode_membership(&stored)?);
                     Ok(Vec::new())
                 }
-                EntryPayload::Normal(payload) => self.apply_commands(txn, &payload.commands()?),
+                EntryPayload::Normal(payload) => {
+                    payload.commands()?.iter().map(|command| state::apply(txn, command)).collect()
+                }
             }
         });
         let applied = applied.map_err(|error| {
@@ -63,10 +63,6 @@ impl Machine {
             let _ = self.events.send(Arc::new(event));
         }
         Ok(Replies { applied })
-    }
-
-    fn apply_commands(&self, txn: &mut Txn<'_>, commands: &[crate::state::Command]) -> Result<Vec<Applied>> {
-        commands.iter().map(|command| (self.logic.apply)(txn, command)).collect()
     }
 
     async fn build(&self) -> Result<Snapshot<Types>> {

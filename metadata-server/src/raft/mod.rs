@@ -6,7 +6,6 @@ mod care;
 mod data_dir;
 mod group;
 mod log;
-mod logic;
 mod machine;
 mod network;
 mod payload;

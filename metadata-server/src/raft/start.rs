@@ -5,7 +5,6 @@ use super::{
     data_dir::DataDir,
     group::{GroupConfig, Inner},
     log::{GroupLog, LogDb},
-    logic::{GroupInfo, Logic},
     machine::{Events, Machine},
     network::NoPeers,
     payload::Payload,
@@ -16,7 +15,7 @@ use super::{
     types::Raft,
 };
 use crate::{
-    state::CommandBody,
+    state::{self, CommandBody, GroupInfo},
     store::{Poison, Store, StoreOptions},
 };
 use openraft::{BasicNode, Config, ServerState, SnapshotPolicy};
@@ -45,14 +44,13 @@ pub(super) struct Parts {
     store: Store,
     log: GroupLog,
     machine: Machine,
-    logic: Logic,
     events: Events,
     poison: Poison,
     holders: mpsc::Receiver<Infallible>,
 }
 
 impl Parts {
-    pub(super) fn open(data: &DataDir, group: GroupId, logic: Logic) -> Result<Self> {
+    pub(super) fn open(data: &DataDir, group: GroupId) -> Result<Self> {
         let poison = Poison::default();
         let snapshots = Snapshots::open(data)?;
         let options = StoreOptions { poison: poison.clone(), ..StoreOptions::default() };
@@ -67,12 +65,11 @@ impl Parts {
             store: store.clone(),
             snapshots,
             log: log.clone(),
-            logic,
             events: events.clone(),
             poison: poison.clone(),
             _holder: holder,
         };
-        Ok(Self { store, log, machine, logic, events, poison, holders })
+        Ok(Self { store, log, machine, events, poison, holders })
     }
 
     pub(super) fn start(
@@ -91,7 +88,7 @@ impl Parts {
             raft: raft.clone(),
             queue: waiting,
             clock: clock.clone(),
-            last_at: (self.logic.last_at)(&self.store.reader())?,
+            last_at: state::last_at(&self.store.reader())?,
             poison: self.poison.clone(),
             stop: stop.clone(),
         };
@@ -104,7 +101,7 @@ impl Parts {
         };
         spawn(&handle, tasks, proposer.run());
         spawn(&handle, tasks, care.run());
-        let info = run(&handle, identify(queue.clone(), self.store.clone(), config.clone(), self.logic))?;
+        let info = run(&handle, identify(queue.clone(), self.store.clone(), config.clone()))?;
         Ok(Inner {
             raft,
             store: self.store,
@@ -186,12 +183,11 @@ async fn identify(
     queue: mpsc::Sender<Proposal>,
     store: Store,
     config: GroupConfig,
-    logic: Logic,
 ) -> Result<GroupInfo> {
-    if (logic.group_info)(&store.reader())?.is_none() {
+    if state::group_info(&store.reader())?.is_none() {
         init(&queue, &config).await?;
     }
-    let info = (logic.group_info)(&store.reader())?
+    let info = state::group_info(&store.reader())?
         .ok_or_else(|| Error::internal("the group has no identity after it was made"))?;
     if info.cell == config.cell && info.group == config.group {
         return Ok(info);

@@ -3,9 +3,9 @@
 use super::{
     poison::Poison,
     rocks::failed,
-    scan::{Row, merged, read_options},
+    scan::{merged, read_options},
 };
-use crate::state::{Family, Read};
+use crate::state::{Family, Read, Row};
 use rocksdb::{DB, Snapshot};
 use sitefs_base::{Error, Result};
 use std::{fmt, sync::Arc};

@@ -1,15 +1,12 @@
 //! Ordered scans, with the rows of an unfinished transaction merged in.
 
 use super::keyspace::prefix_len;
-use crate::state::Family;
+use crate::state::{Family, Row};
 use rocksdb::{DBAccess, DBRawIteratorWithThreadMode, ReadOptions};
 use std::{
     collections::BTreeMap,
     ops::Bound::{Excluded, Included, Unbounded},
 };
-
-/// A row: key and value.
-pub(super) type Row = (Vec<u8>, Vec<u8>);
 
 /// Rows written but not committed; `None` is a deletion.
 pub(super) type Overlay = BTreeMap<Vec<u8>, Option<Vec<u8>>>;

@@ -5,9 +5,9 @@ use super::{
     poison::Poison,
     reader::handle,
     rocks::failed,
-    scan::{Overlay, Row, merged, read_options},
+    scan::{Overlay, merged, read_options},
 };
-use crate::state::{Family, Read, View};
+use crate::state::{Family, Read, Row, View};
 use rocksdb::{DB, WriteBatch, WriteOptions};
 use sitefs_base::Result;
 use std::fmt;
