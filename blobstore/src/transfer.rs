@@ -283,13 +283,15 @@ async fn refusal(response: Response<Incoming>) -> Failure {
     let text = read_up_to(response.into_body(), ERROR_TEXT_MAX).await;
     let text = String::from_utf8_lossy(&text);
     let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+    let code = code.map_or("", |(code, _)| code);
     let doing = match code {
-        Some((code, _)) => format!("the store answers {status}, {code}"),
-        None => format!("the store answers {status}"),
+        "" => format!("the store answers {status}"),
+        code => format!("the store answers {status}, {code}"),
     };
     match status {
         StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => Failure::Final(Error::denied(doing)),
-        StatusCode::NOT_FOUND => Failure::Final(Error::not_found(doing)),
+        // Any other 404, as of a missing bucket, says nothing about the object.
+        StatusCode::NOT_FOUND if matches!(code, "" | "NoSuchKey") => Failure::Final(Error::not_found(doing)),
         StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS => {
             Failure::Retry(Error::unavailable(doing))
         }

@@ -176,12 +176,14 @@ async fn a_put_of_what_is_there_says_so() {
 #[tokio::test]
 async fn refusals_are_final_and_have_kinds() {
     let table = [
-        ("403 Forbidden", Kind::Denied),
-        ("404 Not Found", Kind::NotFound),
-        ("400 Bad Request", Kind::Invalid),
+        ("403 Forbidden", "", Kind::Denied),
+        ("404 Not Found", "", Kind::NotFound),
+        ("404 Not Found", "<Code>NoSuchKey</Code>", Kind::NotFound),
+        ("404 Not Found", "<Code>NoSuchBucket</Code>", Kind::Invalid),
+        ("400 Bad Request", "", Kind::Invalid),
     ];
-    for (status, kind) in table {
-        let server = Server::start(&[Answer::Full(status, "")]).await;
+    for (status, body, kind) in table {
+        let server = Server::start(&[Answer::Full(status, body)]).await;
         assert_eq!(server.get(5, LONG).await.unwrap_err().kind(), kind);
         assert_eq!(server.put("content").await.unwrap_err().kind(), kind);
         assert_eq!(server.requests().len(), 2);
