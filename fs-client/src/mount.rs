@@ -11,7 +11,7 @@ use sitefs_base::{
 use sitefs_blobstore::{CacheOptions, CacheStats, DiskCache};
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Condvar, Mutex, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
@@ -63,11 +63,34 @@ pub struct MountStatus {
 
 /// A mounted volume; unmounts when dropped.
 pub struct Mount {
-    kernel: KernelMount,
-    background: Option<Background>,
+    kernel: Mutex<KernelMount>,
+    ended: Arc<Ended>,
+    background: Mutex<Option<Background>>,
     fs: Arc<Fs>,
     tasks: Tasks,
     network: Network,
+}
+
+/// Becomes true when the kernel has ended the session.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    ended: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Ended {
+    /// The session has ended.
+    pub(crate) fn set(&self) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*ended {
+            ended = self.changed.wait(ended).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
 }
 
 /// The thread that runs the mount's runtime.
@@ -123,7 +146,7 @@ fn check_mountpoint(path: &Path) -> Result<()> {
 
 impl Mount {
     /// Attaches to the cell and mounts. When it returns, the tree can be used.
-    pub fn start(config: &MountConfig) -> Result<Self> {
+    pub fn start(config: MountConfig) -> Result<Self> {
         check_mountpoint(&config.mountpoint)?;
         let work_dir = config.cache_dir.join("work");
         prepare_dir(&work_dir)?;
@@ -157,17 +180,18 @@ impl Mount {
             let _in_runtime = network.handle.enter();
             tasks.spawn(keep_attached(stream, channel, address, session, watcher, random));
         }
-        let adapter = Adapter::new(Arc::clone(&fs), network.handle.clone());
-        let (kernel, notifier) = KernelMount::start(&mount_args(config, &attached, read_only), adapter)?;
+        let ended = Arc::new(Ended::default());
+        let adapter = Adapter::new(Arc::clone(&fs), network.handle.clone(), Arc::clone(&ended));
+        let (kernel, notifier) = KernelMount::start(&mount_args(&config, &attached, read_only), adapter)?;
         let failed = |error| Error::io("starting the mount's threads", error);
         notifier.start(Arc::clone(&fs), queue, lost).map_err(failed)?;
         let background = Background::start(Arc::clone(&fs)).map_err(failed)?;
-        Ok(Self { kernel, background: Some(background), fs, tasks, network })
+        Ok(Self { kernel: Mutex::new(kernel), ended, background: Mutex::new(Some(background)), fs, tasks, network })
     }
 
-    /// Whether somebody else has unmounted it.
-    pub fn has_ended(&self) -> bool {
-        self.kernel.has_ended()
+    /// Waits until somebody unmounts.
+    pub fn wait_ended(&self) {
+        self.ended.wait();
     }
 
     /// How the mount stands.
@@ -176,18 +200,22 @@ impl Mount {
         MountStatus { session, cache: self.fs.blobs().cache_stats() }
     }
 
-    /// Commits what is not committed, unmounts, and ends the session. The number of files that
-    /// could not be committed comes back.
-    pub fn unmount(mut self) -> Result<usize> {
+    /// Commits what is not committed, unmounts, and ends the session. Files that cannot be
+    /// committed are an error of kind `Unavailable`; the mount is gone all the same.
+    pub fn unmount(&self) -> Result<()> {
+        self.fs.drain();
+        let unmounted = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).unmount();
+        drop(self.background.lock().unwrap_or_else(PoisonError::into_inner).take());
         let left = self.fs.drain();
-        self.kernel.unmount()?;
-        self.background = None;
-        let left = left.min(self.fs.drain());
         self.network.handle.block_on(async {
             self.fs.meta().session().detach().await;
             self.tasks.shutdown().await;
         });
-        Ok(left)
+        unmounted?;
+        match left {
+            0 => Ok(()),
+            left => Err(Error::unavailable(format!("{left} changed files could not be committed"))),
+        }
     }
 }
 

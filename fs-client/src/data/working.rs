@@ -342,14 +342,6 @@ impl Working {
         }
         Ok(())
     }
-
-    /// The local file behind a large working copy.
-    pub fn file(&self) -> Option<&File> {
-        match &self.store {
-            Store::Memory(_) => None,
-            Store::Disk(file) => Some(file),
-        }
-    }
 }
 
 #[cfg(test)]

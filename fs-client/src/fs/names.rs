@@ -5,7 +5,7 @@ use super::node::Node;
 use super::{Caller, Cx, Fs, Op, lock};
 use sitefs_base::limits::{METADATA_DEADLINE, SYMLINK_MAX};
 use sitefs_base::op::{self, Create, Outcome, Place, RenameMode};
-use sitefs_base::{Content, Errno, FileKind, Inode, InodeId, Seq};
+use sitefs_base::{Content, Errno, FileKind, Inode, InodeId};
 use std::sync::Arc;
 
 impl Fs {
@@ -180,10 +180,5 @@ impl Fs {
                 self.meta.forget_inode(row);
             }
         }
-    }
-
-    /// For tests and status: the position up to which this mount has applied the feed.
-    pub fn applied(&self) -> Seq {
-        self.meta.session().applied()
     }
 }

@@ -6,6 +6,7 @@ use super::convert::{
 };
 use crate::fs::{Caller, DirItem, Fs, Lifetime, Truncate, View, WriteKind};
 use crate::meta::{Cx, Op, Stop};
+use crate::mount::Ended;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
@@ -25,12 +26,14 @@ const GENERATION: Generation = Generation(0);
 pub struct Adapter {
     fs: Arc<Fs>,
     runtime: Handle,
+    ended: Arc<Ended>,
 }
 
 impl Adapter {
-    /// Answers with `fs`; what has to wait runs on blocking threads of `runtime`.
-    pub fn new(fs: Arc<Fs>, runtime: Handle) -> Self {
-        Self { fs, runtime }
+    /// Answers with `fs`; what has to wait runs on blocking threads of `runtime`. `ended` is set
+    /// when the kernel ends the session.
+    pub fn new(fs: Arc<Fs>, runtime: Handle, ended: Arc<Ended>) -> Self {
+        Self { fs, runtime, ended }
     }
 
     /// Tries `op` here; if it would have to wait, runs it where it may.
@@ -144,6 +147,10 @@ impl Filesystem for Adapter {
             config.set_max_write(most).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         }
         Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.ended.set();
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

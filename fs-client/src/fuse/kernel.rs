@@ -63,18 +63,13 @@ impl KernelMount {
         };
         let session = session.inspect_err(|_| {
             if own {
-                drop(rustix::mount::unmount(&args.mountpoint, UnmountFlags::DETACH));
+                let _ = rustix::mount::unmount(&args.mountpoint, UnmountFlags::DETACH);
             }
         })?;
         let device = session.as_fd().try_clone_to_owned().map_err(failed)?;
         let notifier = Notifier::new(session.notifier(), device);
         let session = session.spawn().map_err(failed)?;
         Ok((Self { session: Some(session), mountpoint: args.mountpoint.clone(), own }, notifier))
-    }
-
-    /// Whether the kernel has ended the session, because somebody unmounted.
-    pub fn has_ended(&self) -> bool {
-        self.session.as_ref().is_none_or(|session| session.guard.is_finished())
     }
 
     /// Unmounts. A mount in use leaves the tree at once and ends when its last user does.
