@@ -74,11 +74,10 @@ impl Fs {
         for entry in listing.after(cookie) {
             let view = if plus { self.view_of_entry(entry.ino) } else { None };
             let (ino, cookie, kind) = (entry.ino, entry.cookie, entry.kind);
-            let gives = view.is_some();
             if !add(&DirItem { ino, cookie, kind, name: entry.name.as_bytes(), view }) {
                 return Ok(());
             }
-            if gives {
+            if plus {
                 self.looked_up(entry.ino);
             }
         }

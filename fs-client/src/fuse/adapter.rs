@@ -14,7 +14,7 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use sitefs_base::op::{Create, RenameMode, SetAttr, XattrMode};
-use sitefs_base::{Errno, InodeId};
+use sitefs_base::Errno;
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path, sync::Arc, time::SystemTime};
 use tokio::runtime::Handle;
 
@@ -561,9 +561,10 @@ fn add_plus(reply: &mut ReplyDirectoryPlus, item: &DirItem<'_>) -> bool {
             reply.add(number, item.cookie, name, &ttl(view.lifetime), &entry_attr(view), GENERATION)
         }
         None => {
-            let plain = fuser::FileAttr { kind: kind(item.kind), ..no_entry() };
-            let number = InodeId::get(item.ino);
-            reply.add(INodeNo(number), item.cookie, name, &ttl(Lifetime::None), &plain, GENERATION)
+            // Without a lifetime only number and kind count; programs skip entries without a number.
+            let number = INodeNo(item.ino.get());
+            let plain = fuser::FileAttr { ino: number, kind: kind(item.kind), ..no_entry() };
+            reply.add(number, item.cookie, name, &ttl(Lifetime::None), &plain, GENERATION)
         }
     }
 }
