@@ -25,6 +25,8 @@ mod rows;
 mod scope;
 mod session;
 mod stop;
+#[cfg(test)]
+mod tests;
 mod view;
 mod volume;
 mod xattr;
