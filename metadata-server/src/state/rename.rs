@@ -12,26 +12,30 @@ use sitefs_base::{
     op::{Change, Place, RenameMode},
 };
 
-/// A tree deeper than this is damaged: the way to the root has a loop.
-const DEPTH_MAX: usize = 1 << 20;
+/// Directories are not moved to a place deeper than this: the way up is walked while every other
+/// operation of the group waits.
+const DEPTH_MAX: usize = 1 << 14;
 
 pub(super) fn rename(m: &mut Mutation, from: &Place, to: &Place, mode: RenameMode) -> Step<Done> {
     m.parent(from)?;
     m.parent(to)?;
     let source = m.dentry(from)?.ok_or(Errno::ENOENT)?;
     let target = m.dentry(to)?;
-    refuse_loop(m, &source, to.parent)?;
-    match (mode, target) {
-        (RenameMode::NoReplace, Some(_)) => refuse(Errno::EEXIST),
-        (RenameMode::Exchange, None) => refuse(Errno::ENOENT),
-        (_, Some(target)) if target.ino == source.ino => Ok(unchanged(m, from, to, &source)),
-        (RenameMode::Exchange, Some(target)) => exchange(m, from, to, &source, &target),
-        (RenameMode::Replace, Some(target)) => replace(m, from, to, &source, &target),
-        (RenameMode::Replace | RenameMode::NoReplace, None) => {
-            shift(m, from, to, &source, false)?;
-            Ok(Done::with(source.ino))
-        }
+    match (mode, &target) {
+        (RenameMode::NoReplace, Some(_)) => return refuse(Errno::EEXIST),
+        (RenameMode::Exchange, None) => return refuse(Errno::ENOENT),
+        (_, Some(target)) if target.ino == source.ino => return Ok(unchanged(m, from, to, &source)),
+        _ => {}
     }
+    if from.parent != to.parent {
+        refuse_loop(m, &source, to.parent)?;
+    }
+    match target {
+        Some(target) if mode == RenameMode::Exchange => exchange(m, from, to, &source, &target)?,
+        Some(target) => replace(m, from, to, &source, &target)?,
+        None => shift(m, from, to, &source, false)?,
+    }
+    Ok(Done::with(source.ino))
 }
 
 /// Both names lead to the same inode: POSIX asks for success and no change.
@@ -42,7 +46,7 @@ fn unchanged(m: &mut Mutation, from: &Place, to: &Place, source: &DentryRow) -> 
     Done::with(source.ino)
 }
 
-fn replace(m: &mut Mutation, from: &Place, to: &Place, source: &DentryRow, target: &DentryRow) -> Step<Done> {
+fn replace(m: &mut Mutation, from: &Place, to: &Place, source: &DentryRow, target: &DentryRow) -> Step<()> {
     match (is_dir(source), is_dir(target)) {
         (true, false) => return refuse(Errno::ENOTDIR),
         (false, true) => return refuse(Errno::EISDIR),
@@ -52,8 +56,7 @@ fn replace(m: &mut Mutation, from: &Place, to: &Place, source: &DentryRow, targe
         }
         (false, false) => drop_link(m, target.ino)?,
     }
-    shift(m, from, to, source, is_dir(target))?;
-    Ok(Done::with(source.ino))
+    Ok(shift(m, from, to, source, is_dir(target))?)
 }
 
 /// Moves the name; the target, if there was one, is gone already (`lost_dir`: it was a directory).
@@ -70,14 +73,10 @@ fn shift(m: &mut Mutation, from: &Place, to: &Place, source: &DentryRow, lost_di
     m.entries_changed(to.parent, dir - lost)
 }
 
-fn exchange(
-    m: &mut Mutation,
-    from: &Place,
-    to: &Place,
-    source: &DentryRow,
-    target: &DentryRow,
-) -> Step<Done> {
-    refuse_loop(m, target, from.parent)?;
+fn exchange(m: &mut Mutation, from: &Place, to: &Place, source: &DentryRow, target: &DentryRow) -> Step<()> {
+    if from.parent != to.parent {
+        refuse_loop(m, target, from.parent)?;
+    }
     m.set_name(from, Some((target.kind, target.ino)))?;
     m.set_name(to, Some((source.kind, source.ino)))?;
     moved(m, source.ino, to.parent)?;
@@ -89,7 +88,7 @@ fn exchange(
         m.entries_changed(from.parent, gained)?;
         m.entries_changed(to.parent, -gained)?;
     }
-    Ok(Done::with(source.ino))
+    Ok(())
 }
 
 /// The inode has another name now: its ctime moves, and a directory's way up.
@@ -107,7 +106,7 @@ fn moved(m: &mut Mutation, ino: InodeId, parent: InodeId) -> Result<()> {
     m.save(&node)
 }
 
-/// `EINVAL` if `into` is the directory `moving` or lies below it.
+/// `EINVAL` if `into` is the directory `moving` or lies below it, `ELOOP` if it lies too deep to tell.
 fn refuse_loop(m: &Mutation, moving: &DentryRow, into: InodeId) -> Step<()> {
     if !is_dir(moving) {
         return Ok(());
@@ -121,11 +120,13 @@ fn refuse_loop(m: &Mutation, moving: &DentryRow, into: InodeId) -> Step<()> {
         let row: Option<rows::InodeRow> = rows::fetch(&m.scope.rows, Family::Inode, &keys::inode(m.id, dir))?;
         match row.and_then(|row| row.parent) {
             Some(parent) => dir = parent,
-            None => break,
+            None => {
+                let key = keys::inode(m.id, dir);
+                return Err(rows::damaged(Family::Inode, &key, "has no way to the root").into());
+            }
         }
     }
-    let key = keys::inode(m.id, dir);
-    Err(rows::damaged(Family::Inode, &key, "has no way to the root").into())
+    refuse(Errno::ELOOP)
 }
 
 fn is_dir(entry: &DentryRow) -> bool {
