@@ -164,16 +164,19 @@ impl Working {
         (chunk_of(offset)..=chunk_of(last)).filter(|chunk| !self.local.contains(chunk)).collect()
     }
 
-    /// Chunks that must be here before `offset..offset + len` is written: those written in part.
+    /// Chunks that must be here before `offset..offset + len` is written: those that have content
+    /// at the cell which the write does not replace.
     pub fn missing_for_write(&self, offset: u64, len: u64) -> Vec<u32> {
+        if len == 0 {
+            return Vec::new();
+        }
         let end = offset + len;
-        let mut missing = self.missing(offset, len);
-        missing.retain(|chunk| {
+        let needed = |chunk: &u32| {
             let start = u64::from(*chunk) * CHUNK_SIZE;
-            let covered_to = (start + CHUNK_SIZE).min(self.base_len);
-            offset > start || end < covered_to
-        });
-        missing
+            let content_to = (start + CHUNK_SIZE).min(self.base_len);
+            start < self.base_len && !self.local.contains(chunk) && (offset > start || end < content_to)
+        };
+        (chunk_of(offset)..=chunk_of(end - 1)).filter(needed).collect()
     }
 
     /// Brings in the cell's bytes of `chunk`.
@@ -361,6 +364,14 @@ mod tests {
         let captured = working.capture().unwrap();
         assert_eq!(captured.chunks, [1]);
         assert_eq!(captured.source.read(1, captured.size).unwrap()[4..7], [7, b'x', 7]);
+    }
+
+    #[test]
+    fn an_append_misses_the_chunk_that_it_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let working = Working::of_existing(dir.path(), CHUNK_SIZE + 100);
+        assert_eq!(working.missing_for_write(CHUNK_SIZE + 100, 5), [1]);
+        assert_eq!(working.missing_for_write(2 * CHUNK_SIZE, 5), [0u32; 0]);
     }
 
     #[test]

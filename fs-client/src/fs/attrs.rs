@@ -157,7 +157,7 @@ impl Fs {
         Ok(matches!(&inode.content, Content::Inline(bytes) if bytes.len() <= INLINE_MAX))
     }
 
-    fn set_at_cell(&self, node: &Arc<Node>, set: &SetAttr) -> Op<()> {
+    pub(super) fn set_at_cell(&self, node: &Arc<Node>, set: &SetAttr) -> Op<()> {
         let row = node.state().row;
         let change = op::Op::SetAttr { ino: row, set: set.clone() };
         let outcome = self.meta.mutate(change, METADATA_DEADLINE)?;

@@ -159,10 +159,15 @@ impl Fs {
             if state.unpublished.is_none() {
                 return Ok(());
             }
+            let set = std::mem::take(&mut state.set);
+            if state.is_dirty() {
+                // The content that follows must not move a time that was set on purpose.
+                state.set.mtime = set.mtime;
+            }
             Taken {
                 row: state.row,
                 captured: None,
-                set: std::mem::take(&mut state.set),
+                set,
                 written: None,
                 unpublished: state.unpublished.clone(),
             }

@@ -258,7 +258,7 @@ impl Fs {
                 let end = offset.checked_add(len).filter(|end| *end <= FILE_MAX).ok_or(Errno::EFBIG)?;
                 let missing = draft.copy.missing_for_write(offset, len);
                 if missing.is_empty() {
-                    self.room_for(end.saturating_sub(draft.copy.size()), 0)?;
+                    self.room_for(end.saturating_sub(draft.copy.size()).min(len), 0)?;
                     draft.copy.write(offset, bytes).map_err(|error| failed(&error))?;
                     draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
                     state.written = Some(self.clock.now());
@@ -311,10 +311,6 @@ impl Fs {
                 let Some(draft) = &mut state.draft else { return Err(Errno::EIO.into()) };
                 let missing = draft.copy.missing_for_resize(size);
                 if missing.is_empty() {
-                    self.room_for(size.saturating_sub(draft.copy.size()), 0).or_else(|stop| {
-                        // A longer file of holes takes no room.
-                        if size > draft.copy.size() { Ok(()) } else { Err(stop) }
-                    })?;
                     draft.copy.resize(size).map_err(|error| failed(&error))?;
                     draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
                     state.written = Some(self.clock.now());

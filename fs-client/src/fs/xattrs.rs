@@ -3,7 +3,7 @@
 use super::{Cx, Fs, Op};
 use bytes::Bytes;
 use sitefs_base::limits::{METADATA_DEADLINE, XATTR_NAME_MAX, XATTRS_MAX};
-use sitefs_base::op::{self, XattrMode};
+use sitefs_base::op::{self, SetAttr, XattrMode};
 use sitefs_base::{Errno, InodeId};
 
 impl Fs {
@@ -54,9 +54,17 @@ impl Fs {
         self.writable()?;
         let node = self.node(ino);
         self.publish(&node)?;
-        // Attribute changes that wait must not come after this one: an ACL changes the mode.
-        if !node.state().set.is_empty() {
-            self.commit(&node)?;
+        // Changes of owner and mode that wait must not come after this one: an ACL changes the mode.
+        let waiting = std::mem::take(&mut node.state().set);
+        if waiting.mode.is_some() || waiting.uid.is_some() || waiting.gid.is_some() {
+            let sent = SetAttr { atime: None, mtime: None, ..waiting.clone() };
+            if let Err(stop) = self.set_at_cell(&node, &sent) {
+                node.state().merge(&waiting);
+                return Err(stop);
+            }
+            node.state().merge(&SetAttr { atime: waiting.atime, mtime: waiting.mtime, ..SetAttr::default() });
+        } else {
+            node.state().merge(&waiting);
         }
         let row = node.state().row;
         let outcome = self.meta.mutate(op(row), METADATA_DEADLINE)?;

@@ -8,9 +8,9 @@ use crate::fs::{Caller, DirItem, Fs, Lifetime, Truncate, View, WriteKind};
 use crate::meta::{Cx, Op, Stop};
 use crate::mount::Ended;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
     KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use sitefs_base::op::{Create, RenameMode, SetAttr, XattrMode};
@@ -200,9 +200,21 @@ impl Filesystem for Adapter {
             mtime: mtime.map(set_time),
             kill_setid: size.is_some() && req.uid() != 0,
         };
-        // A request that sets nothing is how the kernel asks for set-id bits to go.
-        set.kill_setid |= set.is_empty();
-        self.run(reply, move |fs, cx| fs.setattr(cx, inode(ino), &set), reply_attr);
+        // A request that sets nothing is how the kernel asks for set-id bits to go. It does not say
+        // whether chown(2) asks, which only owners may; writes ask with a flag of their own.
+        let only_kill = set.is_empty();
+        set.kill_setid |= only_kill;
+        let uid = req.uid();
+        let op = move |fs: &Fs, cx| {
+            if only_kill && uid != 0 {
+                let attr = fs.getattr(cx, inode(ino))?.attr;
+                if attr.uid != uid && attr.mode & 0o6000 != 0 {
+                    return Err(Errno::EPERM.into());
+                }
+            }
+            fs.setattr(cx, inode(ino), &set)
+        };
+        self.run(reply, op, reply_attr);
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -532,6 +544,20 @@ impl Filesystem for Adapter {
             Err(error) => reply.error(errno(error)),
         };
         self.wait(reply, move |fs| fs.seek(fh.0, offset, data), done);
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(errno(Errno::ENOTTY));
     }
 
     /// Not offered yet: the kernel copies by reading and writing, and does not ask again.

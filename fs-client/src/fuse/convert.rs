@@ -4,7 +4,11 @@ use crate::fs::{Lifetime, View};
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 use sitefs_base::op::{Place, SetTime};
 use sitefs_base::{Attr, Errno, FileKind, InodeId, Name, Time};
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// How long the kernel may keep what the feed takes back: bounded, in case a notice is ever lost.
 pub const TTL: Duration = Duration::from_secs(3600);
@@ -99,10 +103,10 @@ pub fn no_entry() -> FileAttr {
         ino: INodeNo(0),
         size: 0,
         blocks: 0,
-        atime: std::time::UNIX_EPOCH,
-        mtime: std::time::UNIX_EPOCH,
-        ctime: std::time::UNIX_EPOCH,
-        crtime: std::time::UNIX_EPOCH,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
         kind: FileType::RegularFile,
         perm: 0,
         nlink: 0,
@@ -117,6 +121,17 @@ pub fn no_entry() -> FileAttr {
 pub fn set_time(time: TimeOrNow) -> SetTime {
     match time {
         TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(time) => SetTime::At(time.into()),
+        TimeOrNow::SpecificTime(time) => SetTime::At(received_time(time)),
+    }
+}
+
+/// A time that fuser 0.18 took from a request. Before 1970 it has subtracted the nanoseconds, which
+/// the kernel counts forward from the whole second (a note in its `time.rs` says so).
+fn received_time(time: SystemTime) -> Time {
+    match UNIX_EPOCH.duration_since(time) {
+        Ok(before) if before.subsec_nanos() > 0 => {
+            Time::new(-i64::try_from(before.as_secs()).unwrap_or(i64::MAX), before.subsec_nanos())
+        }
+        _ => time.into(),
     }
 }
