@@ -85,7 +85,12 @@ impl Server {
         loops.spawn(expire_sessions(cell.clone()));
         let listeners = Tasks::new();
         listen(&listeners, &cell, listener, mounts_router(&cell));
-        listen(&listeners, &cell, admin_listener, grpc().add_service(AdminServer::new(AdminService(cell.clone()))));
+        listen(
+            &listeners,
+            &cell,
+            admin_listener,
+            grpc().add_service(AdminServer::new(AdminService(cell.clone()))),
+        );
         tracing::info!(cell = config.cell, %local, %admin, "metadata server ready");
         Ok(Self { cell, group_tasks, loops, listeners, local, admin })
     }
@@ -148,9 +153,9 @@ fn auth(config: &ServerConfig) -> Result<Auth> {
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
     let doing = |error: std::io::Error| match error.kind() {
-        ErrorKind::AddrInUse => {
-            Error::already_exists(format!("{address} is in use: stop the other process or choose another port"))
-        }
+        ErrorKind::AddrInUse => Error::already_exists(format!(
+            "{address} is in use: stop the other process or choose another port"
+        )),
         _ => Error::io(format!("listening on {address}"), error),
     };
     let listener = TcpListener::bind(address).await.map_err(doing)?;

@@ -1,6 +1,6 @@
 //! One mutation: what is checked before it is proposed, and what follows from its reply.
 
-use super::{auth::Access, attach::refused, outbox::Outgoing, session::Stream};
+use super::{attach::refused, auth::Access, outbox::Outgoing, session::Stream};
 use crate::state::{self, Applied, CommandBody, Reply};
 use sitefs_base::{
     Digest, Errno, Error, Generation, Kind, OpId, Result,

@@ -202,11 +202,7 @@ impl Stream {
 
     /// Begins `work` here and goes on with it in a task. That its first step runs at once brings
     /// operations to the group in the order of their arrival.
-    async fn start(
-        &self,
-        work: impl Future<Output = ()> + Send + 'static,
-        permit: OwnedSemaphorePermit,
-    ) {
+    async fn start(&self, work: impl Future<Output = ()> + Send + 'static, permit: OwnedSemaphorePermit) {
         let mut work = Box::pin(async move {
             work.await;
             drop(permit);
