@@ -81,17 +81,14 @@ impl Transfer {
         deadline: Duration,
     ) -> Result<PutOutcome> {
         let call = Call::new(Method::PUT, url, headers, body)?;
-        let until = Instant::now() + deadline;
-        self.retrying(&call, until, async |response| match response.status() {
-            StatusCode::PRECONDITION_FAILED => Ok(PutOutcome::Existed),
-            status if status.is_success() => {
-                // Read to the end, so that the connection can be used again.
-                drop(read_up_to(response.into_body(), ERROR_TEXT_MAX).await);
-                Ok(PutOutcome::Stored)
+        let mut tries = Tries::within(deadline);
+        loop {
+            let attempt = async { stored(self.send(&call).await?).await };
+            let ended = timeout_at(tries.end(), attempt).await;
+            if let Some(outcome) = tries.settle(&call, ended).await? {
+                return Ok(outcome);
             }
-            _ => Err(refusal(response).await),
-        })
-        .await
+        }
     }
 
     /// Fetches exactly `expected_len` bytes by a presigned GET, within `deadline` from now. An object
@@ -104,38 +101,13 @@ impl Transfer {
         deadline: Duration,
     ) -> Result<Bytes> {
         let call = Call::new(Method::GET, url, headers, Bytes::new())?;
-        let until = Instant::now() + deadline;
-        self.retrying(&call, until, async |response| {
-            if !response.status().is_success() {
-                return Err(refusal(response).await);
-            }
-            exactly(response.into_body(), expected_len).await
-        })
-        .await
-    }
-
-    async fn retrying<T>(
-        &self,
-        call: &Call,
-        until: Instant,
-        answer: impl AsyncFn(Response<Incoming>) -> Result<T, Failure>,
-    ) -> Result<T> {
-        let mut retries = 0;
+        let mut tries = Tries::within(deadline);
         loop {
-            let attempt = async { answer(self.send(call).await?).await };
-            let error = match timeout_at(attempt_end(until, retries), attempt).await {
-                Ok(Ok(done)) => return Ok(done),
-                Ok(Err(Failure::Final(error))) => return Err(error.while_doing(&call.name)),
-                Ok(Err(Failure::Retry(error))) => error.while_doing(&call.name),
-                Err(_) => Error::unavailable(format!("{}: no answer in time", call.name)),
-            };
-            let pause = backoff(retries);
-            if retries == RETRIES || Instant::now() + pause >= until {
-                return Err(error);
+            let attempt = async { exactly(self.send(&call).await?, expected_len).await };
+            let ended = timeout_at(tries.end(), attempt).await;
+            if let Some(bytes) = tries.settle(&call, ended).await? {
+                return Ok(bytes);
             }
-            tracing::debug!(error = %error.chain(), "a transfer failed and is tried again");
-            sleep(pause).await;
-            retries += 1;
         }
     }
 
@@ -217,12 +189,46 @@ fn connector() -> HttpConnector {
     connector
 }
 
-/// An attempt gets half of what is left, the last one all of it, so that one connection that hangs
-/// does not use up the deadline.
-fn attempt_end(until: Instant, retries: u32) -> Instant {
-    let now = Instant::now();
-    let left = until.saturating_duration_since(now);
-    now + if retries < RETRIES { left / 2 } else { left }
+/// The attempts of one call and their common deadline.
+struct Tries {
+    until: Instant,
+    retries: u32,
+}
+
+impl Tries {
+    fn within(deadline: Duration) -> Self {
+        Self { until: Instant::now() + deadline, retries: 0 }
+    }
+
+    /// An attempt gets half of what is left, the last one all of it, so that one connection that
+    /// hangs does not use up the deadline.
+    fn end(&self) -> Instant {
+        let now = Instant::now();
+        let left = self.until.saturating_duration_since(now);
+        now + if self.retries < RETRIES { left / 2 } else { left }
+    }
+
+    /// The result of an attempt, if it is final; else pauses, and another attempt may begin.
+    async fn settle<T>(
+        &mut self,
+        call: &Call,
+        ended: Result<Result<T, Failure>, tokio::time::error::Elapsed>,
+    ) -> Result<Option<T>> {
+        let error = match ended {
+            Ok(Ok(done)) => return Ok(Some(done)),
+            Ok(Err(Failure::Final(error))) => return Err(error.while_doing(&call.name)),
+            Ok(Err(Failure::Retry(error))) => error.while_doing(&call.name),
+            Err(_) => Error::unavailable(format!("{}: no answer in time", call.name)),
+        };
+        let pause = backoff(self.retries);
+        if self.retries == RETRIES || Instant::now() + pause >= self.until {
+            return Err(error);
+        }
+        tracing::debug!(error = %error.chain(), "a transfer failed and is tried again");
+        sleep(pause).await;
+        self.retries += 1;
+        Ok(None)
+    }
 }
 
 /// Between half and all of 50, 100, 200 ms.
@@ -232,10 +238,26 @@ fn backoff(retries: u32) -> Duration {
     full / 2 + full / 2 * share / 1000
 }
 
-async fn exactly(mut body: Incoming, expected_len: u64) -> Result<Bytes, Failure> {
+async fn stored(response: Response<Incoming>) -> Result<PutOutcome, Failure> {
+    match response.status() {
+        StatusCode::PRECONDITION_FAILED => Ok(PutOutcome::Existed),
+        status if status.is_success() => {
+            // Read to the end, so that the connection can be used again.
+            drop(read_up_to(response.into_body(), ERROR_TEXT_MAX).await);
+            Ok(PutOutcome::Stored)
+        }
+        _ => Err(refusal(response).await),
+    }
+}
+
+async fn exactly(response: Response<Incoming>, expected_len: u64) -> Result<Bytes, Failure> {
     let wrong = |found: String| {
         Failure::Final(Error::corrupt(format!("the object has {found} bytes instead of {expected_len}")))
     };
+    if !response.status().is_success() {
+        return Err(refusal(response).await);
+    }
+    let mut body = response.into_body();
     if let Some(announced) = body.size_hint().exact().filter(|len| *len != expected_len) {
         return Err(wrong(announced.to_string()));
     }
@@ -261,13 +283,15 @@ async fn refusal(response: Response<Incoming>) -> Failure {
     let text = read_up_to(response.into_body(), ERROR_TEXT_MAX).await;
     let text = String::from_utf8_lossy(&text);
     let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+    let code = code.map_or("", |(code, _)| code);
     let doing = match code {
-        Some((code, _)) => format!("the store answers {status}, {code}"),
-        None => format!("the store answers {status}"),
+        "" => format!("the store answers {status}"),
+        code => format!("the store answers {status}, {code}"),
     };
     match status {
         StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => Failure::Final(Error::denied(doing)),
-        StatusCode::NOT_FOUND => Failure::Final(Error::not_found(doing)),
+        // Any other 404, as of a missing bucket, says nothing about the object.
+        StatusCode::NOT_FOUND if matches!(code, "" | "NoSuchKey") => Failure::Final(Error::not_found(doing)),
         StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS => {
             Failure::Retry(Error::unavailable(doing))
         }

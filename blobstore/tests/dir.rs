@@ -1,4 +1,5 @@
 //! The directory backend, through the trait that everybody uses.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use bytes::Bytes;
 use sitefs_base::{Generation, Incarnation, Kind, SiteId};

@@ -82,6 +82,8 @@ pub(super) struct Inner {
     pub(super) poison: Poison,
     pub(super) stop: CancellationToken,
     pub(super) holders: Mutex<mpsc::Receiver<Infallible>>,
+    // Held, because tasks end with their last owner.
+    pub(super) _tasks: Tasks,
     pub(super) _runtime: RaftRuntime,
     pub(super) _data: DataDir,
 }
@@ -164,6 +166,11 @@ impl Group {
     pub async fn poisoned(&self) -> String {
         self.inner.poison.tripped().await;
         self.inner.poison.reason().unwrap_or_default().to_owned()
+    }
+
+    #[cfg(test)]
+    pub(super) fn inner(&self) -> &Inner {
+        &self.inner
     }
 
     /// Stops Raft, lets go of the log and flushes the store. Proposals are refused from now on.

@@ -14,6 +14,8 @@ mod reserve;
 mod runtime;
 mod snapshots;
 mod start;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use group::{Group, GroupConfig, GroupStatus};

@@ -1,6 +1,6 @@
 //! Snapshots are checkpoints of the state database: `snapshots/<id>/state`. The last one is kept.
 
-use super::data_dir::{DataDir, sync_dir};
+use super::data_dir::sync_dir;
 use crate::store::{LogPosition, Store, StoreMeta};
 use sitefs_base::{Error, Result};
 use std::{
@@ -30,8 +30,8 @@ pub(super) struct Built {
 
 impl Snapshots {
     /// Prepares the directory and ends what a crash interrupted. Call it before the store is opened.
-    pub(super) fn open(data: &DataDir) -> Result<Self> {
-        let this = Self { dir: data.snapshots(), state: data.state() };
+    pub(super) fn open(dir: PathBuf, state: PathBuf) -> Result<Self> {
+        let this = Self { dir, state };
         fs::create_dir_all(&this.dir).map_err(|error| io("creating", &this.dir, error))?;
         this.finish_install()?;
         for unfinished in [BUILDING, RECEIVING] {

@@ -52,7 +52,7 @@ pub(super) struct Parts {
 impl Parts {
     pub(super) fn open(data: &DataDir, group: GroupId) -> Result<Self> {
         let poison = Poison::default();
-        let snapshots = Snapshots::open(data)?;
+        let snapshots = Snapshots::open(data.snapshots(), data.state())?;
         let options = StoreOptions { poison: poison.clone(), ..StoreOptions::default() };
         let store = Store::open(&data.state(), options)?;
         let (holder, holders) = mpsc::channel(1);
@@ -114,6 +114,7 @@ impl Parts {
             poison: self.poison,
             stop,
             holders: Mutex::new(self.holders),
+            _tasks: tasks.clone(),
             _runtime: runtime,
             _data: data,
         })

@@ -11,6 +11,8 @@ mod reader;
 pub(crate) mod rocks;
 mod scan;
 mod state_db;
+#[cfg(test)]
+mod tests;
 mod txn;
 
 pub use meta::{LogPosition, StoreMeta};

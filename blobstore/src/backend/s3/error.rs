@@ -3,7 +3,7 @@
 use super::S3Backend;
 use aws_sdk_s3::{
     config::http::HttpResponse,
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
 };
 use sitefs_base::{Error, Kind};
 use std::error::Error as StdError;
@@ -12,6 +12,7 @@ use std::error::Error as StdError;
 #[derive(Debug)]
 pub struct Meaning {
     pub status: Option<u16>,
+    pub code: String,
     pub error: Error,
 }
 
@@ -44,22 +45,22 @@ impl S3Backend {
             (Some(status), code) => format!("status {status}, {code}"),
         };
         let ours = Error::new(kind, format!("{verb} {key} in {}: {what}", self.store()));
-        // With an answer, status and code say all; without one the cause is in the chain of the SDK.
-        let error =
-            if status.is_none() { ours.because(DisplayErrorContext(error).to_string()) } else { ours };
-        Meaning { status, error }
+        // With an answer, status and code say all.
+        let error = if status.is_none() { ours.because(error) } else { ours };
+        Meaning { status, code, error }
     }
 }
 
 fn kind_of(status: u16, code: &str) -> Kind {
     match (status, code) {
         (_, "NoSuchBucket") => Kind::Invalid,
-        (_, "NoSuchKey") => Kind::NotFound,
+        // Some stores say 404 to an unknown key id: that must not look like an absent object.
+        (_, "InvalidAccessKeyId" | "XAdminUserNotFound") => Kind::Denied,
+        (_, "NoSuchKey") | (404, "" | "NotFound") => Kind::NotFound,
         (301 | 307 | 400, "PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed") => {
             Kind::Invalid
         }
         (401 | 403, _) => Kind::Denied,
-        (404, _) => Kind::NotFound,
         (408 | 409 | 429, _) => Kind::Unavailable,
         (412, _) => Kind::AlreadyExists,
         (507, _) => Kind::Limit,

@@ -15,6 +15,10 @@ impl S3Backend {
     pub(super) async fn probe(&self) -> Result<bool> {
         let key = format!("probe/{:032x}", OsRandom.next_u128());
         let found = self.probe_at(&key).await;
+        if found.as_ref().is_err_and(|error| error.kind() == Kind::Unavailable) {
+            // Who does not answer will not delete either; a probe object left behind is harmless.
+            return found;
+        }
         for part in ["a", "b"] {
             if let Err(error) = self.remove(&format!("{key}{part}")).await
                 && found.is_ok()
@@ -57,13 +61,12 @@ impl S3Backend {
     fn advice(&self, meaning: Meaning) -> Error {
         let silent = meaning.is_silent();
         let (status, kind) = (meaning.status, meaning.error.kind());
-        let code = meaning.error.doing().rsplit(", ").next().unwrap_or_default().to_owned();
-        let advice = match (kind, code.as_str()) {
+        let advice = match (kind, meaning.code.as_str()) {
             _ if silent => format!("{} cannot be reached: check the endpoint and the network", self.place),
             (_, "NoSuchBucket") => {
                 format!("bucket {} does not exist at {}: create it, or name another", self.bucket, self.place)
             }
-            (_, "InvalidAccessKeyId") => {
+            (_, "InvalidAccessKeyId" | "XAdminUserNotFound") => {
                 "the S3 access key id is unknown there: check AWS_ACCESS_KEY_ID".into()
             }
             (_, "SignatureDoesNotMatch") => "the S3 secret key is wrong: check AWS_SECRET_ACCESS_KEY".into(),
