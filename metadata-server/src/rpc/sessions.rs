@@ -79,6 +79,11 @@ impl Sessions {
         self.lock().members.get(&session).map(|(member, _)| *member)
     }
 
+    /// All that are attached.
+    pub fn members(&self) -> Vec<Member> {
+        self.lock().members.values().map(|(member, _)| *member).collect()
+    }
+
     /// How many are attached.
     pub fn count(&self) -> usize {
         self.lock().members.len()

@@ -3,6 +3,7 @@
 mod blobs;
 mod harness;
 mod session;
+mod store;
 
 use super::*;
 use harness::{OPERATOR, TestCell, config};

@@ -1,6 +1,9 @@
 //! How bytes travel through the cell.
 
-use super::harness::{Mount, TestCell, commit};
+use super::{
+    harness::{Mount, TestCell, commit},
+    store::TestStore,
+};
 use bytes::Bytes;
 use sitefs_base::{
     Digest, Errno, Error, Extent, Generation, GroupId, InodeId, Kind, SessionId,
@@ -66,6 +69,16 @@ impl Mount {
 fn content(byte: u8) -> (Digest, Bytes) {
     let bytes = Bytes::from(vec![byte; LEN]);
     (hash(&bytes), bytes)
+}
+
+async fn until(done: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it did not happen within 10 s");
 }
 
 /// How many objects the directory backend holds.
@@ -138,13 +151,7 @@ async fn a_hot_blob_is_readable_before_and_after_it_is_drained() {
     let digest = hash(&bytes);
     mount.op(commit(ino, b"hot", NewContent::Hot { digest, bytes: bytes.clone() })).await.unwrap();
     assert_eq!(mount.fetch(ino, digest).await.unwrap(), bytes);
-    for _ in 0..500 {
-        if objects(cell.data.path()) == 1 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(objects(cell.data.path()), 1);
+    until(|| objects(cell.data.path()) == 1).await;
     assert_eq!(mount.fetch(ino, digest).await.unwrap(), bytes);
     let not_its_own = mount.fetch(InodeId::ROOT, digest).await.unwrap_err();
     assert_eq!(not_its_own.kind(), Kind::NotFound);
@@ -160,5 +167,71 @@ async fn only_attached_sessions_move_bytes() {
     mount.session = SessionId::new(99);
     assert_eq!(mount.store(digest, generation, bytes).await.unwrap_err().kind(), Kind::Denied);
     assert_eq!(mount.fetch(InodeId::ROOT, digest).await.unwrap_err().kind(), Kind::Denied);
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_go_directly_to_a_store_that_signs() {
+    let (cell, store) = TestCell::start_on_test_store().await;
+    TestStore::set(&store.signs, true);
+    let mut mount = cell.mount(1).await;
+    let (digest, bytes) = content(5);
+    let Grant::Upload { generation, target: Location::Url { url, headers, .. } } = mount.grant(digest).await
+    else {
+        panic!("a signed upload")
+    };
+    assert!(url.contains(&digest.to_string()), "{url}");
+    assert_eq!(headers, [("x-signed".to_owned(), "PUT".to_owned())]);
+
+    let uploaded = vec![Uploaded { digest, generation }];
+    assert_eq!(mount.publish(b"a", digest, uploaded.clone()).await.unwrap_err(), Errno::EAGAIN);
+    let key = sitefs_blobstore::ObjectKey { site: mount.attached.site, digest, generation };
+    sitefs_blobstore::Backend::put(&*store, &key, bytes.slice(1..)).await.unwrap();
+    assert_eq!(mount.publish(b"a", digest, uploaded.clone()).await.unwrap_err(), Errno::EAGAIN, "too short");
+    sitefs_blobstore::Backend::delete(&*store, &key).await.unwrap();
+    sitefs_blobstore::Backend::put(&*store, &key, bytes).await.unwrap();
+    let made = mount.publish(b"a", digest, uploaded).await.unwrap();
+
+    let resolve = Query::Resolve { ino: made.ino.unwrap(), digests: vec![digest] };
+    let AnswerBody::Locations(places) = mount.ask(resolve).await.unwrap().body else { panic!("locations") };
+    assert!(matches!(&places[..], [Some(Location::Url { url, .. })] if url.contains(&digest.to_string())));
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spoiled_bytes_reach_nobody() {
+    let (cell, store) = TestCell::start_on_test_store().await;
+    let mut mount = cell.mount(1).await;
+    let (digest, bytes) = content(6);
+    let generation = mount.upload_grant(digest).await;
+    mount.store(digest, generation, bytes.clone()).await.unwrap();
+    let made = mount.publish(b"a", digest, vec![Uploaded { digest, generation }]).await.unwrap();
+    TestStore::set(&store.spoils, true);
+    assert_eq!(mount.fetch(made.ino.unwrap(), digest).await.unwrap_err().kind(), Kind::Corrupt);
+    TestStore::set(&store.spoils, false);
+    assert_eq!(mount.fetch(made.ino.unwrap(), digest).await.unwrap(), bytes);
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hot_blobs_wait_for_a_store_that_is_down() {
+    let (cell, store) = TestCell::start_on_test_store().await;
+    TestStore::set(&store.down, true);
+    let mut mount = cell.mount(1).await;
+    for n in 0..10_u8 {
+        let ino = mount.new_inode().await;
+        let bytes = Bytes::from(vec![n; 5000]);
+        let digest = hash(&bytes);
+        let name = format!("hot{n}");
+        mount
+            .op(commit(ino, name.as_bytes(), NewContent::Hot { digest, bytes: bytes.clone() }))
+            .await
+            .unwrap();
+        assert_eq!(mount.fetch(ino, digest).await.unwrap(), bytes, "the cell holds it");
+    }
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert_eq!(objects(cell.data.path()), 0);
+    TestStore::set(&store.down, false);
+    until(|| objects(cell.data.path()) == 10).await;
     cell.stop().await;
 }

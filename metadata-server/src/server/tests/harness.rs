@@ -1,6 +1,6 @@
 //! A server in a temporary directory, and mounts that are nothing but their protocol.
 
-use super::super::*;
+use super::{super::*, store::TestStore};
 use bytes::Bytes;
 use sitefs_base::{
     Errno, Incarnation, Inode, InodeId, Name, OpId, Seq, SessionId, SystemClock,
@@ -45,6 +45,20 @@ impl TestCell {
 
     pub async fn start_in(data: TempDir) -> Self {
         let server = Server::start(config(data.path()), Arc::new(SystemClock)).await.unwrap();
+        Self::ready(server, data).await
+    }
+
+    /// A cell whose object store does what the test says.
+    pub async fn start_on_test_store() -> (Self, Arc<TestStore>) {
+        let data = tempfile::tempdir().unwrap();
+        let store = TestStore::open(data.path());
+        let config = config(data.path());
+        let sockets = Sockets::bind(&config).await.unwrap();
+        let server = Server::serve(config, sockets, store.clone(), Arc::new(SystemClock)).await.unwrap();
+        (Self::ready(server, data).await, store)
+    }
+
+    async fn ready(server: Server, data: TempDir) -> Self {
         server.ensure_volume(&"acme/live".parse().unwrap(), 0, 0, 0o755).await.unwrap();
         Self { server, data }
     }

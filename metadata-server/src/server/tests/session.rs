@@ -3,7 +3,7 @@
 use super::harness::{READER, TestCell, attach, attach_again, owner, place};
 use sitefs_base::{
     Errno, Kind, Seq, VolumeName,
-    op::{AnswerBody, Change, Op, Query},
+    op::{AnswerBody, Change, Op, OpEnvelope, Query},
     session::{Attach, Closing, ToCell, ToMount},
 };
 use std::time::Duration;
@@ -196,4 +196,30 @@ async fn a_stopping_server_says_goodbye() {
     let mut mount = cell.mount(1).await;
     cell.stop().await;
     assert!(matches!(mount.next().await, Some(ToMount::Closing(Closing::Unavailable { .. }))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_that_is_far_behind_starts_afresh() {
+    let cell = TestCell::start().await;
+    let mut one = cell.mount(1).await;
+    let two = cell.mount(2).await;
+    let (incarnation, since) = (two.attached.incarnation, two.attached.seq);
+    drop(two);
+    for round in 0..70 {
+        let ops: Vec<_> = (0..60).map(|n| one.envelope(mkdir(format!("{round}-{n}").as_bytes()))).collect();
+        for envelope in &ops {
+            one.send(ToCell::Op(OpEnvelope { ack_below: ops[0].op, ..envelope.clone() })).await;
+        }
+        for _ in &ops {
+            let reply = one.next().await;
+            assert!(matches!(reply, Some(ToMount::OpReply { result: Ok(_), .. })), "{reply:?}");
+        }
+    }
+    let mut two = cell.attach(attach_again(2, incarnation, since)).await.unwrap();
+    let first = two.next().await;
+    assert!(matches!(first, Some(ToMount::Resync { floor }) if floor >= two.attached.seq), "{first:?}");
+    let later = one.envelope(mkdir(b"later"));
+    one.repeat(OpEnvelope { ack_below: later.op, ..later }).await.unwrap();
+    assert!(matches!(two.next().await, Some(ToMount::Event(_))));
+    cell.stop().await;
 }
