@@ -82,7 +82,7 @@ fn accept(
     m.scope.rows.delete(Family::Blob, &keys::upload(site, generation));
     let unverified = UnverifiedRow { digest: *digest, len: upload.len };
     m.scope.put(Family::Meta, &keys::unverified(site, generation), &unverified)?;
-    Ok(new_row(m.scope, digest, generation, upload.len, Loc::Object)?)
+    new_row(m.scope, digest, generation, upload.len, Loc::Object)
 }
 
 fn new_row(scope: &Scope, digest: &Digest, generation: Generation, len: u32, loc: Loc) -> Step<BlobRow> {

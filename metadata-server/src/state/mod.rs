@@ -7,6 +7,7 @@ mod acl;
 mod apply;
 mod attrs;
 mod blobs;
+mod checksum;
 mod command;
 mod commit;
 mod content;
@@ -25,13 +26,16 @@ mod rows;
 mod scope;
 mod session;
 mod stop;
+#[cfg(test)]
+mod tests;
 mod view;
 mod volume;
 mod xattr;
 
 pub use apply::apply;
+pub use checksum::checksum;
 pub use command::{Applied, Command, CommandBody, Reply, VolumeLimits};
-pub use history::{Life, keep};
+pub use history::{Life, keep, life_of};
 pub use memory::MemoryView;
 pub use places::{BlobPlace, HotBlob, UnverifiedBlob, hot_blobs, hot_bytes, locate, unverified, upload_slot};
 pub use query::{SessionInfo, events_since, query, session_info};

@@ -20,18 +20,19 @@ pub(super) fn rename(m: &mut Mutation, from: &Place, to: &Place, mode: RenameMod
     m.parent(to)?;
     let source = m.dentry(from)?.ok_or(Errno::ENOENT)?;
     let target = m.dentry(to)?;
-    refuse_loop(m, &source, to.parent)?;
-    match (mode, target) {
-        (RenameMode::NoReplace, Some(_)) => refuse(Errno::EEXIST),
-        (RenameMode::Exchange, None) => refuse(Errno::ENOENT),
-        (_, Some(target)) if target.ino == source.ino => Ok(unchanged(m, from, to, &source)),
-        (RenameMode::Exchange, Some(target)) => exchange(m, from, to, &source, &target),
-        (RenameMode::Replace, Some(target)) => replace(m, from, to, &source, &target),
-        (RenameMode::Replace | RenameMode::NoReplace, None) => {
-            shift(m, from, to, &source, false)?;
-            Ok(Done::with(source.ino))
-        }
+    match (mode, &target) {
+        (RenameMode::NoReplace, Some(_)) => return refuse(Errno::EEXIST),
+        (RenameMode::Exchange, None) => return refuse(Errno::ENOENT),
+        (_, Some(target)) if target.ino == source.ino => return Ok(unchanged(m, from, to, &source)),
+        _ => {}
     }
+    refuse_loop(m, &source, to.parent)?;
+    match target {
+        Some(target) if mode == RenameMode::Exchange => exchange(m, from, to, &source, &target)?,
+        Some(target) => replace(m, from, to, &source, &target)?,
+        None => shift(m, from, to, &source, false)?,
+    }
+    Ok(Done::with(source.ino))
 }
 
 /// Both names lead to the same inode: POSIX asks for success and no change.
@@ -42,7 +43,7 @@ fn unchanged(m: &mut Mutation, from: &Place, to: &Place, source: &DentryRow) -> 
     Done::with(source.ino)
 }
 
-fn replace(m: &mut Mutation, from: &Place, to: &Place, source: &DentryRow, target: &DentryRow) -> Step<Done> {
+fn replace(m: &mut Mutation, from: &Place, to: &Place, source: &DentryRow, target: &DentryRow) -> Step<()> {
     match (is_dir(source), is_dir(target)) {
         (true, false) => return refuse(Errno::ENOTDIR),
         (false, true) => return refuse(Errno::EISDIR),
@@ -52,8 +53,7 @@ fn replace(m: &mut Mutation, from: &Place, to: &Place, source: &DentryRow, targe
         }
         (false, false) => drop_link(m, target.ino)?,
     }
-    shift(m, from, to, source, is_dir(target))?;
-    Ok(Done::with(source.ino))
+    Ok(shift(m, from, to, source, is_dir(target))?)
 }
 
 /// Moves the name; the target, if there was one, is gone already (`lost_dir`: it was a directory).
@@ -70,13 +70,7 @@ fn shift(m: &mut Mutation, from: &Place, to: &Place, source: &DentryRow, lost_di
     m.entries_changed(to.parent, dir - lost)
 }
 
-fn exchange(
-    m: &mut Mutation,
-    from: &Place,
-    to: &Place,
-    source: &DentryRow,
-    target: &DentryRow,
-) -> Step<Done> {
+fn exchange(m: &mut Mutation, from: &Place, to: &Place, source: &DentryRow, target: &DentryRow) -> Step<()> {
     refuse_loop(m, target, from.parent)?;
     m.set_name(from, Some((target.kind, target.ino)))?;
     m.set_name(to, Some((source.kind, source.ino)))?;
@@ -89,7 +83,7 @@ fn exchange(
         m.entries_changed(from.parent, gained)?;
         m.entries_changed(to.parent, -gained)?;
     }
-    Ok(Done::with(source.ino))
+    Ok(())
 }
 
 /// The inode has another name now: its ctime moves, and a directory's way up.

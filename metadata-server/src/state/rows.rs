@@ -13,7 +13,7 @@ use sitefs_base::{
 /// The version byte of every value.
 const VERSION: u8 = 1;
 
-/// A row that has history: it knows since which seq it holds.
+/// A row that has history: it knows since which seq it holds. `born` is its first field.
 pub(super) trait Lived: Serialize + for<'de> Deserialize<'de> + PartialEq {
     fn born(&self) -> Seq;
     fn set_born(&mut self, born: Seq);
@@ -270,6 +270,22 @@ pub(super) fn encode<T: Serialize>(row: &T) -> Result<Vec<u8>> {
 
 /// The row in `value`. Damaged bytes give an error that names the row.
 pub(super) fn decode<'a, T: Deserialize<'a>>(family: Family, key: &[u8], value: &'a [u8]) -> Result<T> {
+    match decode_front(family, key, value)? {
+        (row, []) => Ok(row),
+        (_, rest) => Err(damaged(family, key, &format!("has {} bytes too many", rest.len()))),
+    }
+}
+
+/// Since when a row with history holds: the first field of each such row.
+pub(super) fn born(family: Family, key: &[u8], value: &[u8]) -> Result<Seq> {
+    Ok(decode_front(family, key, value)?.0)
+}
+
+fn decode_front<'a, T: Deserialize<'a>>(
+    family: Family,
+    key: &[u8],
+    value: &'a [u8],
+) -> Result<(T, &'a [u8])> {
     let body = match value.split_first() {
         Some((&VERSION, body)) => body,
         Some((version, _)) => {
@@ -277,11 +293,7 @@ pub(super) fn decode<'a, T: Deserialize<'a>>(family: Family, key: &[u8], value: 
         }
         None => return Err(damaged(family, key, "is empty")),
     };
-    match postcard::take_from_bytes(body) {
-        Ok((row, [])) => Ok(row),
-        Ok((_, rest)) => Err(damaged(family, key, &format!("has {} bytes too many", rest.len()))),
-        Err(error) => Err(damaged(family, key, "cannot be decoded").because(error)),
-    }
+    postcard::take_from_bytes(body).map_err(|error| damaged(family, key, "cannot be decoded").because(error))
 }
 
 /// Reads and decodes one row.
