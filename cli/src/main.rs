@@ -1,2 +1,106 @@
-//! The sitefs command.
-fn main() {}
+//! The sitefs command: wiring and rendering only.
+
+mod admin;
+#[cfg(all(feature = "server", feature = "mount"))]
+mod demo;
+mod failure;
+#[cfg(feature = "mount")]
+mod mount;
+#[cfg(feature = "mount")]
+mod mountpoint;
+mod output;
+#[cfg(any(feature = "server", feature = "mount"))]
+mod progress;
+#[cfg(feature = "server")]
+mod server;
+#[cfg(any(feature = "server", feature = "mount"))]
+mod signals;
+mod status;
+mod volume;
+
+use clap::{Parser, Subcommand};
+use failure::Failure;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 2 wrong usage, 65 invalid, 66 not found, 69 unavailable (try again later), 70 a bug,
+71 the node must stop, 73 a limit or the space is used up, 74 corrupt, 75 conflict (try again),
+76 exists already, 77 not permitted.
+
+Set SITEFS_LOG=info (or debug, or sitefs_client=debug) to see more on stderr.";
+
+/// A file system for the files of web sites: content stored once, history kept, nothing lost.
+#[derive(Parser)]
+#[command(name = "sitefs", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+struct Arguments {
+    /// Prints results as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[cfg(all(feature = "server", feature = "mount"))]
+    Demo(demo::Arguments),
+    #[cfg(feature = "server")]
+    Server(server::Arguments),
+    #[cfg(feature = "mount")]
+    Mount(mount::Arguments),
+    #[cfg(feature = "mount")]
+    Umount(mount::UmountArguments),
+    Volume(volume::Arguments),
+    Status(status::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log_to_stderr();
+    let output = output::Output::new(arguments.json);
+    let done = match arguments.command {
+        #[cfg(all(feature = "server", feature = "mount"))]
+        Command::Demo(arguments) => demo::run(&arguments, &output),
+        #[cfg(feature = "server")]
+        Command::Server(arguments) => server::run(&arguments, &output),
+        #[cfg(feature = "mount")]
+        Command::Mount(arguments) => mount::run(&arguments, &output),
+        #[cfg(feature = "mount")]
+        Command::Umount(arguments) => mount::umount(&arguments, &output),
+        Command::Volume(arguments) => volume::run(&arguments, &output),
+        Command::Status(arguments) => status::run(&arguments, &output),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("SITEFS_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    // Only a second subscriber could make this fail, and there is none.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+/// What a command gives.
+type Done = Result<(), Failure>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn unknown_flags_are_refused() {
+        for bad in [vec!["sitefs", "status", "--frobnicate"], vec!["sitefs", "fly"], vec!["sitefs", "volume"]]
+        {
+            assert!(Arguments::try_parse_from(&bad).is_err(), "{bad:?}");
+        }
+    }
+}

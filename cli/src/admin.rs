@@ -1,0 +1,80 @@
+//! Calls to a cell's admin service.
+
+use crate::failure::{Failure, Hint};
+use sitefs_base::{Error, Identity, Role, limits::METADATA_DEADLINE};
+use sitefs_proto::{
+    MESSAGE_MAX, error_from_status,
+    pb::{self, admin_client::AdminClient},
+};
+use std::future::Future;
+use tonic::{
+    Response, Status,
+    transport::{Channel, Endpoint},
+};
+
+/// Where the admin service is.
+#[derive(clap::Args)]
+pub(crate) struct Target {
+    /// The admin address of the cell.
+    #[arg(long, env = "SITEFS_ADMIN", value_name = "HOST:PORT", default_value = "127.0.0.1:7441")]
+    admin: String,
+}
+
+/// A connection to the admin service of a cell.
+pub(crate) struct Admin {
+    runtime: tokio::runtime::Runtime,
+    client: AdminClient<Channel>,
+}
+
+impl Admin {
+    /// Connects.
+    pub(crate) fn connect(target: &Target) -> Result<Self, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Error::io("starting the runtime", error))?;
+        let address = &target.admin;
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| Error::invalid(format!("{address:?} is not an address")).because(error))
+            .hint("write HOST:PORT, for example 127.0.0.1:7441")?
+            .connect_timeout(METADATA_DEADLINE)
+            .timeout(METADATA_DEADLINE);
+        let channel = runtime
+            .block_on(endpoint.connect())
+            .map_err(|error| Error::unavailable(format!("no cell answers at {address}")).because(error))
+            .hint("is `sitefs server` or `sitefs demo` running? give its admin address with --admin")?;
+        let client = AdminClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
+        Ok(Self { runtime, client })
+    }
+
+    /// Makes a volume; its id.
+    pub(crate) fn create_volume(&mut self, request: pb::CreateVolumeRequest) -> Result<u64, Error> {
+        let call = self.client.create_volume(request);
+        Ok(answer(&self.runtime, call)?.id)
+    }
+
+    /// All volumes.
+    pub(crate) fn list_volumes(&mut self) -> Result<Vec<pb::VolumeInfo>, Error> {
+        let call = self.client.list_volumes(pb::ListVolumesRequest { claimed_identity: operator() });
+        Ok(answer(&self.runtime, call)?.volumes)
+    }
+
+    /// The state of the cell.
+    pub(crate) fn status(&mut self) -> Result<pb::StatusReply, Error> {
+        let call = self.client.status(pb::StatusRequest { claimed_identity: operator() });
+        answer(&self.runtime, call)
+    }
+}
+
+fn answer<T>(
+    runtime: &tokio::runtime::Runtime,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Error> {
+    runtime.block_on(call).map(Response::into_inner).map_err(|status| error_from_status(&status))
+}
+
+/// Who calls, until certificates say it: a cell in insecure mode takes the word for it and does
+/// not compare the cell's name.
+pub(crate) fn operator() -> String {
+    Identity::new("local", Role::Operator).to_string()
+}

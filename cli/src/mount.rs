@@ -1,0 +1,192 @@
+//! `sitefs mount` and `sitefs umount`.
+
+use crate::{
+    Done,
+    failure::{Failure, Hint},
+    mountpoint::{self, Missing},
+    output::Output,
+    progress::Progress,
+    signals::Stop,
+};
+use serde_json::json;
+use sitefs_base::{ByteSize, Error, Identity, Kind, Role, VolumeName};
+use sitefs_client::{Mount, MountConfig, MountOptions};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// How soon it is noticed that somebody else has unmounted.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Mounts a volume until it is unmounted or told to stop (Ctrl-C, SIGTERM).
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The volume: SITE/ENVIRONMENT, for example acme/live.
+    volume: VolumeName,
+    /// Where to mount it: an empty directory.
+    directory: PathBuf,
+    /// Where the cell is.
+    #[arg(long, value_name = "HOST:PORT")]
+    cell: String,
+    /// Where content is cached, and kept that the cell could not take yet: a directory on this
+    /// host's own disk, for this mount alone.
+    #[arg(long, value_name = "DIR")]
+    cache: PathBuf,
+    #[command(flatten)]
+    options: OptionArguments,
+    /// Mounts for reading only.
+    #[arg(long)]
+    read_only: bool,
+    /// Connects without certificates; to loopback addresses only.
+    #[arg(long)]
+    insecure: bool,
+}
+
+/// What `mount` and `demo` have in common.
+#[derive(clap::Args)]
+pub(crate) struct OptionArguments {
+    /// How much content is cached.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    cache_size: ByteSize,
+    /// Lets other users in; always so when you are root.
+    #[arg(long)]
+    allow_other: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
+    check_cell(&arguments.cell)?;
+    if !arguments.insecure {
+        return Err(insecure_needed());
+    }
+    let directory = mountpoint::prepare(&arguments.directory, Missing::Refuse)?;
+    mountpoint::apart(&directory, &arguments.cache, "cache directory")?;
+    let volume = &arguments.volume;
+    let config = arguments.options.config(
+        volume,
+        directory.clone(),
+        arguments.cell.clone(),
+        arguments.cache.clone(),
+        arguments.read_only,
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::io("starting the runtime", error))?;
+    let mut stop = runtime.block_on(async { Stop::listen() })?;
+    let mount = start(config)?;
+    let shown = directory.display().to_string();
+    output.result(&json!({ "volume": volume.to_string(), "mountpoint": shown }), || {
+        format!("{volume} is mounted at {shown}; Ctrl-C or `sitefs umount {shown}` ends it")
+    })?;
+    runtime.block_on(async {
+        tokio::select! {
+            () = stop.next() => {}
+            () = ended(&mount) => {}
+        }
+    });
+    output.say("unmounting: content on its way is finished first");
+    end(mount, &directory)
+}
+
+/// Mounts, and shows that this takes time.
+pub(crate) fn start(config: MountConfig) -> Result<Mount, Failure> {
+    let _progress = Progress::show("mounting");
+    let (cell, volume, at) = (&config.cell, &config.volume, &config.mountpoint);
+    let error = match Mount::start(&config) {
+        Ok(mount) => return Ok(mount),
+        Err(error) => error.while_doing(format_args!("mounting {volume} at {}", at.display())),
+    };
+    let hint = match error.kind() {
+        Kind::Unavailable => format!("is a cell running at {cell}?"),
+        Kind::NotFound => format!("`sitefs volume create {volume}` makes a volume"),
+        Kind::Denied => "mount as root, or install fuse3 for fusermount3".to_owned(),
+        _ => return Err(error.into()),
+    };
+    Err(error).hint(hint)
+}
+
+/// Waits until somebody unmounts.
+pub(crate) async fn ended(mount: &Mount) {
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    while !mount.has_ended() {
+        look.tick().await;
+    }
+}
+
+/// Unmounts in order, and leaves no stale mount where that fails.
+pub(crate) fn end(mount: Mount, directory: &Path) -> Done {
+    let ended = mount.unmount();
+    if mountpoint::is_mounted(directory)? {
+        mountpoint::detach(directory)?;
+    }
+    match ended? {
+        0 => Ok(()),
+        left => Err(Error::conflict(format!("{left} files could not be sent to the cell")))
+            .hint("they stay in the cache directory"),
+    }
+}
+
+/// Unmounts a volume.
+#[derive(clap::Args)]
+pub(crate) struct UmountArguments {
+    /// Where it is mounted.
+    directory: PathBuf,
+}
+
+/// Runs `sitefs umount`.
+pub(crate) fn umount(arguments: &UmountArguments, output: &Output) -> Done {
+    mountpoint::unmount(&arguments.directory)?;
+    let shown = arguments.directory.display().to_string();
+    output.result(&json!({ "unmounted": shown }), || format!("{shown} is unmounted"))
+}
+
+impl OptionArguments {
+    /// The whole configuration of a mount.
+    pub(crate) fn config(
+        &self,
+        volume: &VolumeName,
+        mountpoint: PathBuf,
+        cell: String,
+        cache_dir: PathBuf,
+        read_only: bool,
+    ) -> MountConfig {
+        let role = if read_only { Role::Reader(volume.clone()) } else { Role::Writer(volume.clone()) };
+        let allow_other = self.allow_other || rustix::process::geteuid().is_root();
+        MountConfig {
+            volume: volume.clone(),
+            mountpoint,
+            cell,
+            cache_dir,
+            cache_bytes: self.cache_size.get(),
+            options: MountOptions { read_only, allow_other },
+            // In insecure mode a cell does not compare its name, which the mount learns at attach.
+            identity: Identity::new("local", role),
+        }
+    }
+}
+
+/// `HOST:PORT` on this machine: without certificates nothing else is safe.
+fn check_cell(cell: &str) -> Done {
+    let parts = cell.rsplit_once(':').filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    let Some((host, _)) = parts else {
+        return Err(Error::invalid(format!("{cell:?} is not an address")))
+            .hint("write HOST:PORT, for example 127.0.0.1:7440");
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{host} is not this machine"))).hint(
+        "this version has no certificates yet: mounts connect to loopback addresses only, such as 127.0.0.1",
+    )
+}
+
+fn insecure_needed() -> Failure {
+    Failure::new(
+        Error::invalid("this version has no certificates yet, so the mount cannot prove who it is"),
+        "add --insecure to connect without; only loopback addresses are allowed then",
+    )
+}

@@ -1,0 +1,240 @@
+//! Looks at mount points: what is there, may we mount on it, and how to get a mount off it.
+
+use sitefs_base::{Error, Result};
+use std::{
+    ffi::OsString,
+    fs, io,
+    os::unix::ffi::OsStringExt,
+    path::{Component, Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// The type of our mounts in the kernel's table.
+const FS_TYPE: &[u8] = b"fuse.sitefs";
+
+/// Whether a missing mount point is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// Make it.
+    #[cfg(feature = "server")]
+    Create,
+    /// Refuse.
+    Refuse,
+}
+
+/// Checks that `path` can be mounted on and gives its absolute form. A dead mount of ours that
+/// a killed process left there is detached first.
+pub(crate) fn prepare(path: &Path, missing: Missing) -> Result<PathBuf> {
+    if !Path::new("/dev/fuse").exists() {
+        return Err(Error::unavailable(
+            "there is no /dev/fuse: load the module (modprobe fuse), or start the container with \
+             --device /dev/fuse --cap-add SYS_ADMIN",
+        ));
+    }
+    let path = absolute(path)?;
+    let mounted = mounts()?.into_iter().rev().find(|mount| mount.at == path);
+    match (fs::metadata(&path), mounted) {
+        (Err(error), Some(mount)) if is_dead(&error) && mount.is_ours() => detach(&path)?,
+        (_, Some(mount)) => return Err(taken(&path, &mount)),
+        (Err(error), None) if error.kind() == io::ErrorKind::NotFound => make(&path, missing)?,
+        (Err(error), None) => return Err(Error::io(format!("looking at {}", path.display()), error)),
+        (Ok(_), None) => {}
+    }
+    empty_directory(&path)?;
+    Ok(path)
+}
+
+fn taken(path: &Path, mount: &MountEntry) -> Error {
+    let kind = String::from_utf8_lossy(&mount.kind);
+    Error::already_exists(format!(
+        "{} is a mount of {kind} already: unmount it first (sitefs umount, or umount)",
+        path.display()
+    ))
+}
+
+fn make(path: &Path, missing: Missing) -> Result<()> {
+    if missing == Missing::Refuse {
+        return Err(Error::not_found(format!("{} does not exist: mkdir it first", path.display())));
+    }
+    fs::create_dir_all(path).map_err(|error| Error::io(format!("making {}", path.display()), error))
+}
+
+fn empty_directory(path: &Path) -> Result<()> {
+    let mut entries = fs::read_dir(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotADirectory => {
+            Error::invalid(format!("{} is not a directory, so it cannot be a mount point", path.display()))
+        }
+        _ => Error::io(format!("reading {}", path.display()), error),
+    })?;
+    match entries.next() {
+        None => Ok(()),
+        Some(_) => Err(Error::invalid(format!(
+            "{} is not empty, and a mount would hide what is in it: choose an empty directory",
+            path.display()
+        ))),
+    }
+}
+
+/// Refuses if one of the two directories is the other or inside it.
+pub(crate) fn apart(mountpoint: &Path, other: &Path, what: &str) -> Result<()> {
+    let (mountpoint, other) = (absolute(mountpoint)?, absolute(other)?);
+    if mountpoint.starts_with(&other) || other.starts_with(&mountpoint) {
+        return Err(Error::invalid(format!(
+            "the mount point {} and the {what} {} must not contain each other",
+            mountpoint.display(),
+            other.display()
+        )));
+    }
+    Ok(())
+}
+
+/// The absolute form of a path whose end may not exist yet, or may be a dead mount.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
+    if let Ok(known) = fs::canonicalize(path) {
+        return Ok(known);
+    }
+    let full = std::path::absolute(path)
+        .map_err(|error| Error::io(format!("{:?} cannot be a path", path.as_os_str()), error))?;
+    if full.components().any(|part| part == Component::ParentDir) {
+        return Err(Error::not_found(format!(
+            "{} leads through a directory that does not exist",
+            path.display()
+        )));
+    }
+    match (full.parent(), full.file_name()) {
+        (Some(parent), Some(name)) => Ok(absolute(parent)?.join(name)),
+        _ => Ok(full),
+    }
+}
+
+/// Unmounts our mount at `path`; refuses while it is in use, and what is not ours.
+pub(crate) fn unmount(path: &Path) -> Result<()> {
+    let path = absolute(path)?;
+    let Some(mount) = mounts()?.into_iter().rev().find(|mount| mount.at == path) else {
+        return Err(Error::not_found(format!("nothing is mounted at {}", path.display())));
+    };
+    if !mount.is_ours() {
+        let kind = String::from_utf8_lossy(&mount.kind);
+        return Err(Error::invalid(format!("{} is a mount of {kind}, not of sitefs", path.display())));
+    }
+    if fs::metadata(&path).is_err_and(|error| is_dead(&error)) {
+        return detach(&path);
+    }
+    match rustix::mount::unmount(&path, rustix::mount::UnmountFlags::empty()) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::PERM) => fusermount(&path, &["-u"]),
+        Err(rustix::io::Errno::BUSY) => Err(Error::unavailable(format!(
+            "{} is in use: leave it with every shell and program (fuser -vm shows which), then try again",
+            path.display()
+        ))),
+        Err(error) => Err(Error::io(format!("unmounting {}", path.display()), error.into())),
+    }
+}
+
+/// Takes a mount out of the tree at once; programs that are in it keep it until they leave.
+pub(crate) fn detach(path: &Path) -> Result<()> {
+    match rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::PERM) => fusermount(path, &["-u", "-z"]),
+        Err(error) => Err(Error::io(format!("detaching the mount at {}", path.display()), error.into())),
+    }
+}
+
+/// Whether one of our mounts is at `path`, which must be absolute.
+pub(crate) fn is_mounted(path: &Path) -> Result<bool> {
+    Ok(mounts()?.iter().any(|mount| mount.at == path && mount.is_ours()))
+}
+
+fn fusermount(path: &Path, flags: &[&str]) -> Result<()> {
+    let done = Command::new("fusermount3").args(flags).arg("--").arg(path).stdin(Stdio::null()).output();
+    let done = done.map_err(|error| Error::io("running fusermount3 (Debian package fuse3)", error))?;
+    if done.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&done.stderr);
+    Err(Error::unavailable(format!("fusermount3 could not unmount: {}", said.trim())))
+}
+
+/// What the kernel answers where the process behind a FUSE mount is gone.
+fn is_dead(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOTCONN)
+}
+
+struct MountEntry {
+    at: PathBuf,
+    kind: Vec<u8>,
+}
+
+impl MountEntry {
+    fn is_ours(&self) -> bool {
+        self.kind == FS_TYPE
+    }
+}
+
+fn mounts() -> Result<Vec<MountEntry>> {
+    let table =
+        fs::read("/proc/self/mountinfo").map_err(|error| Error::io("reading /proc/self/mountinfo", error))?;
+    Ok(table.split(|byte| *byte == b'\n').filter_map(parse).collect())
+}
+
+/// `36 35 98:0 /root /mount/point options… - type source super-options`
+fn parse(line: &[u8]) -> Option<MountEntry> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let at = unescape(fields.by_ref().nth(4)?);
+    let kind = fields.skip_while(|field| *field != b"-").nth(1)?.to_vec();
+    Some(MountEntry { at: PathBuf::from(at), kind })
+}
+
+/// The kernel writes space, tab, newline and backslash as three octal digits.
+fn unescape(field: &[u8]) -> OsString {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, after)) = rest.split_first() {
+        let octal = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) if *first == b'\\' => {
+                out.push(byte);
+                rest = &after[3..];
+            }
+            _ => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    OsString::from_vec(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_table_is_read_with_its_escapes() {
+        let line =
+            b"36 35 0:98 / /mnt/a\\040b\\134c rw,nosuid shared:1 master:2 - fuse.sitefs cell:acme/live rw";
+        let mount = parse(line).unwrap();
+        assert_eq!(mount.at, Path::new("/mnt/a b\\c"));
+        assert!(mount.is_ours());
+        assert!(parse(b"").is_none() && parse(b"36 35 0:98 / /mnt").is_none());
+    }
+
+    #[test]
+    fn directories_that_contain_each_other_are_refused() {
+        let tmp = std::env::temp_dir();
+        let (outer, inner) = (tmp.join("sitefs-x"), tmp.join("sitefs-x/missing/y"));
+        assert!(apart(&outer, &inner, "data directory").is_err());
+        assert!(apart(&inner, &outer, "data directory").is_err());
+        assert!(apart(&outer, &outer, "data directory").is_err());
+        assert!(apart(&outer, &tmp.join("sitefs-xy"), "data directory").is_ok());
+    }
+
+    #[test]
+    fn what_cannot_be_a_mount_point_is_refused() {
+        let file = std::env::current_exe().unwrap();
+        assert!(empty_directory(&file).is_err());
+        assert!(empty_directory(file.parent().unwrap()).is_err());
+        assert_eq!(unmount(&file).unwrap_err().kind(), sitefs_base::Kind::NotFound);
+        assert_eq!(unmount(Path::new("/proc")).unwrap_err().kind(), sitefs_base::Kind::Invalid);
+    }
+}

@@ -1,0 +1,135 @@
+//! `sitefs server`: one metadata node.
+
+use crate::{
+    Done,
+    failure::{Failure, Hint},
+    output::Output,
+    progress::Progress,
+    signals::Stop,
+};
+use serde_json::json;
+use sitefs_base::{Error, Kind, SystemClock};
+use sitefs_metadata::server::{BackendConfig, Server, ServerConfig};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use tokio::runtime::Runtime;
+
+/// Runs a metadata server until it is told to stop (Ctrl-C, SIGTERM).
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Where it keeps its log, its state and, without --bucket, the blobs; made if missing.
+    data: PathBuf,
+    /// Where mounts connect.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7440")]
+    listen: SocketAddr,
+    /// Where administration connects.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7441")]
+    admin_listen: SocketAddr,
+    /// The name of the cell; a data directory keeps the name it was made with.
+    #[arg(long, value_name = "NAME", default_value = "main")]
+    name: String,
+    #[command(flatten)]
+    backend: BackendArguments,
+    /// Believes every caller without a certificate; on loopback addresses only.
+    #[arg(long)]
+    insecure: bool,
+}
+
+/// Where blobs are kept.
+#[derive(clap::Args)]
+pub(crate) struct BackendArguments {
+    /// The URL of an S3 service that is not AWS, for example http://127.0.0.1:9000.
+    #[arg(long, value_name = "URL", requires = "bucket")]
+    s3_endpoint: Option<String>,
+    /// Keeps blobs in this S3 bucket, with the keys in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+    #[arg(long, value_name = "NAME")]
+    bucket: Option<String>,
+    /// The region of the bucket.
+    #[arg(long, env = "AWS_REGION", value_name = "NAME")]
+    region: Option<String>,
+}
+
+impl BackendArguments {
+    /// The same for the server.
+    pub(crate) fn config(&self) -> BackendConfig {
+        match &self.bucket {
+            None => BackendConfig::Directory,
+            Some(bucket) => BackendConfig::S3 {
+                endpoint: self.s3_endpoint.clone(),
+                bucket: bucket.clone(),
+                region: self.region.clone(),
+            },
+        }
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
+    if !arguments.insecure {
+        return Err(insecure_needed());
+    }
+    let config = ServerConfig {
+        data_dir: arguments.data.clone(),
+        listen: arguments.listen,
+        admin_listen: arguments.admin_listen,
+        cell: arguments.name.clone(),
+        backend: arguments.backend.config(),
+        insecure: arguments.insecure,
+    };
+    let runtime = runtime()?;
+    runtime.block_on(serve(config, output))
+}
+
+async fn serve(config: ServerConfig, output: &Output) -> Done {
+    let mut stop = Stop::listen()?;
+    let server = start(config).await?;
+    let (listen, admin) = (server.local_addr().to_string(), server.admin_addr().to_string());
+    output.result(&json!({ "listen": listen, "admin": admin }), || {
+        format!("serving mounts at {listen} and administration at {admin}; Ctrl-C stops")
+    })?;
+    let ended = tokio::select! {
+        () = stop.next() => Ok(()),
+        error = server.failed() => Err(error),
+    };
+    let closed = server.shutdown().await;
+    Ok(ended.and(closed)?)
+}
+
+/// Starts a server and shows that this takes time.
+pub(crate) async fn start(config: ServerConfig) -> Result<Server, Failure> {
+    let _progress = Progress::show("starting the cell");
+    let with_bucket = matches!(config.backend, BackendConfig::S3 { .. });
+    let data = config.data_dir.display().to_string();
+    let started = Server::start(config, Arc::new(SystemClock)).await;
+    let error = match started {
+        Ok(server) => return Ok(server),
+        Err(error) => error.while_doing(format_args!("starting the cell in {data}")),
+    };
+    let hint = match error.kind() {
+        _ if !with_bucket => return Err(error.into()),
+        Kind::NotFound => "make the bucket first, or check its name and --s3-endpoint",
+        Kind::Denied => {
+            "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do with the bucket"
+        }
+        Kind::Unavailable => "does --s3-endpoint answer?",
+        _ => return Err(error.into()),
+    };
+    Err(error).hint(hint)
+}
+
+/// The runtime of a server: its own, so that nothing else can hold it up.
+pub(crate) fn runtime() -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("sitefs-server")
+        .enable_all()
+        .build()
+        .map_err(|error| Error::io("starting the server's runtime", error))
+}
+
+/// What is said where `--insecure` is missing.
+pub(crate) fn insecure_needed() -> Failure {
+    Failure::new(
+        Error::invalid("this version has no certificates yet, so the cell cannot tell who connects"),
+        "add --insecure to trust every program on this machine; only loopback addresses are allowed then",
+    )
+}
