@@ -2,6 +2,8 @@
 
 mod blobs;
 mod harness;
+#[cfg(feature = "s3")]
+mod s3;
 mod session;
 mod store;
 

@@ -17,7 +17,7 @@ use sitefs_blobstore::hash;
 use sitefs_proto::{error_from_status, pb, pb::blobs_client::BlobsClient};
 use std::{path::Path, time::Duration};
 
-const LEN: usize = 100_000;
+pub const LEN: usize = 100_000;
 const GROUP: GroupId = GroupId::new(1);
 
 impl Mount {
@@ -25,7 +25,7 @@ impl Mount {
         BlobsClient::new(self.channel.clone())
     }
 
-    async fn grant(&mut self, digest: Digest) -> Grant {
+    pub async fn grant(&mut self, digest: Digest) -> Grant {
         let blobs = vec![BlobWanted { digest, len: u32::try_from(LEN).unwrap() }];
         match self.op(Op::Grant { blobs }).await.unwrap().extra {
             Extra::Grants(mut grants) => grants.pop().unwrap(),
@@ -46,14 +46,14 @@ impl Mount {
         stored.map(|_| ()).map_err(|status| error_from_status(&status))
     }
 
-    async fn fetch(&self, ino: InodeId, digest: Digest) -> Result<Bytes, Error> {
+    pub async fn fetch(&self, ino: InodeId, digest: Digest) -> Result<Bytes, Error> {
         let fetch = FetchBlob { session: self.session, ino, digest };
         let fetched = self.blobs().fetch(pb::FetchRequest::from((GROUP, fetch))).await;
         fetched.map(|reply| reply.into_inner().data).map_err(|status| error_from_status(&status))
     }
 
     /// Publishes a file that consists of one blob.
-    async fn publish(&mut self, name: &[u8], digest: Digest, uploaded: Vec<Uploaded>) -> OpResult {
+    pub async fn publish(&mut self, name: &[u8], digest: Digest, uploaded: Vec<Uploaded>) -> OpResult {
         let ino = self.new_inode().await;
         let len = u32::try_from(LEN).unwrap();
         let extents = vec![Extent { offset: 0, len, digest, blob_offset: 0 }];
@@ -66,7 +66,7 @@ impl Mount {
     }
 }
 
-fn content(byte: u8) -> (Digest, Bytes) {
+pub fn content(byte: u8) -> (Digest, Bytes) {
     let bytes = Bytes::from(vec![byte; LEN]);
     (hash(&bytes), bytes)
 }

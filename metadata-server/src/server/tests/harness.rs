@@ -48,6 +48,14 @@ impl TestCell {
         Self::ready(server, data).await
     }
 
+    /// A cell that keeps its blobs there.
+    #[cfg(feature = "s3")]
+    pub async fn start_with(backend: BackendConfig) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let config = ServerConfig { backend, ..config(data.path()) };
+        Self::ready(Server::start(config, Arc::new(SystemClock)).await.unwrap(), data).await
+    }
+
     /// A cell whose object store does what the test says.
     pub async fn start_on_test_store() -> (Self, Arc<TestStore>) {
         let data = tempfile::tempdir().unwrap();
@@ -189,8 +197,13 @@ impl Mount {
 
     /// The events heard so far.
     pub fn events(&self) -> Vec<&Event> {
-        let event = |frame| if let &ToMount::Event(ref event) = frame { Some(event) } else { None };
-        self.heard.iter().filter_map(event).collect()
+        let mut events = Vec::new();
+        for frame in &self.heard {
+            if let ToMount::Event(event) = frame {
+                events.push(event);
+            }
+        }
+        events
     }
 }
 
