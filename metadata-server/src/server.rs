@@ -139,6 +139,13 @@ impl Server {
     }
 }
 
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The tasks of streams hold the cell, which owns them: they end by this alone.
+        self.cell.closing.cancel();
+    }
+}
+
 fn auth(config: &ServerConfig) -> Result<Auth> {
     if !config.insecure {
         return Err(Error::invalid(

@@ -159,7 +159,10 @@ impl Stream {
         loop {
             let frame = tokio::select! {
                 biased;
-                () = self.cell.closing.cancelled() => return closed("the node is stopping"),
+                () = self.cell.closing.cancelled() => {
+                    self.finish_ops(FAREWELL).await;
+                    return closed("the node is stopping");
+                }
                 frame = inbound.message() => frame,
             };
             let frame = match frame {
@@ -168,7 +171,7 @@ impl Stream {
             };
             match frame {
                 Ok(ToCell::Detach) => {
-                    self.finish_ops().await;
+                    self.finish_ops(METADATA_DEADLINE).await;
                     return End::Detached;
                 }
                 Ok(frame) => {
@@ -217,10 +220,10 @@ impl Stream {
         }
     }
 
-    async fn finish_ops(&self) {
+    async fn finish_ops(&self, limit: Duration) {
         let all = self.ops.acquire_many(SESSION_OPS_MAX as u32);
-        if timeout(METADATA_DEADLINE, all).await.is_err() {
-            tracing::debug!(session = %self.member.session, "detached with unfinished operations");
+        if timeout(limit, all).await.is_err() {
+            tracing::debug!(session = %self.member.session, "stream ends with unfinished operations");
         }
     }
 
