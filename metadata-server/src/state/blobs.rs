@@ -76,16 +76,20 @@ fn accept(
     proven: Option<(Generation, UploadRow)>,
 ) -> Step<BlobRow> {
     let (generation, upload) = proven.ok_or(Errno::EAGAIN)?;
-    if let Some(old) = old {
-        doom(m.scope, site, &old)?;
-    }
+    let vols = replace(m.scope, site, old)?;
     m.scope.rows.delete(Family::Blob, &keys::upload(site, generation));
     let unverified = UnverifiedRow { digest: *digest, len: upload.len };
     m.scope.put(Family::Meta, &keys::unverified(site, generation), &unverified)?;
-    new_row(m.scope, digest, generation, upload.len, Loc::Object)
+    new_row(m.scope, digest, generation, (upload.len, Loc::Object), vols)
 }
 
-fn new_row(scope: &Scope, digest: &Digest, generation: Generation, len: u32, loc: Loc) -> Step<BlobRow> {
+fn new_row(
+    scope: &Scope,
+    digest: &Digest,
+    generation: Generation,
+    (len, loc): (u32, Loc),
+    vols: Vec<VolumeId>,
+) -> Step<BlobRow> {
     Ok(BlobRow {
         digest: *digest,
         state: BlobState::Present,
@@ -94,7 +98,7 @@ fn new_row(scope: &Scope, digest: &Digest, generation: Generation, len: u32, loc
         loc,
         verified: loc == Loc::Hot,
         last_ref: scope.mark()?,
-        vols: Vec::new(),
+        vols,
     })
 }
 
@@ -110,8 +114,11 @@ fn note(m: &mut Mutation, site: SiteId, mut row: BlobRow) -> Step<()> {
     Ok(())
 }
 
-/// The object of a row that is replaced has to be deleted.
-fn doom(scope: &mut Scope, site: SiteId, old: &BlobRow) -> Result<()> {
+/// The object of a row that is replaced has to be deleted. Returns the volumes that committed it.
+fn replace(scope: &mut Scope, site: SiteId, old: Option<BlobRow>) -> Result<Vec<VolumeId>> {
+    let Some(old) = old else {
+        return Ok(Vec::new());
+    };
     match old.loc {
         Loc::Hot => scope.rows.delete(Family::Hot, &keys::hot(site, old.generation)),
         Loc::Object => {
@@ -120,7 +127,7 @@ fn doom(scope: &mut Scope, site: SiteId, old: &BlobRow) -> Result<()> {
             scope.rows.delete(Family::Meta, &keys::unverified(site, old.generation));
         }
     }
-    Ok(())
+    Ok(old.vols)
 }
 
 /// References a blob whose bytes came with the commit. They are dropped if the site has the blob
@@ -133,13 +140,11 @@ pub(super) fn store_hot(m: &mut Mutation, digest: &Digest, bytes: &[u8]) -> Step
             row
         }
         old => {
-            if let Some(old) = old {
-                doom(m.scope, site, &old)?;
-            }
+            let vols = replace(m.scope, site, old)?;
             let generation = m.scope.draw_generation()?;
             m.scope.put(Family::Hot, &keys::hot(site, generation), &HotRow { digest: *digest, bytes })?;
             let len = u32::try_from(bytes.len()).map_err(|_| Errno::EINVAL)?;
-            new_row(m.scope, digest, generation, len, Loc::Hot)?
+            new_row(m.scope, digest, generation, (len, Loc::Hot), vols)?
         }
     };
     note(m, site, row)

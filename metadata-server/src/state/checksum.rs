@@ -3,7 +3,10 @@
 use super::{Family, Read, history, keys, reads};
 use siphasher::sip::SipHasher13;
 use sitefs_base::{Result, Seq, VolumeId};
-use std::{collections::BTreeMap, hash::Hasher};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    hash::Hasher,
+};
 
 /// A checksum of the rows of a family that must be equal on every replica. Superseded rows that
 /// nobody may ask for any more do not count: each replica's compaction drops them when it likes.
@@ -37,11 +40,10 @@ impl Views {
         let Some(volume) = keys::part(key, 0).map(VolumeId::from_key) else {
             return Ok(true);
         };
-        if !self.0.contains_key(&volume) {
-            let view = reads::volume(read, volume)?.map(|row| (row.horizon, row.pins));
-            self.0.insert(volume, view);
-        }
-        let view = self.0.get(&volume).and_then(Option::as_ref);
-        Ok(view.is_some_and(|(horizon, pins)| history::keep(life, *horizon, pins)))
+        let view = match self.0.entry(volume) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(reads::volume(read, volume)?.map(|row| (row.horizon, row.pins))),
+        };
+        Ok(view.as_ref().is_some_and(|(horizon, pins)| history::keep(life, *horizon, pins)))
     }
 }

@@ -183,7 +183,7 @@ impl<'s, 'a> Mutation<'s, 'a> {
     }
 
     fn count_bytes(&mut self, old: u64, new: u64) {
-        self.volume.bytes_used = (self.volume.bytes_used + new).saturating_sub(old);
+        self.volume.bytes_used = self.volume.bytes_used.saturating_add(new).saturating_sub(old);
     }
 
     /// Sets (or removes) a name.

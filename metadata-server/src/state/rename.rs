@@ -12,8 +12,9 @@ use sitefs_base::{
     op::{Change, Place, RenameMode},
 };
 
-/// A tree deeper than this is damaged: the way to the root has a loop.
-const DEPTH_MAX: usize = 1 << 20;
+/// Directories are not moved to a place deeper than this: the way up is walked while every other
+/// operation of the group waits.
+const DEPTH_MAX: usize = 1 << 14;
 
 pub(super) fn rename(m: &mut Mutation, from: &Place, to: &Place, mode: RenameMode) -> Step<Done> {
     m.parent(from)?;
@@ -26,7 +27,9 @@ pub(super) fn rename(m: &mut Mutation, from: &Place, to: &Place, mode: RenameMod
         (_, Some(target)) if target.ino == source.ino => return Ok(unchanged(m, from, to, &source)),
         _ => {}
     }
-    refuse_loop(m, &source, to.parent)?;
+    if from.parent != to.parent {
+        refuse_loop(m, &source, to.parent)?;
+    }
     match target {
         Some(target) if mode == RenameMode::Exchange => exchange(m, from, to, &source, &target)?,
         Some(target) => replace(m, from, to, &source, &target)?,
@@ -71,7 +74,9 @@ fn shift(m: &mut Mutation, from: &Place, to: &Place, source: &DentryRow, lost_di
 }
 
 fn exchange(m: &mut Mutation, from: &Place, to: &Place, source: &DentryRow, target: &DentryRow) -> Step<()> {
-    refuse_loop(m, target, from.parent)?;
+    if from.parent != to.parent {
+        refuse_loop(m, target, from.parent)?;
+    }
     m.set_name(from, Some((target.kind, target.ino)))?;
     m.set_name(to, Some((source.kind, source.ino)))?;
     moved(m, source.ino, to.parent)?;
@@ -101,7 +106,7 @@ fn moved(m: &mut Mutation, ino: InodeId, parent: InodeId) -> Result<()> {
     m.save(&node)
 }
 
-/// `EINVAL` if `into` is the directory `moving` or lies below it.
+/// `EINVAL` if `into` is the directory `moving` or lies below it, `ELOOP` if it lies too deep to tell.
 fn refuse_loop(m: &Mutation, moving: &DentryRow, into: InodeId) -> Step<()> {
     if !is_dir(moving) {
         return Ok(());
@@ -115,11 +120,13 @@ fn refuse_loop(m: &Mutation, moving: &DentryRow, into: InodeId) -> Step<()> {
         let row: Option<rows::InodeRow> = rows::fetch(&m.scope.rows, Family::Inode, &keys::inode(m.id, dir))?;
         match row.and_then(|row| row.parent) {
             Some(parent) => dir = parent,
-            None => break,
+            None => {
+                let key = keys::inode(m.id, dir);
+                return Err(rows::damaged(Family::Inode, &key, "has no way to the root").into());
+            }
         }
     }
-    let key = keys::inode(m.id, dir);
-    Err(rows::damaged(Family::Inode, &key, "has no way to the root").into())
+    refuse(Errno::ELOOP)
 }
 
 fn is_dir(entry: &DentryRow) -> bool {

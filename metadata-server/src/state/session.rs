@@ -97,7 +97,7 @@ pub(super) fn record(
     receipt: Option<&ReceiptRow>,
 ) -> Result<()> {
     // No receipt stands more than a window above the old mark.
-    let end = ack_below.get().min(row.ack_below.get() + REPLY_WINDOW as u64);
+    let end = ack_below.get().min(row.ack_below.get().saturating_add(REPLY_WINDOW as u64));
     for old in row.ack_below.get()..end {
         scope.rows.delete(Family::Meta, &keys::receipt(volume, session, OpId::new(old)));
     }

@@ -235,3 +235,23 @@ fn the_inode_limit_refuses_new_inodes_but_not_removal() {
     cell.done(Op::Mkdir { at: root("b"), create });
     assert_eq!(cell.usage().inodes_used, 2);
 }
+
+#[test]
+fn a_directory_is_not_moved_too_deep() {
+    let mut cell = Cell::new();
+    let mut deep = cell.mkdir(root("deep"));
+    cell.mkdir(root("d"));
+    for _ in 0..1 << 14 {
+        let envelope = cell.envelope(Op::Mkdir { at: place(deep, "x"), create: by(0o755) });
+        let body = crate::state::CommandBody::Op { volume: cell.volume, envelope };
+        let command = crate::state::Command { at: cell.now, body };
+        let applied = crate::state::apply(&mut cell.view, &command).unwrap();
+        match applied.reply.unwrap() {
+            crate::state::Reply::Op(outcome) => deep = outcome.ino.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+    let (from, to, mode) = (root("d"), place(deep, "d"), Replace);
+    let envelope = cell.envelope(Op::Rename { from, to, mode });
+    assert_eq!(cell.send(envelope), Err(Errno::ELOOP));
+}

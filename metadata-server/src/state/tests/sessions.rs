@@ -118,3 +118,11 @@ fn a_retried_grant_grants_again() {
     let second = cell.send(numbered(1, 1, grant())).unwrap();
     assert_ne!(first.extra, second.extra, "each has a generation of its own");
 }
+
+#[test]
+fn extreme_numbers_of_operations_do_no_harm() {
+    let mut cell = Cell::new();
+    cell.send(numbered(u64::MAX, u64::MAX, mkdir("a"))).unwrap();
+    assert!(cell.send(numbered(u64::MAX, u64::MAX, mkdir("a"))).is_ok());
+    assert_eq!(cell.send(numbered(1, 1, mkdir("b"))), Err(Errno::EINVAL));
+}
