@@ -109,7 +109,8 @@ impl<'s, 'a> Mutation<'s, 'a> {
         Ok(Some(old))
     }
 
-    /// Keeps a superseded row, unless this mutation itself made it or nobody could ask for it.
+    /// Keeps a superseded row, unless nobody could ask for it: one that this mutation itself made, for
+    /// example, held at no seq at all.
     fn bury(&mut self, family: Family, key: &[u8], born: Seq, bytes: Vec<u8>) {
         let history = match family {
             Family::Dentry => Family::DentryHistory,
@@ -118,7 +119,7 @@ impl<'s, 'a> Mutation<'s, 'a> {
             _ => Family::SmallHistory,
         };
         let life = Life { born, died: self.seq };
-        if born < self.seq && history::worth_keeping(life, self.volume.second_floor, &self.volume.pins) {
+        if history::worth_keeping(life, self.volume.second_floor, &self.volume.pins) {
             self.scope.rows.put(history, &keys::died(family, key, self.seq), bytes);
         }
     }

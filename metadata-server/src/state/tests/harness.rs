@@ -135,9 +135,30 @@ impl Cell {
 
     pub fn op(&mut self, body: Op) -> OpResult {
         let envelope = self.envelope(body);
-        let result = self.send(envelope);
+        let result = self.send(envelope.clone());
         invariants::check(&self.view, self.volume);
+        if !matches!(envelope.body, Op::Grant { .. }) {
+            self.check_retry(envelope, &result);
+        }
         result
+    }
+
+    /// A retry gives the same answer and does nothing.
+    fn check_retry(&mut self, envelope: OpEnvelope, result: &OpResult) {
+        let (before, at) = (self.view.clone(), self.now.next());
+        let body = CommandBody::Op { volume: self.volume, envelope };
+        let applied = apply(&mut self.view, &Command { at, body }).unwrap();
+        let again = applied.reply.map(|reply| match reply {
+            Reply::Op(outcome) => *outcome,
+            other => panic!("{other:?} is no reply to an operation"),
+        });
+        assert_eq!((&again, applied.event), (result, None), "a retry is answered alike");
+        self.view.put(
+            Family::Meta,
+            keys::COUNTERS,
+            before.get(Family::Meta, keys::COUNTERS).unwrap().unwrap(),
+        );
+        assert_eq!(self.view, before, "a retry changes nothing");
     }
 
     pub fn done(&mut self, body: Op) -> InodeId {
