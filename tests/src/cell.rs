@@ -156,7 +156,7 @@ impl Mounted {
 
     /// Unmounts with `sitefs umount`; the exit code of the mount's process.
     pub fn umount(&mut self) -> i32 {
-        drop(sitefs(&["umount".as_ref(), self.root().as_os_str()]).ok());
+        sitefs(&["umount".as_ref(), self.root().as_os_str()]).ok();
         self.process.take().expect("the mount runs").wait()
     }
 }

@@ -27,7 +27,6 @@ pub struct Finished {
 
 impl Finished {
     /// Panics unless the command succeeded.
-    #[must_use]
     pub fn ok(self) -> Self {
         assert_eq!(self.code, 0, "{self:#?}");
         self
