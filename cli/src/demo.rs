@@ -19,7 +19,6 @@ use std::{
     fs::{self, File},
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 use tokio::runtime::Runtime;
 
@@ -97,7 +96,7 @@ fn attend(
     runtime: &Runtime,
     stop: &mut Stop,
     server: &Server,
-    mount: Arc<Mount>,
+    mount: Mount,
     directory: &Path,
     data: &Path,
     output: &Output,
@@ -114,7 +113,7 @@ fn attend(
         }),
     };
     output.say("unmounting: content on its way is finished first");
-    let unmounted = mount::end(&mount, directory);
+    let unmounted = mount::end(mount, directory);
     ended.and(unmounted)
 }
 

@@ -16,6 +16,7 @@ const FS_TYPE: &[u8] = b"fuse.sitefs";
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missing {
     /// Make it.
+    #[cfg(feature = "server")]
     Create,
     /// Refuse.
     Refuse,

@@ -11,6 +11,7 @@ use crate::{
 use sitefs_base::{
     Clock, Error, GroupId, NodeId, Result, Tasks, Time, VolumeId, VolumeName, limits::SESSION_EXPIRY,
 };
+use sitefs_blobstore::Backend;
 use sitefs_proto::{
     MESSAGE_MAX,
     pb::{admin_server::AdminServer, blobs_server::BlobsServer, session_server::SessionServer},
@@ -67,25 +68,33 @@ pub struct Server {
 impl Server {
     /// Starts a server; it is ready to serve when this returns.
     pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Self> {
-        let auth = auth(&config)?;
+        let sockets = Sockets::bind(&config).await?;
         config.backend.check_same(&config.data_dir)?;
-        let (listener, local) = bind(config.listen).await?;
-        let (admin_listener, admin) = bind(config.admin_listen).await?;
         let backend = config.backend.open(&config.data_dir, clock.clone()).await?;
+        Self::serve(config, sockets, backend, clock).await
+    }
+
+    async fn serve(
+        config: ServerConfig,
+        sockets: Sockets,
+        backend: Arc<dyn Backend>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
         let group_tasks = Tasks::new();
         let group = open_group(&config, clock.clone(), group_tasks.clone()).await?;
         config.backend.remember(&config.data_dir)?;
 
         let (blobs, reports) = Blobs::new(group.clone(), backend);
-        let cell = Arc::new(Cell::new(NODE, group, blobs.clone(), clock, auth));
+        let cell = Arc::new(Cell::new(NODE, group, blobs.clone(), clock, sockets.auth));
         let loops = Tasks::new();
         loops.spawn(grant::drain(blobs.clone()));
         loops.spawn(grant::verify(blobs.clone()));
         loops.spawn(grant::report_verified(blobs, reports));
         loops.spawn(expire_sessions(cell.clone()));
+        let (local, admin) = (sockets.mounts.1, sockets.admin.1);
         let listeners = Tasks::new();
-        listen(&listeners, &cell, listener, mounts_router(&cell));
-        listen(&listeners, &cell, admin_listener, grpc().add_service(AdminServer::new(AdminService(cell.clone()))));
+        listen(&listeners, &cell, sockets.mounts.0, mounts_router(&cell));
+        listen(&listeners, &cell, sockets.admin.0, admin_router(&cell));
         tracing::info!(cell = config.cell, %local, %admin, "metadata server ready");
         Ok(Self { cell, group_tasks, loops, listeners, local, admin })
     }
@@ -117,9 +126,9 @@ impl Server {
     /// Ends in order: refuses new work, closes the streams, stops the loops, closes the store.
     pub async fn shutdown(self) -> Result<()> {
         self.cell.closing.cancel();
-        self.cell.streams.close();
-        if timeout(GOODBYE, self.cell.streams.wait()).await.is_err() {
-            tracing::warn!("some mounts did not take their goodbye");
+        self.cell.serving.close();
+        if timeout(GOODBYE, self.cell.serving.wait()).await.is_err() {
+            tracing::warn!("some connections did not end in time");
         }
         self.cell.tasks.shutdown().await;
         self.listeners.shutdown().await;
@@ -127,6 +136,13 @@ impl Server {
         let closed = self.cell.group.shutdown().await;
         self.group_tasks.shutdown().await;
         closed
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The tasks of streams hold the cell, which owns them: they end by this alone.
+        self.cell.closing.cancel();
     }
 }
 
@@ -146,11 +162,25 @@ fn auth(config: &ServerConfig) -> Result<Auth> {
     Ok(Auth::new(config.insecure))
 }
 
+/// The listeners, and whom they let in.
+struct Sockets {
+    auth: Auth,
+    mounts: (TcpListener, SocketAddr),
+    admin: (TcpListener, SocketAddr),
+}
+
+impl Sockets {
+    async fn bind(config: &ServerConfig) -> Result<Self> {
+        let auth = auth(config)?;
+        Ok(Self { auth, mounts: bind(config.listen).await?, admin: bind(config.admin_listen).await? })
+    }
+}
+
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
     let doing = |error: std::io::Error| match error.kind() {
-        ErrorKind::AddrInUse => {
-            Error::already_exists(format!("{address} is in use: stop the other process or choose another port"))
-        }
+        ErrorKind::AddrInUse => Error::already_exists(format!(
+            "{address} is in use: stop the other process or choose another port"
+        )),
         _ => Error::io(format!("listening on {address}"), error),
     };
     let listener = TcpListener::bind(address).await.map_err(doing)?;
@@ -186,21 +216,27 @@ fn mounts_router(cell: &Arc<Cell>) -> Router {
     grpc().add_service(session).add_service(blobs)
 }
 
+fn admin_router(cell: &Arc<Cell>) -> Router {
+    grpc().add_service(AdminServer::new(AdminService(cell.clone())))
+}
+
 fn listen(tasks: &Tasks, cell: &Arc<Cell>, listener: TcpListener, router: Router) {
     let closing = cell.closing.clone();
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    tasks.spawn(async move {
+    // Tracked, so that a shutdown can let connections end by themselves.
+    tasks.spawn(cell.serving.track_future(async move {
         let served = router.serve_with_incoming_shutdown(incoming, closing.cancelled_owned()).await;
         if let Err(error) = served {
             tracing::error!(%error, "listener ended");
         }
-    });
+    }));
 }
 
 /// Forgets sessions that nobody has used for a day (DESIGN D12).
 async fn expire_sessions(cell: Arc<Cell>) {
     loop {
         tokio::time::sleep(EXPIRE_EVERY).await;
+        cell.touch_sessions().await;
         let now = cell.clock.now();
         let ago = i64::try_from(SESSION_EXPIRY.as_secs()).unwrap_or(i64::MAX);
         let before = Time::new(now.secs().saturating_sub(ago), now.nanos());

@@ -153,11 +153,7 @@ pub(crate) async fn hashed(digest: sitefs_base::Digest, bytes: Bytes) -> Result<
         .map_err(|join| Error::internal("hashing a blob").because(join))?
 }
 
-async fn within<T>(
-    limit: Duration,
-    doing: &'static str,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
+async fn within<T>(limit: Duration, doing: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(limit, work)
         .await
         .unwrap_or_else(|_| Err(Error::unavailable(format!("{doing} took more than {} s", limit.as_secs()))))

@@ -22,6 +22,7 @@ pub(super) struct DataDir {
 impl DataDir {
     /// Locks `path` and checks that it belongs to this node; an empty directory becomes this node's.
     pub(super) fn open(path: &Path, cell: &str, group: GroupId, node: NodeId) -> Result<Self> {
+        check_name(cell)?;
         fs::create_dir_all(path).map_err(|error| Error::io(format!("creating {}", path.display()), error))?;
         let lock = lock(path)?;
         let wanted = Format { cell: cell.to_owned(), group: group.get(), node: node.get() };
@@ -96,6 +97,16 @@ impl Format {
             self.cell, self.group, self.node
         )))
     }
+}
+
+/// The name stands on a line of its own in the format file.
+fn check_name(cell: &str) -> Result<()> {
+    if cell.is_empty() || cell.len() > 255 || cell.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        return Err(Error::invalid(format!(
+            "{cell:?} cannot be the name of a cell: use 1 to 255 characters without spaces"
+        )));
+    }
+    Ok(())
 }
 
 fn lock(path: &Path) -> Result<File> {

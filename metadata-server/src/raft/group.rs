@@ -1,14 +1,8 @@
 //! The handle of one Raft group.
 
 use super::{
-    data_dir::DataDir,
-    log::LogBytes,
-    machine::Events,
-    proposer::Proposal,
-    reserve::Reserve,
-    runtime::RaftRuntime,
-    start::Parts,
-    types::Raft,
+    data_dir::DataDir, log::LogBytes, machine::Events, proposer::Proposal, reserve::Reserve,
+    runtime::RaftRuntime, start::Parts, types::Raft,
 };
 use crate::{
     state::{Applied, CommandBody, GroupInfo},
@@ -142,7 +136,11 @@ impl Group {
         let metrics = metrics.borrow();
         let leads = metrics.state == ServerState::Leader;
         let alone = metrics.membership_config.membership().voter_ids().count() == 1;
-        let age = if alone { Some(Duration::ZERO) } else { metrics.millis_since_quorum_ack.map(Duration::from_millis) };
+        let age = if alone {
+            Some(Duration::ZERO)
+        } else {
+            metrics.millis_since_quorum_ack.map(Duration::from_millis)
+        };
         let index = |position: Option<LogPosition>| position.map_or(0, |at| at.index);
         GroupStatus {
             term: metrics.current_term,

@@ -1,5 +1,7 @@
 //! Applies committed entries to the store.
 
+#![allow(clippy::result_large_err, reason = "openraft's traits ask for its error")]
+
 use super::{
     log::GroupLog,
     snapshots::{Built, Snapshots},
@@ -14,8 +16,7 @@ use crate::{
 };
 use openraft::{
     Entry, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError,
-    StorageIOError, StoredMembership,
-    storage::RaftStateMachine,
+    StorageIOError, StoredMembership, storage::RaftStateMachine,
 };
 use sitefs_base::{Error, Result, VolumeId, op::Event};
 use std::{convert::Infallible, sync::Arc};

@@ -26,7 +26,8 @@ impl Payload {
         if self.0.len() + size > ENTRY_PAYLOAD_MAX {
             return Ok(Fit::Full);
         }
-        let len = u32::try_from(body.len()).map_err(|error| Error::limit("a command's length").because(error))?;
+        let len =
+            u32::try_from(body.len()).map_err(|error| Error::limit("a command's length").because(error))?;
         self.0.extend(FORMAT.to_be_bytes());
         self.0.extend(kind(&command.body).to_be_bytes());
         self.0.extend(len.to_be_bytes());

@@ -23,7 +23,7 @@ const ENTRY_COMMANDS_MAX: usize = 512;
 /// Commands of one volume in its turn, while others wait.
 const TURN_MAX: usize = 16;
 /// Commands that the proposer itself holds back; more wait in the channel.
-const HELD_MAX: usize = 2048;
+const HELD_MAX: usize = 1024;
 /// Commands in the channel; more callers wait to put theirs in.
 pub(super) const QUEUE_MAX: usize = 1024;
 
@@ -220,7 +220,8 @@ mod tests {
     use sitefs_base::SessionId;
 
     fn proposal(volume: u64, session: u128) -> Proposal {
-        let body = CommandBody::OpenSession { volume: VolumeId::new(volume), session: SessionId::new(session) };
+        let body =
+            CommandBody::OpenSession { volume: VolumeId::new(volume), session: SessionId::new(session) };
         Proposal { body, reply: oneshot::channel().0 }
     }
 

@@ -16,7 +16,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Reserve {
     dir: PathBuf,
     // When it was looked at last, and whether space was short then.
-    seen: Mutex<Option<(Duration, bool)>>,
+    pub(super) seen: Mutex<Option<(Duration, bool)>>,
 }
 
 impl Reserve {

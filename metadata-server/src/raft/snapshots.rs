@@ -115,7 +115,8 @@ impl Snapshots {
 
     fn ids(&self) -> Result<Vec<String>> {
         let read = || -> std::io::Result<Vec<String>> {
-            let names = fs::read_dir(&self.dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+            let names =
+                fs::read_dir(&self.dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
             names.collect()
         };
         let mut ids = read().map_err(|error| io("reading", &self.dir, error))?;

@@ -57,6 +57,7 @@ impl Parts {
         let store = Store::open(&data.state(), options)?;
         let (holder, holders) = mpsc::channel(1);
         let log = GroupLog::new(LogDb::open(&data.log(), poison.clone())?, group, holder.clone())?;
+        check_meeting(&store, &log)?;
         if let Some(applied) = snapshots.current()?.and_then(|built| built.meta.applied) {
             log.snapshot_made(applied.index)?;
         }
@@ -121,6 +122,20 @@ impl Parts {
     }
 }
 
+/// Refuses a state that ends before the log begins: nothing could bring it up to date.
+fn check_meeting(store: &Store, log: &GroupLog) -> Result<()> {
+    let applied = store.applied().map(|at| at.index);
+    match log.purged()? {
+        Some(purged) if applied.is_none_or(|index| index < purged.index) => Err(Error::corrupt(format!(
+            "the state database ends at entry {} but the log begins after entry {}: state/ was lost or \
+             replaced; put the last snapshot in its place, or restore this node from a backup",
+            applied.map_or_else(|| "none".to_owned(), |index| index.to_string()),
+            purged.index
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Raft's tasks and ours share its threads, whoever owns them.
 fn spawn(runtime: &Handle, tasks: &Tasks, task: impl Future<Output = ()> + Send + 'static) {
     let _inside = runtime.enter();
@@ -180,11 +195,7 @@ async fn alone(raft: &Raft, node: NodeId) -> Result<bool> {
 }
 
 /// Makes the group if its state is empty, and checks that it is the one that was asked for.
-async fn identify(
-    queue: mpsc::Sender<Proposal>,
-    store: Store,
-    config: GroupConfig,
-) -> Result<GroupInfo> {
+async fn identify(queue: mpsc::Sender<Proposal>, store: Store, config: GroupConfig) -> Result<GroupInfo> {
     if state::group_info(&store.reader())?.is_none() {
         init(&queue, &config).await?;
     }

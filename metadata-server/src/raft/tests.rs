@@ -10,7 +10,8 @@ use crate::{
     store::{Reader, Store, StoreOptions},
 };
 use sitefs_base::{
-    GroupId, InodeId, Kind, Name, NodeId, OpId, Result, SessionId, SystemClock, Tasks, VolumeId,
+    Clock, Errno, GroupId, InodeId, Kind, Name, NodeId, OpId, Result, SessionId, SystemClock, Tasks,
+    VolumeId,
     op::{Create, Op, OpEnvelope, Place},
 };
 use std::{fs, path::Path, sync::Arc};
@@ -151,12 +152,13 @@ async fn many_callers_share_entries_and_each_hears_its_own_reply() {
     let cell = Cell::start();
     let volume = cell.volume("acme/live").await;
     let before = cell.group.status().last_log_index;
-    let callers = (0..500).map(|number| {
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..500 {
         let group = cell.group.clone();
-        tokio::task::spawn(async move { (number, group.propose(mkdir(volume, number)).await.unwrap().reply) })
-    });
-    for caller in callers.collect::<Vec<_>>() {
-        let (number, reply) = caller.await.unwrap();
+        callers.spawn(async move { (number, group.propose(mkdir(volume, number)).await.unwrap().reply) });
+    }
+    while let Some(done) = callers.join_next().await {
+        let (number, reply) = done.unwrap();
         match reply {
             Ok(Reply::Op(outcome)) => assert!(outcome.ino.is_some()),
             other => panic!("{number}: {other:?}"),
@@ -296,4 +298,41 @@ async fn what_one_entry_cannot_hold_is_refused_alone() {
     let error = cell.group.propose(CommandBody::Op { volume, envelope }).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Limit);
     cell.mkdir(volume, 1).await;
+}
+
+#[tokio::test]
+async fn with_a_full_disk_mounts_are_refused_and_the_node_serves_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(sitefs_base::ManualClock::new(sitefs_base::Time::new(1_000_000, 0)));
+    let group = Group::open(config(dir.path()), clock.clone(), Tasks::new()).unwrap();
+    *group.inner().reserve.seen.lock().unwrap() = Some((clock.boottime(), true));
+    let volume = VolumeId::new(1);
+    assert_eq!(group.propose(mkdir(volume, 1)).await.unwrap().reply, Err(Errno::ENOSPC));
+    group.propose(CommandBody::Noop).await.unwrap().reply.unwrap();
+    clock.advance(std::time::Duration::from_secs(2));
+    let reply = group.propose(mkdir(volume, 1)).await.unwrap().reply;
+    assert_ne!(reply, Err(Errno::ENOSPC), "the disk was looked at again");
+}
+
+#[tokio::test]
+async fn a_storage_failure_ends_the_group_and_says_why() {
+    let cell = Cell::start();
+    let volume = cell.volume("acme/live").await;
+    drop(cell.group.inner().poison.set(sitefs_base::Error::unavailable("fdatasync failed")));
+    assert!(cell.group.poisoned().await.contains("fdatasync failed"));
+    let error = cell.group.propose(mkdir(volume, 1)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Fenced);
+    assert!(cell.group.status().poisoned.is_some());
+}
+
+#[tokio::test]
+async fn a_lost_state_behind_a_purged_log_is_refused() {
+    let cell = Cell::start();
+    cell.volume("acme/live").await;
+    snapshot_and_purge(&cell.group).await;
+    let dir = cell.stop().await;
+    fs::remove_dir_all(dir.path().join("state")).unwrap();
+    let error = open(dir.path()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt);
+    assert!(error.doing().contains("the log begins after entry"), "{error}");
 }

@@ -45,8 +45,7 @@ pub(super) fn position(log_id: LogId<u64>) -> LogPosition {
 }
 
 pub(super) fn encode_membership(membership: &Membership) -> Result<Vec<u8>> {
-    postcard::to_stdvec(membership)
-        .map_err(|error| Error::internal("encoding the membership").because(error))
+    postcard::to_stdvec(membership).map_err(|error| Error::internal("encoding the membership").because(error))
 }
 
 /// The inverse of [`encode_membership`]; no bytes mean that there was none yet.

@@ -2,7 +2,7 @@
 
 use super::Cell;
 use crate::state::{self, CommandBody, Reply, VolumeLimits};
-use sitefs_base::{Error, Errno, Result, VolumeId, VolumeName};
+use sitefs_base::{Errno, Error, Result, VolumeId, VolumeName};
 use sitefs_proto::{
     admin::{CellStatus, CreateVolume, VolumeInfo},
     pb,
@@ -114,10 +114,7 @@ impl Admin for AdminService {
         answer(self.list(request.get_ref()))
     }
 
-    async fn status(
-        &self,
-        request: Request<pb::StatusRequest>,
-    ) -> Result<Response<pb::StatusReply>, Status> {
+    async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
         answer(self.cell_status(request.get_ref()))
     }
 }

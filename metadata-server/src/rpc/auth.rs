@@ -27,7 +27,9 @@ impl Auth {
     /// The caller. A claimed identity's cell is not compared: a mount learns the name at attach.
     pub fn caller(self, claimed: &str) -> Result<Identity> {
         if !self.insecure {
-            return Err(Error::denied("this cell takes callers with certificates only, and this one has none"));
+            return Err(Error::denied(
+                "this cell takes callers with certificates only, and this one has none",
+            ));
         }
         claimed.parse().map_err(|bad: Error| {
             Error::denied(format!("the caller has not said who it is: {}", bad.doing()))

@@ -18,9 +18,9 @@ pub(crate) use auth::Auth;
 pub(crate) use blobs::BlobsService;
 pub(crate) use session::SessionService;
 
-use crate::{grant::Blobs, raft::Group};
+use crate::{grant::Blobs, raft::Group, state::CommandBody};
 use reserve::Reservations;
-use sessions::Sessions;
+use sessions::{Member, Sessions};
 use sitefs_base::{Clock, NodeId, Tasks};
 use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -40,8 +40,8 @@ pub(crate) struct Cell {
     pub auth: Auth,
     /// Owns the tasks of all streams.
     pub tasks: Tasks,
-    /// The streams that have not ended.
-    pub streams: TaskTracker,
+    /// Streams and listeners that have not ended.
+    pub serving: TaskTracker,
     /// Cancelled when streams are to end.
     pub closing: CancellationToken,
     sessions: Sessions,
@@ -60,10 +60,21 @@ impl Cell {
             clock,
             auth,
             tasks: Tasks::new(),
-            streams: TaskTracker::new(),
+            serving: TaskTracker::new(),
             closing: CancellationToken::new(),
             sessions: Sessions::default(),
             reserved: Reservations::default(),
+        }
+    }
+
+    /// Notes that the attached sessions are in use: a mount that changes nothing for a day must not
+    /// be forgotten.
+    pub async fn touch_sessions(&self) {
+        for Member { volume, session, .. } in self.sessions.members() {
+            if let Err(error) = self.group.propose(CommandBody::OpenSession { volume, session }).await {
+                tracing::debug!(error = error.chain(), "session not noted as in use");
+                return;
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One mutation: what is checked before it is proposed, and what follows from its reply.
 
-use super::{auth::Access, attach::refused, outbox::Outgoing, session::Stream};
+use super::{attach::refused, auth::Access, outbox::Outgoing, session::Stream};
 use crate::state::{self, Applied, CommandBody, Reply};
 use sitefs_base::{
     Digest, Errno, Error, Generation, Kind, OpId, Result,
@@ -9,6 +9,10 @@ use sitefs_base::{
 };
 use sitefs_blobstore::{ObjectKey, VerifiedBytes};
 use std::sync::Arc;
+use tokio::task::{JoinError, JoinSet};
+
+/// Uploads looked for at a time: a commit may name a thousand.
+const LOOKS_MAX: usize = 32;
 
 /// What is needed of an operation after it was proposed.
 struct Rest {
@@ -55,26 +59,39 @@ impl Stream {
         }
         let Op::Commit(commit) = op else { return Ok(()) };
         check_hot(commit)?;
-        for upload in &commit.uploaded {
-            self.check_upload(upload).await?;
+        self.check_uploads(&commit.uploaded).await
+    }
+
+    /// A client's word is not an upload (DESIGN D32): the objects must be there.
+    async fn check_uploads(&self, uploads: &[Uploaded]) -> Result<(), Errno> {
+        let mut looking = JoinSet::new();
+        for (key, len) in self.slots(uploads).map_err(|error| error.errno())? {
+            if looking.len() >= LOOKS_MAX {
+                arrived(looking.join_next().await)?;
+            }
+            let blobs = self.cell.blobs.clone();
+            looking.spawn(async move { blobs.has_arrived(&key, len).await });
+        }
+        while !looking.is_empty() {
+            arrived(looking.join_next().await)?;
         }
         Ok(())
     }
 
-    /// A client's word is not an upload (DESIGN D32): the object must be there.
-    async fn check_upload(&self, upload: &Uploaded) -> Result<(), Errno> {
-        let Uploaded { digest, generation } = *upload;
-        let slot = state::upload_slot(&self.cell.group.reader(), self.member.site, &digest, generation);
-        // Without a slot there is nothing to look for: the commit is a retry, or is refused in apply.
-        let Some(len) = slot.map_err(|error| error.errno())? else { return Ok(()) };
-        match self.cell.blobs.has_arrived(&self.key(digest, generation), len).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Errno::EAGAIN),
-            Err(error) => {
-                tracing::debug!(error = error.chain(), "upload not confirmed");
-                Err(Errno::EAGAIN)
+    /// What was granted for the uploads. Where nothing was there is nothing to look for: the commit
+    /// is a retry, or is refused in apply.
+    fn slots(&self, uploads: &[Uploaded]) -> Result<Vec<(ObjectKey, u32)>> {
+        let mut slots = Vec::with_capacity(uploads.len());
+        if uploads.is_empty() {
+            return Ok(slots);
+        }
+        let reader = self.cell.group.reader();
+        for Uploaded { digest, generation } in uploads {
+            if let Some(len) = state::upload_slot(&reader, self.member.site, digest, *generation)? {
+                slots.push((self.key(*digest, *generation), len));
             }
         }
+        Ok(slots)
     }
 
     async fn finish(&self, rest: Rest, applied: Result<Applied>) -> Outgoing {
@@ -129,6 +146,33 @@ impl Stream {
     fn key(&self, digest: Digest, generation: Generation) -> ObjectKey {
         ObjectKey { site: self.member.site, digest, generation }
     }
+}
+
+fn arrived(looked: Option<Result<Result<bool>, JoinError>>) -> Result<(), Errno> {
+    match looked {
+        None | Some(Ok(Ok(true))) => Ok(()),
+        Some(Ok(Ok(false))) => Err(Errno::EAGAIN),
+        Some(Ok(Err(error))) => {
+            tracing::debug!(error = error.chain(), "upload not confirmed");
+            Err(Errno::EAGAIN)
+        }
+        Some(Err(_)) => Err(Errno::EIO),
+    }
+}
+
+/// About how much memory an operation takes while it is under way, in bytes.
+pub(super) fn weight(op: &Op) -> usize {
+    let content = match op {
+        Op::Commit(Commit { content: Some(NewContent::Inline(bytes)), .. }) => bytes.len(),
+        Op::Commit(Commit { content: Some(NewContent::Hot { bytes, .. }), .. }) => bytes.len(),
+        Op::Commit(Commit { content: Some(NewContent::Chunks { changed, .. }), .. }) => {
+            changed.iter().map(|chunk| size_of_val(chunk) + size_of_val(&*chunk.extents)).sum()
+        }
+        Op::SetXattr { value, .. } => value.len(),
+        Op::Grant { blobs } => size_of_val(&**blobs),
+        _ => 0,
+    };
+    content + size_of::<OpEnvelope>()
 }
 
 /// The leader vouches for the digest of hot bytes; at most 64 KiB, so hashed in place.

@@ -55,7 +55,8 @@ impl Outbox {
         if let Err(error) = self.send_all().await {
             tracing::debug!(session = %self.member.session, error = error.chain(), "stream ended");
             let reason = error.chain();
-            let _ = send(&self.wire, ToMount::Closing(Closing::Unavailable { reason })).await;
+            // Not waited for: that the mount does not read may be the reason.
+            let _ = self.wire.try_send(Ok(ToMount::Closing(Closing::Unavailable { reason }).into()));
         }
     }
 

@@ -1,7 +1,14 @@
 //! One question, answered from applied state.
 
-use super::{auth::Access, outbox::{Outgoing, usage}, session::Stream};
-use crate::{raft::Group, state::{self, BlobPlace}};
+use super::{
+    auth::Access,
+    outbox::{Outgoing, usage},
+    session::Stream,
+};
+use crate::{
+    raft::Group,
+    state::{self, BlobPlace},
+};
 use sitefs_base::{
     Digest, Errno, Error, InodeId, Result,
     limits::COMMIT_CHUNKS_MAX,
@@ -92,9 +99,7 @@ impl Stream {
 }
 
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|join| Error::internal("reading rows").because(join))?
+    tokio::task::spawn_blocking(work).await.map_err(|join| Error::internal("reading rows").because(join))?
 }
 
 /// How old the contact with the quorum is; `None` when this node may not renew leases (DESIGN D20).

@@ -30,6 +30,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// Frames between the outbox and the connection.
 const WIRE: usize = 64;
+/// Bytes of one session's unanswered operations; beyond it the stream is not read (DESIGN D37).
+const OPS_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Questions of one session that may be unanswered; beyond it the stream is not read.
 const QUERIES_MAX: usize = 64;
 /// How long the last frame of a stream may take.
@@ -48,7 +50,7 @@ impl Session for SessionService {
     ) -> Result<Response<Self::OpenStream>, Status> {
         let (wire, frames) = mpsc::channel(WIRE);
         let stream = serve(self.0.clone(), request.into_inner(), wire);
-        self.0.tasks.spawn(self.0.streams.track_future(stream));
+        self.0.tasks.spawn(self.0.serving.track_future(stream));
         Ok(Response::new(ReceiverStream::new(frames)))
     }
 }
@@ -60,6 +62,7 @@ pub(super) struct Stream {
     pub outgoing: mpsc::Sender<Outgoing>,
     tasks: Tasks,
     ops: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
     queries: Arc<Semaphore>,
 }
 
@@ -110,6 +113,7 @@ async fn run(cell: Arc<Cell>, joined: Joined, inbound: Streaming<pb::ClientFrame
         outgoing,
         tasks: Tasks::new(),
         ops: Arc::new(Semaphore::new(SESSION_OPS_MAX)),
+        bytes: Arc::new(Semaphore::new(OPS_BYTES_MAX)),
         queries: Arc::new(Semaphore::new(QUERIES_MAX)),
     });
     let outbox = outbox.run();
@@ -155,7 +159,10 @@ impl Stream {
         loop {
             let frame = tokio::select! {
                 biased;
-                () = self.cell.closing.cancelled() => return closed("the node is stopping"),
+                () = self.cell.closing.cancelled() => {
+                    self.finish_ops(FAREWELL).await;
+                    return closed("the node is stopping");
+                }
                 frame = inbound.message() => frame,
             };
             let frame = match frame {
@@ -164,7 +171,7 @@ impl Stream {
             };
             match frame {
                 Ok(ToCell::Detach) => {
-                    self.finish_ops().await;
+                    self.finish_ops(METADATA_DEADLINE).await;
                     return End::Detached;
                 }
                 Ok(frame) => {
@@ -181,12 +188,13 @@ impl Stream {
         let (volume, session) = (self.member.volume, self.member.session);
         match frame {
             ToCell::Op(envelope) if envelope.session == session => {
-                let permit = acquire(&self.ops).await?;
-                self.start(ops::run(self.clone(), envelope), permit).await;
+                let bytes = ops::weight(&envelope.body).min(OPS_BYTES_MAX);
+                let permits = (acquire(&self.ops, 1).await?, acquire(&self.bytes, bytes).await?);
+                self.start(ops::run(self.clone(), envelope), permits).await;
             }
             ToCell::Op(_) => return Err(refused(Error::invalid("an operation of another session"))),
             ToCell::Query { tag, query } => {
-                let permit = acquire(&self.queries).await?;
+                let permit = acquire(&self.queries, 1).await?;
                 self.start(query::run(self.clone(), tag, query), permit).await;
             }
             ToCell::Ping { client_time, acked } => {
@@ -202,11 +210,7 @@ impl Stream {
 
     /// Begins `work` here and goes on with it in a task. That its first step runs at once brings
     /// operations to the group in the order of their arrival.
-    async fn start(
-        &self,
-        work: impl Future<Output = ()> + Send + 'static,
-        permit: OwnedSemaphorePermit,
-    ) {
+    async fn start<P: Send + 'static>(&self, work: impl Future<Output = ()> + Send + 'static, permit: P) {
         let mut work = Box::pin(async move {
             work.await;
             drop(permit);
@@ -216,10 +220,10 @@ impl Stream {
         }
     }
 
-    async fn finish_ops(&self) {
+    async fn finish_ops(&self, limit: Duration) {
         let all = self.ops.acquire_many(SESSION_OPS_MAX as u32);
-        if timeout(METADATA_DEADLINE, all).await.is_err() {
-            tracing::debug!(session = %self.member.session, "detached with unfinished operations");
+        if timeout(limit, all).await.is_err() {
+            tracing::debug!(session = %self.member.session, "stream ends with unfinished operations");
         }
     }
 
@@ -229,6 +233,8 @@ impl Stream {
     }
 }
 
-async fn acquire(limit: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Closing> {
-    limit.clone().acquire_owned().await.map_err(|_| refused(Error::unavailable("the stream is ending")))
+async fn acquire(limit: &Arc<Semaphore>, permits: usize) -> Result<OwnedSemaphorePermit, Closing> {
+    let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+    let acquired = limit.clone().acquire_many_owned(permits).await;
+    acquired.map_err(|_| refused(Error::unavailable("the stream is ending")))
 }

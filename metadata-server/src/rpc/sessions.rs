@@ -66,7 +66,8 @@ impl Sessions {
     /// Ends a stream. Whether it was still the session's own one.
     pub fn leave(&self, ticket: &Ticket) -> bool {
         let mut table = self.lock();
-        let own = table.members.get(&ticket.session).is_some_and(|(_, stream)| stream.number == ticket.number);
+        let own =
+            table.members.get(&ticket.session).is_some_and(|(_, stream)| stream.number == ticket.number);
         if own {
             table.members.remove(&ticket.session);
         }
@@ -76,6 +77,11 @@ impl Sessions {
     /// An attached session.
     pub fn member(&self, session: SessionId) -> Option<Member> {
         self.lock().members.get(&session).map(|(member, _)| *member)
+    }
+
+    /// All that are attached.
+    pub fn members(&self) -> Vec<Member> {
+        self.lock().members.values().map(|(member, _)| *member).collect()
     }
 
     /// How many are attached.

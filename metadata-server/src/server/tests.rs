@@ -2,7 +2,10 @@
 
 mod blobs;
 mod harness;
+#[cfg(feature = "s3")]
+mod s3;
 mod session;
+mod store;
 
 use super::*;
 use harness::{OPERATOR, TestCell, config};

@@ -67,10 +67,11 @@ fn base_options(cache: &Cache, write_buffer_bytes: usize) -> Options {
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::Lz4);
-    options.set_write_buffer_size(write_buffer_bytes / 2);
+    options.set_write_buffer_size(write_buffer_bytes / 4);
     options.set_max_write_buffer_number(3);
     options.set_memtable_whole_key_filtering(true);
-    options.set_memtable_prefix_bloom_ratio(0.1);
+    // Allocated at once for every family, so it is kept small.
+    options.set_memtable_prefix_bloom_ratio(0.02);
     options
 }
 
@@ -82,6 +83,7 @@ fn family_options(family: Family, cache: &Cache, write_buffer_bytes: usize) -> O
     if family == Family::Hot {
         options.set_enable_blob_files(true);
         options.set_min_blob_size(BLOB_MIN);
+        options.set_write_buffer_size(write_buffer_bytes / 2);
         options.set_blob_compression_type(DBCompressionType::Lz4);
         options.set_enable_blob_gc(true);
     }

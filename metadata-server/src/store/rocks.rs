@@ -23,7 +23,8 @@ pub(crate) fn open(
         refuse_other_families(dir, mark, options, &families)?;
     }
     let db = DB::open_cf_descriptors(options, dir, families).map_err(|error| open_error(dir, error))?;
-    if fresh {
+    // Never written to means that a crash came between making the database and marking it.
+    if fresh || db.latest_sequence_number() == 0 {
         let mut sync = rocksdb::WriteOptions::default();
         sync.set_sync(true);
         db.put_opt(FORMAT_KEY, mark, &sync)

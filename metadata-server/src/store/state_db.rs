@@ -167,9 +167,11 @@ impl Store {
         let db = self.db()?;
         let mut bytes = 0;
         for family in handles(&db)? {
-            for property in
-                ["rocksdb.total-sst-files-size", "rocksdb.total-blob-file-size", "rocksdb.size-all-mem-tables"]
-            {
+            for property in [
+                "rocksdb.total-sst-files-size",
+                "rocksdb.total-blob-file-size",
+                "rocksdb.size-all-mem-tables",
+            ] {
                 let value = db
                     .property_int_value_cf(family, property)
                     .map_err(|error| failed("asking for the size of the state database", error))?;

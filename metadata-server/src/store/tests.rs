@@ -80,12 +80,30 @@ fn one_process_opens_a_directory_and_only_one_of_the_right_kind() {
     assert!(refused("site").doing().contains("index.php"));
     let mut options = rocksdb::Options::default();
     options.create_if_missing(true);
-    rocksdb::DB::open(&options, dir.path().join("foreign")).unwrap();
+    rocksdb::DB::open(&options, dir.path().join("foreign")).unwrap().put("a", "b").unwrap();
     assert_eq!(refused("foreign").kind(), Kind::Invalid);
     rocksdb::DB::open(&options, dir.path().join("later")).unwrap().put("format", "sitefs-state 2").unwrap();
     let error = refused("later");
     assert_eq!(error.kind(), Kind::Invalid);
     assert!(error.doing().contains("sitefs-state 2"), "{error}");
+}
+
+#[test]
+fn a_database_that_died_before_it_was_marked_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = rocksdb::Options::default();
+    options.create_if_missing(true);
+    drop(rocksdb::DB::open(&options, dir.path()).unwrap());
+    put(&Store::open(dir.path(), StoreOptions::default()).unwrap(), 1, b"a");
+    Store::open(dir.path(), StoreOptions::default()).unwrap();
+}
+
+#[test]
+fn families_are_numbered_in_their_order() {
+    // A transaction keeps its rows in an array by this number.
+    for (number, family) in Family::ALL.into_iter().enumerate() {
+        assert_eq!(family as usize, number);
+    }
 }
 
 #[test]

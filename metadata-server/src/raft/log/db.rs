@@ -36,7 +36,9 @@ impl LogDb {
     }
 
     pub(super) fn meta(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.db.get_cf(self.meta_family()?, key).map_err(|error| self.fail("reading the log's position", error))
+        self.db
+            .get_cf(self.meta_family()?, key)
+            .map_err(|error| self.fail("reading the log's position", error))
     }
 
     pub(super) fn put_meta(&self, batch: &mut WriteBatch, key: &[u8], value: &[u8]) -> Result<()> {

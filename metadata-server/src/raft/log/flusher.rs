@@ -62,7 +62,9 @@ fn run(db: &DB, poison: &Poison, waiting: &Receiver<LogFlushed<Types>>) {
         callbacks.extend(waiting.try_iter());
         let synced = sync(db, poison);
         for callback in callbacks {
-            callback.log_io_completed(synced.as_ref().copied().map_err(|error| std::io::Error::other(error.chain())));
+            callback.log_io_completed(
+                synced.as_ref().copied().map_err(|error| std::io::Error::other(error.chain())),
+            );
         }
     }
 }

@@ -1,5 +1,7 @@
 //! One group's log, as openraft wants to use it.
 
+#![allow(clippy::result_large_err, reason = "openraft's traits ask for its error")]
+
 use super::{
     db::{LogDb, Next},
     entry::{decode, encode, end_key, index_of, key, offset},
@@ -59,11 +61,7 @@ impl LogBytes {
 }
 
 impl GroupLog {
-    pub(in crate::raft) fn new(
-        db: Arc<LogDb>,
-        group: GroupId,
-        holder: Holder,
-    ) -> Result<Self> {
+    pub(in crate::raft) fn new(db: Arc<LogDb>, group: GroupId, holder: Holder) -> Result<Self> {
         let log = Self { db, group, bytes: Arc::default(), _holder: holder };
         log.measure()?;
         Ok(log)
@@ -82,6 +80,11 @@ impl GroupLog {
         };
         self.bytes.snapshot.fetch_max(at, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The last entry that is not in the log any more.
+    pub(in crate::raft) fn purged(&self) -> Result<Option<LogId<u64>>> {
+        self.meta(b'P')
     }
 
     fn measure(&self) -> Result<()> {
@@ -156,7 +159,7 @@ impl GroupLog {
     }
 
     fn state(&self) -> Result<LogState<Types>> {
-        let last_purged_log_id = self.meta(b'P')?;
+        let last_purged_log_id = self.purged()?;
         let last = self.last()?.map(|(index, value)| decode(index, &value)).transpose()?;
         let last_log_id = last.map(|entry| entry.log_id).or(last_purged_log_id);
         Ok(LogState { last_purged_log_id, last_log_id })

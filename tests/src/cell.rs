@@ -1,0 +1,162 @@
+//! `sitefs server` and `sitefs mount` as processes of their own.
+
+use crate::{Finished, MountPoint, Running, scratch, sitefs};
+use std::{
+    cell::Cell as Counter,
+    path::{Path, PathBuf},
+};
+
+type Env = Vec<(String, Option<String>)>;
+
+/// A cell of one node.
+#[derive(Debug)]
+pub struct Cell {
+    process: Option<Running>,
+    listen: String,
+    admin: String,
+    backend: Vec<String>,
+    env: Env,
+    mounts: Counter<u32>,
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Cell {
+    /// Starts one that keeps its blobs in a directory.
+    pub fn start() -> Self {
+        Self::with(&[], &[])
+    }
+
+    /// Starts one with more arguments and variables.
+    pub fn with(backend: &[&str], env: &[(&str, &str)]) -> Self {
+        let (dir, path) = scratch();
+        let mut cell = Self {
+            process: None,
+            listen: "127.0.0.1:0".to_owned(),
+            admin: "127.0.0.1:0".to_owned(),
+            backend: backend.iter().map(|&text| text.to_owned()).collect(),
+            env: env.iter().map(|&(name, value)| (name.to_owned(), Some(value.to_owned()))).collect(),
+            mounts: Counter::new(0),
+            path,
+            _dir: dir,
+        };
+        cell.start_again();
+        cell
+    }
+
+    /// Starts the server, after the first time at the same addresses.
+    pub fn start_again(&mut self) {
+        assert!(self.process.is_none(), "the server runs already");
+        let data = self.path.join("cell").display().to_string();
+        let mut arguments: Vec<String> =
+            ["server", &data, "--listen", &self.listen, "--admin-listen", &self.admin, "--insecure"]
+                .map(str::to_owned)
+                .to_vec();
+        arguments.extend(self.backend.iter().cloned());
+        let started = Running::start(&arguments, &self.env, &self.path.join("server.log"));
+        let process = started.unwrap_or_else(|failed| panic!("the server does not start: {failed:#?}"));
+        self.listen = process.said("listen");
+        self.admin = process.said("admin");
+        self.process = Some(process);
+    }
+
+    /// Kills the server as hard as possible.
+    pub fn kill9(&mut self) {
+        self.process.take().expect("the server runs").kill9();
+    }
+
+    /// Ends the server with SIGTERM; the exit code.
+    pub fn stop(&mut self) -> i32 {
+        self.process.take().expect("the server runs").stop()
+    }
+
+    /// Where mounts connect.
+    pub fn listen(&self) -> &str {
+        &self.listen
+    }
+
+    /// Runs `sitefs ARGUMENTS --admin …`.
+    pub fn admin(&self, arguments: &[&str]) -> Finished {
+        sitefs(&[arguments, &["--admin", &self.admin]].concat())
+    }
+
+    /// Makes a volume; one that exists stays as it is.
+    pub fn volume(&self, volume: &str) {
+        let made = self.admin(&["volume", "create", volume]);
+        assert!([0, 76].contains(&made.code), "{made:#?}");
+    }
+
+    /// Makes the volume if it is new, and mounts it.
+    pub fn mount(&self, volume: &str) -> Mounted {
+        self.mount_with(volume, &[])
+    }
+
+    /// The same with more arguments. A mount never sees the keys of the object store.
+    pub fn mount_with(&self, volume: &str, extra: &[&str]) -> Mounted {
+        self.volume(volume);
+        let number = self.mounts.get();
+        self.mounts.set(number + 1);
+        let base = self.path.join(format!("mount-{number}"));
+        let point = MountPoint::create(base.join("root"));
+        let (root, cache) = (point.path().display().to_string(), base.join("cache").display().to_string());
+        let mut arguments: Vec<String> =
+            ["mount", volume, &root, "--cell", &self.listen, "--cache", &cache, "--insecure"]
+                .map(str::to_owned)
+                .to_vec();
+        arguments.extend(extra.iter().map(|&text| text.to_owned()));
+        let mut mounted = Mounted { process: None, point, base, arguments };
+        mounted.start_again();
+        mounted
+    }
+}
+
+/// A mounted volume in a process of its own.
+#[derive(Debug)]
+pub struct Mounted {
+    process: Option<Running>,
+    point: MountPoint,
+    base: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Mounted {
+    /// Where it is mounted.
+    pub fn root(&self) -> &Path {
+        self.point.path()
+    }
+
+    /// A path in the volume.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root().join(name)
+    }
+
+    /// Its cache directory.
+    pub fn cache(&self) -> PathBuf {
+        self.base.join("cache")
+    }
+
+    /// Mounts again at the same place.
+    pub fn start_again(&mut self) {
+        assert!(self.process.is_none(), "the mount runs already");
+        let keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+        let env: Env = keys.iter().map(|&name| (name.to_owned(), None)).collect();
+        let started = Running::start(&self.arguments, &env, &self.base.join("log"));
+        self.process = Some(started.unwrap_or_else(|failed| panic!("it does not mount: {failed:#?}")));
+    }
+
+    /// Kills the mount as hard as possible.
+    pub fn kill9(&mut self) {
+        self.process.take().expect("the mount runs").kill9();
+    }
+
+    /// Ends it with SIGTERM; the exit code.
+    pub fn stop(&mut self) -> i32 {
+        self.process.take().expect("the mount runs").stop()
+    }
+
+    /// Unmounts with `sitefs umount`; the exit code of the mount's process.
+    pub fn umount(&mut self) -> i32 {
+        sitefs(&["umount".as_ref(), self.root().as_os_str()]).ok();
+        self.process.take().expect("the mount runs").wait()
+    }
+}

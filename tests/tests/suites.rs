@@ -1,0 +1,51 @@
+//! The correctness suites of `tests/suites` on a mount. What is known to fail is listed here by
+//! name, and in docs/SEMANTICS.md with the reason.
+
+use sitefs_tests::{Demo, Suite, can_mount, skipped};
+
+fn demo() -> Option<Demo> {
+    if !can_mount() {
+        return None;
+    }
+    if !rustix::process::geteuid().is_root() {
+        skipped("the suites need root");
+        return None;
+    }
+    Some(Demo::start())
+}
+
+#[test]
+fn pjdfstest() {
+    let Some(demo) = demo() else { return };
+    Suite::new("pjdfstest_rs.sh", demo.root()).expect(&[]);
+}
+
+#[test]
+fn limits() {
+    let Some(demo) = demo() else { return };
+    Suite::new("limits.py", demo.root()).args(&["--quick"]).expect(&[]);
+}
+
+#[test]
+fn difffs() {
+    let Some(demo) = demo() else { return };
+    Suite::new("difffs.py", demo.root()).args(&["--seeds", "20"]).expect(&[]);
+}
+
+#[test]
+fn git() {
+    let Some(demo) = demo() else { return };
+    Suite::new("git.sh", demo.root()).env("FILES", "500").expect(&[]);
+}
+
+#[test]
+fn sqlite() {
+    let Some(demo) = demo() else { return };
+    Suite::new("sqlite.py", demo.root()).args(&["--secs", "4"]).expect(&[]);
+}
+
+#[test]
+fn fio_verify() {
+    let Some(demo) = demo() else { return };
+    Suite::new("fio_verify.sh", demo.root()).env("SIZE", "16m").expect(&[]);
+}
