@@ -17,6 +17,7 @@ pub struct Command {
 }
 
 /// What a command does.
+#[allow(clippy::large_enum_variant, reason = "nearly every command is the large one, an operation")]
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum CommandBody {
     /// Nothing; a new leader commits one before it serves (DESIGN D11).

@@ -1,10 +1,43 @@
-//! The pure state machine: `apply` decides mutations, `query` answers questions.
+//! The pure state machine: [`apply`] decides mutations, [`query`] answers questions.
 //!
 //! Nothing here sees a clock, randomness, I/O or async code. The leader stamps the time into the
-//! command; rows are read and written through [`View`].
+//! command; rows are read and written through [`View`]. `docs/FORMATS.md` gives the rows.
 
+mod acl;
+mod apply;
+mod attrs;
+mod blobs;
+mod checksum;
 mod command;
+mod commit;
+mod content;
+mod history;
+mod keys;
+mod layout;
+mod memory;
+mod mutation;
+mod namespace;
+mod overlay;
+mod places;
+mod query;
+mod reads;
+mod rename;
+mod rows;
+mod scope;
+mod session;
+mod stop;
+#[cfg(test)]
+mod tests;
 mod view;
+mod volume;
+mod xattr;
 
+pub use apply::apply;
+pub use checksum::checksum;
 pub use command::{Applied, Command, CommandBody, Reply, VolumeLimits};
-pub use view::{Family, Read, View};
+pub use history::{Life, keep, life_of};
+pub use memory::MemoryView;
+pub use places::{BlobPlace, HotBlob, UnverifiedBlob, hot_blobs, hot_bytes, locate, unverified, upload_slot};
+pub use query::{SessionInfo, events_since, query, session_info};
+pub use view::{Family, Read, Row, View};
+pub use volume::{GroupInfo, VolumeInfo, group_info, last_at, volume_by_name, volume_info, volumes};

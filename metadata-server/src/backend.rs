@@ -1,0 +1,133 @@
+//! Where the blobs of a data directory are kept, and that this never changes by accident.
+
+use sitefs_base::{Clock, Error, Result};
+use sitefs_blobstore::{Backend, DirBackend};
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Where blobs are kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BackendConfig {
+    /// In the data directory; blobs travel through the cell.
+    Directory,
+    /// In a bucket, with the keys of the environment (`AWS_ACCESS_KEY_ID` and so on).
+    S3 {
+        /// The URL of a store that is not AWS.
+        endpoint: Option<String>,
+        /// The bucket, which must exist.
+        bucket: String,
+        /// The region; needed for AWS.
+        region: Option<String>,
+    },
+}
+
+impl BackendConfig {
+    /// What the file `backend` of a data directory says. The region only finds the bucket.
+    fn text(&self) -> String {
+        match self {
+            Self::Directory => "directory\n".to_owned(),
+            Self::S3 { endpoint, bucket, .. } => {
+                format!("s3\nendpoint {}\nbucket {bucket}\n", endpoint.as_deref().unwrap_or("aws"))
+            }
+        }
+    }
+
+    /// Refuses another backend than the one that the blobs of `data` are in.
+    pub(crate) fn check_same(&self, data: &Path) -> Result<()> {
+        let found = match fs::read_to_string(file(data)) {
+            Ok(found) => found,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::io(format!("reading {}", file(data).display()), error)),
+        };
+        if found == self.text() {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "the blobs of {} are in {}, not in {}: configure the backend that holds them, or use another data \
+             directory",
+            data.display(),
+            one_line(&found),
+            one_line(&self.text())
+        )))
+    }
+
+    /// Remembers the backend of `data`, once.
+    pub(crate) fn remember(&self, data: &Path) -> Result<()> {
+        let (path, new) = (file(data), data.join("backend.new"));
+        if path.exists() {
+            return Ok(());
+        }
+        let write = || {
+            let mut file = File::create(&new)?;
+            file.write_all(self.text().as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            File::open(data)?.sync_all()
+        };
+        write().map_err(|error| Error::io(format!("writing {}", path.display()), error))
+    }
+
+    /// Opens the backend and tries it.
+    pub(crate) async fn open(&self, data: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn Backend>> {
+        let backend = self.make(data, clock)?;
+        backend.check().await?;
+        Ok(backend)
+    }
+
+    fn make(&self, data: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn Backend>> {
+        match self {
+            Self::Directory => Ok(Arc::new(DirBackend::open(data.join("blobs"))?)),
+            #[cfg(feature = "s3")]
+            Self::S3 { endpoint, bucket, region } => {
+                let config = sitefs_blobstore::S3Config {
+                    endpoint: endpoint.clone(),
+                    bucket: bucket.clone(),
+                    region: region.clone(),
+                    credentials: None,
+                };
+                Ok(Arc::new(sitefs_blobstore::S3Backend::connect(config, clock)?))
+            }
+            #[cfg(not(feature = "s3"))]
+            Self::S3 { .. } => {
+                drop(clock);
+                Err(Error::invalid("this build cannot use S3: build it with the feature s3"))
+            }
+        }
+    }
+}
+
+fn file(data: &Path) -> PathBuf {
+    data.join("backend")
+}
+
+fn one_line(text: &str) -> String {
+    text.trim_end().replace('\n', ", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bucket(name: &str, region: &str) -> BackendConfig {
+        BackendConfig::S3 {
+            endpoint: Some("http://127.0.0.1:9000".to_owned()),
+            bucket: name.to_owned(),
+            region: Some(region.to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_data_directory_keeps_its_backend() {
+        let dir = tempfile::tempdir().unwrap();
+        bucket("one", "a").check_same(dir.path()).unwrap();
+        bucket("one", "a").remember(dir.path()).unwrap();
+        bucket("one", "b").check_same(dir.path()).unwrap();
+        let error = bucket("two", "a").check_same(dir.path()).unwrap_err();
+        assert!(error.doing().contains("bucket one, not in s3"), "{error}");
+        assert!(BackendConfig::Directory.check_same(dir.path()).is_err());
+    }
+}

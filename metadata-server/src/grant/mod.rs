@@ -1,0 +1,160 @@
+//! The way of bytes between mounts, the cell and the object store.
+//!
+//! [`Blobs`] signs requests and moves bytes on behalf of sessions; `drain` moves hot blobs to the
+//! object store, `verify` reads uploaded objects once to prove their digests.
+
+mod drain;
+mod outage;
+mod stored;
+mod verify;
+
+pub(crate) use drain::drain;
+pub(crate) use verify::{report_verified, verify};
+
+use crate::{
+    raft::Group,
+    state::{self, BlobPlace},
+};
+use bytes::Bytes;
+use sitefs_base::{
+    Error, InodeId, Result, VolumeId,
+    limits::{CONTENT_DEADLINE, METADATA_DEADLINE},
+    op::Location,
+};
+use sitefs_blobstore::{Backend, ObjectKey, SignedRequest, VerifiedBytes};
+use std::{sync::Arc, time::Duration};
+use stored::Stored;
+use tokio::{sync::mpsc, time::timeout};
+
+/// How long a presigned request is valid (DESIGN D34).
+const SIGNED_FOR: Duration = Duration::from_secs(300);
+/// Digests that wait to be reported as verified; those beyond are read again by the verifier.
+const VERIFIED_QUEUE: usize = 4096;
+
+/// The bytes of blobs, wherever they are.
+pub(crate) struct Blobs {
+    group: Group,
+    backend: Arc<dyn Backend>,
+    stored: Stored,
+    verified: mpsc::Sender<ObjectKey>,
+}
+
+impl Blobs {
+    /// The other half of the channel feeds [`report_verified`].
+    pub fn new(group: Group, backend: Arc<dyn Backend>) -> (Arc<Self>, mpsc::Receiver<ObjectKey>) {
+        let (verified, reports) = mpsc::channel(VERIFIED_QUEUE);
+        (Arc::new(Self { group, backend, stored: Stored::default(), verified }), reports)
+    }
+
+    /// Where a blob of `len` bytes is to be uploaded.
+    pub async fn upload_target(&self, key: &ObjectKey, len: u32) -> Result<Location> {
+        let signed = self.backend.presign_put(key, u64::from(len), SIGNED_FOR);
+        let signed = within(METADATA_DEADLINE, "signing an upload", signed).await?;
+        Ok(signed.map_or(Location::Cell, location))
+    }
+
+    /// Where a blob can be read.
+    pub async fn source(&self, place: &BlobPlace, key: &ObjectKey) -> Result<Location> {
+        if place.hot {
+            return Ok(Location::Cell);
+        }
+        let signed = self.backend.presign_get(key, SIGNED_FOR);
+        let signed = within(METADATA_DEADLINE, "signing a read", signed).await?;
+        Ok(signed.map_or(Location::Cell, location))
+    }
+
+    /// The bytes of a blob that `ino` references; `None` if it does not.
+    pub async fn fetch(
+        &self,
+        volume: VolumeId,
+        ino: InodeId,
+        digest: sitefs_base::Digest,
+    ) -> Result<Option<VerifiedBytes>> {
+        // A hot blob may be drained between the two reads; it is an object then.
+        for _ in 0..2 {
+            let reader = self.group.reader();
+            let Some(place) = state::locate(&reader, volume, ino, &[digest])?.pop().flatten() else {
+                return Ok(None);
+            };
+            let key = ObjectKey { site: place.site, digest, generation: place.generation };
+            if !place.hot {
+                return self.read(&key).await.map(Some);
+            }
+            if let Some(bytes) = state::hot_bytes(&reader, key.site, key.generation)? {
+                return checked(&key, bytes.into()).await.map(Some);
+            }
+        }
+        Err(Error::unavailable(format!("blob {} is on its way to the object store", digest.short())))
+    }
+
+    /// Reads an object and proves its digest.
+    async fn read(&self, key: &ObjectKey) -> Result<VerifiedBytes> {
+        let bytes = within(CONTENT_DEADLINE, "reading a blob", self.backend.get(key)).await?;
+        checked(key, bytes).await
+    }
+
+    /// Writes an object whose digest is proven.
+    pub async fn store(&self, key: &ObjectKey, bytes: VerifiedBytes) -> Result<()> {
+        if bytes.digest() != key.digest {
+            return Err(Error::internal("bytes stored under the key of another blob"));
+        }
+        let len = bytes.len() as u64;
+        let put = self.backend.put(key, bytes.into_bytes());
+        within(CONTENT_DEADLINE, "writing a blob", put).await?;
+        self.stored.add(*key, len);
+        Ok(())
+    }
+
+    /// Whether an upload of `len` bytes has arrived: stored by this process, or seen in the store.
+    pub async fn has_arrived(&self, key: &ObjectKey, len: u32) -> Result<bool> {
+        if let Some(stored) = self.stored.len_of(key) {
+            return Ok(stored == u64::from(len));
+        }
+        let found = within(METADATA_DEADLINE, "looking for an upload", self.backend.head(key)).await?;
+        Ok(found == Some(u64::from(len)))
+    }
+
+    /// Uploads have been committed: those whose digest is proven are reported as verified.
+    pub fn committed(&self, keys: impl IntoIterator<Item = ObjectKey>) {
+        for key in keys {
+            // A full queue loses nothing: the verifier reads what was not reported.
+            if self.stored.take(&key) || self.backend.enforces_digest() {
+                let _ = self.verified.try_send(key);
+            }
+        }
+    }
+}
+
+fn location(signed: SignedRequest) -> Location {
+    Location::Url { url: signed.url, headers: signed.headers, expires: signed.expires }
+}
+
+/// Hashes off the async threads. A wrong digest is an alarm: the bytes go nowhere.
+async fn checked(key: &ObjectKey, bytes: Bytes) -> Result<VerifiedBytes> {
+    let result = hashed(key.digest, bytes).await;
+    if let Err(error) = &result
+        && error.kind() == sitefs_base::Kind::Corrupt
+    {
+        tracing::error!(
+            site = key.site.get(), digest = %key.digest, generation = %key.generation, error = error.chain(),
+            "stored blob has wrong content"
+        );
+    }
+    result
+}
+
+/// Proves a digest; large inputs are hashed on a blocking thread.
+pub(crate) async fn hashed(digest: sitefs_base::Digest, bytes: Bytes) -> Result<VerifiedBytes> {
+    if bytes.len() <= sitefs_base::limits::HOT_MAX {
+        return VerifiedBytes::check(digest, bytes);
+    }
+    tokio::task::spawn_blocking(move || VerifiedBytes::check(digest, bytes))
+        .await
+        .map_err(|join| Error::internal("hashing a blob").because(join))?
+}
+
+async fn within<T>(limit: Duration, doing: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(limit, work)
+        .await
+        .unwrap_or_else(|_| Err(Error::unavailable(format!("{doing} took more than {} s", limit.as_secs()))))
+}

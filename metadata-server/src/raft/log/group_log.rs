@@ -1,0 +1,274 @@
+//! One group's log, as openraft wants to use it.
+
+#![allow(clippy::result_large_err, reason = "openraft's traits ask for its error")]
+
+use super::{
+    db::{LogDb, Next},
+    entry::{decode, encode, end_key, index_of, key, offset},
+};
+use crate::raft::{
+    machine::Holder,
+    types::{Types, storage_error},
+};
+use openraft::{
+    Entry, LogId, LogState, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote,
+    storage::{LogFlushed, RaftLogStorage},
+};
+use rocksdb::WriteBatch;
+use serde::{Serialize, de::DeserializeOwned};
+use sitefs_base::{Error, GroupId, Result};
+use std::{
+    fmt::Debug,
+    ops::{Bound, RangeBounds},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Entries that one read for replication gives, in bytes; one entry at least.
+const READ_MAX: u64 = 1 << 20;
+
+/// The log of one group. Clones share it.
+#[derive(Clone, Debug)]
+pub(in crate::raft) struct GroupLog {
+    db: Arc<LogDb>,
+    group: GroupId,
+    bytes: Arc<LogBytes>,
+    // Only held: the group's shutdown waits until all holders are gone.
+    _holder: Holder,
+}
+
+/// Positions in a log when all entries that ever were are laid end to end.
+#[derive(Debug, Default)]
+pub(in crate::raft) struct LogBytes {
+    start: AtomicU64,
+    end: AtomicU64,
+    snapshot: AtomicU64,
+}
+
+impl LogBytes {
+    /// Bytes of entries in the log.
+    pub(in crate::raft) fn len(&self) -> u64 {
+        self.end.load(Ordering::Relaxed).saturating_sub(self.start.load(Ordering::Relaxed))
+    }
+
+    /// Bytes of entries after the last snapshot.
+    pub(in crate::raft) fn since_snapshot(&self) -> u64 {
+        let from = self.snapshot.load(Ordering::Relaxed).max(self.start.load(Ordering::Relaxed));
+        self.end.load(Ordering::Relaxed).saturating_sub(from)
+    }
+}
+
+impl GroupLog {
+    pub(in crate::raft) fn new(db: Arc<LogDb>, group: GroupId, holder: Holder) -> Result<Self> {
+        let log = Self { db, group, bytes: Arc::default(), _holder: holder };
+        log.measure()?;
+        Ok(log)
+    }
+
+    /// How long the log is, kept up to date.
+    pub(in crate::raft) fn bytes(&self) -> Arc<LogBytes> {
+        self.bytes.clone()
+    }
+
+    /// Says that a snapshot holds everything up to `index`.
+    pub(in crate::raft) fn snapshot_made(&self, index: u64) -> Result<()> {
+        let at = match self.db.get(&key(self.group, index + 1))? {
+            Some(value) => offset(index + 1, &value)?,
+            None => self.bytes.end.load(Ordering::Relaxed),
+        };
+        self.bytes.snapshot.fetch_max(at, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The last entry that is not in the log any more.
+    pub(in crate::raft) fn purged(&self) -> Result<Option<LogId<u64>>> {
+        self.meta(b'P')
+    }
+
+    fn measure(&self) -> Result<()> {
+        let end = match self.last()? {
+            Some((index, value)) => offset(index, &value)? + value.len() as u64,
+            None => self.meta::<u64>(b'E')?.unwrap_or(0),
+        };
+        self.bytes.end.store(end, Ordering::Relaxed);
+        let mut start = end;
+        self.db.read(&key(self.group, 0), end_key(self.group), |key, value| {
+            start = offset(index_of(key)?, value)?;
+            Ok(Next::Stop)
+        })?;
+        self.bytes.start.store(start, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn last(&self) -> Result<Option<(u64, Vec<u8>)>> {
+        let row = self.db.last(&self.group.to_key(), &end_key(self.group))?;
+        row.map(|(key, value)| Ok((index_of(&key)?, value))).transpose()
+    }
+
+    fn entries(&self, range: &impl RangeBounds<u64>, max_bytes: u64) -> Result<Vec<Entry<Types>>> {
+        let from = match range.start_bound() {
+            Bound::Included(index) => *index,
+            Bound::Excluded(index) => index + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(index) => key(self.group, index + 1).to_vec(),
+            Bound::Excluded(index) => key(self.group, *index).to_vec(),
+            Bound::Unbounded => end_key(self.group),
+        };
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        self.db.read(&key(self.group, from), end, |key, value| {
+            entries.push(decode(index_of(key)?, value)?);
+            bytes += value.len() as u64;
+            Ok(if bytes < max_bytes { Next::More } else { Next::Stop })
+        })?;
+        Ok(entries)
+    }
+
+    fn append_batch(&self, entries: impl IntoIterator<Item = Entry<Types>>) -> Result<()> {
+        let mut batch = WriteBatch::default();
+        let mut end = self.bytes.end.load(Ordering::Relaxed);
+        for entry in entries {
+            let value = encode(&entry, end)?;
+            end += value.len() as u64;
+            batch.put(key(self.group, entry.log_id.index), value);
+        }
+        self.db.write(batch)?;
+        self.bytes.end.store(end, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn truncate_from(&self, index: u64) -> Result<()> {
+        let mut batch = WriteBatch::default();
+        batch.delete_range(key(self.group, index).to_vec(), end_key(self.group));
+        self.db.write(batch)?;
+        self.measure()
+    }
+
+    fn purge_to(&self, last: LogId<u64>) -> Result<()> {
+        let mut batch = WriteBatch::default();
+        batch.delete_range(key(self.group, 0), key(self.group, last.index + 1));
+        self.put_meta(&mut batch, b'P', &last)?;
+        // An emptied log must still know how long it was.
+        self.put_meta(&mut batch, b'E', &self.bytes.end.load(Ordering::Relaxed))?;
+        self.db.write(batch)?;
+        self.measure()
+    }
+
+    fn state(&self) -> Result<LogState<Types>> {
+        let last_purged_log_id = self.purged()?;
+        let last = self.last()?.map(|(index, value)| decode(index, &value)).transpose()?;
+        let last_log_id = last.map(|entry| entry.log_id).or(last_purged_log_id);
+        Ok(LogState { last_purged_log_id, last_log_id })
+    }
+
+    fn meta<T: DeserializeOwned>(&self, tag: u8) -> Result<Option<T>> {
+        let Some(bytes) = self.db.meta(&self.meta_key(tag))? else { return Ok(None) };
+        let bad = || Error::corrupt(format!("the log's row {:?} has an unknown form", char::from(tag)));
+        let (format, body) = bytes.split_first().ok_or_else(bad)?;
+        if *format != META_FORMAT {
+            return Err(bad());
+        }
+        postcard::from_bytes(body).map(Some).map_err(|error| bad().because(error))
+    }
+
+    fn put_meta<T: Serialize>(&self, batch: &mut WriteBatch, tag: u8, value: &T) -> Result<()> {
+        let mut bytes = vec![META_FORMAT];
+        let body = postcard::to_stdvec(value)
+            .map_err(|error| Error::internal("encoding the log's position").because(error))?;
+        bytes.extend(body);
+        self.db.put_meta(batch, &self.meta_key(tag), &bytes)
+    }
+
+    fn meta_key(&self, tag: u8) -> [u8; 5] {
+        let [a, b, c, d] = self.group.to_key();
+        [a, b, c, d, tag]
+    }
+
+    fn save_vote_row(&self, vote: &Vote<u64>) -> Result<()> {
+        let mut batch = WriteBatch::default();
+        self.put_meta(&mut batch, b'V', vote)?;
+        self.db.write_sync(batch)
+    }
+
+    // Not synced: it says less after a crash, and the entries themselves tell the rest.
+    fn save_committed_row(&self, committed: Option<LogId<u64>>) -> Result<()> {
+        let mut batch = WriteBatch::default();
+        self.put_meta(&mut batch, b'C', &committed)?;
+        self.db.write(batch)
+    }
+}
+
+const META_FORMAT: u8 = 1;
+
+type Stored<T> = std::result::Result<T, StorageError<u64>>;
+
+fn reading<T>(result: Result<T>) -> Stored<T> {
+    result.map_err(|error| storage_error(StorageIOError::read_logs, &error))
+}
+
+fn writing<T>(result: Result<T>) -> Stored<T> {
+    result.map_err(|error| storage_error(StorageIOError::write_logs, &error))
+}
+
+impl RaftLogReader<Types> for GroupLog {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Stored<Vec<Entry<Types>>> {
+        reading(self.entries(&range, u64::MAX))
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Stored<Vec<Entry<Types>>> {
+        reading(self.entries(&(start..end), READ_MAX))
+    }
+}
+
+impl RaftLogStorage<Types> for GroupLog {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Stored<LogState<Types>> {
+        reading(self.state())
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote<u64>) -> Stored<()> {
+        self.save_vote_row(vote).map_err(|error| storage_error(StorageIOError::write_vote, &error))
+    }
+
+    async fn read_vote(&mut self) -> Stored<Option<Vote<u64>>> {
+        self.meta(b'V').map_err(|error| storage_error(StorageIOError::read_vote, &error))
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId<u64>>) -> Stored<()> {
+        writing(self.save_committed_row(committed))
+    }
+
+    async fn read_committed(&mut self) -> Stored<Option<LogId<u64>>> {
+        reading(self.meta::<Option<LogId<u64>>>(b'C').map(Option::flatten))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Stored<()>
+    where
+        I: IntoIterator<Item = Entry<Types>> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        writing(self.append_batch(entries))?;
+        self.db.flush(callback);
+        Ok(())
+    }
+
+    async fn truncate(&mut self, log_id: LogId<u64>) -> Stored<()> {
+        writing(self.truncate_from(log_id.index))
+    }
+
+    async fn purge(&mut self, log_id: LogId<u64>) -> Stored<()> {
+        writing(self.purge_to(log_id))
+    }
+}

@@ -1,0 +1,149 @@
+//! Snapshots are checkpoints of the state database: `snapshots/<id>/state`. The last one is kept.
+
+use super::data_dir::sync_dir;
+use crate::store::{LogPosition, Store, StoreMeta};
+use sitefs_base::{Error, Result};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+const BUILDING: &str = "building";
+const RECEIVING: &str = "receiving";
+/// A received snapshot that has to become the state; its name is the decision that it does.
+const INSTALL: &str = "install";
+
+/// The snapshots of one group.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshots {
+    dir: PathBuf,
+    state: PathBuf,
+}
+
+/// A snapshot on disk.
+#[derive(Debug)]
+pub(super) struct Built {
+    pub(super) id: String,
+    pub(super) path: PathBuf,
+    pub(super) meta: StoreMeta,
+}
+
+impl Snapshots {
+    /// Prepares the directory and ends what a crash interrupted. Call it before the store is opened.
+    pub(super) fn open(dir: PathBuf, state: PathBuf) -> Result<Self> {
+        let this = Self { dir, state };
+        fs::create_dir_all(&this.dir).map_err(|error| io("creating", &this.dir, error))?;
+        this.finish_install()?;
+        for unfinished in [BUILDING, RECEIVING] {
+            remove(&this.dir.join(unfinished))?;
+        }
+        Ok(this)
+    }
+
+    /// Flushes the store and makes a snapshot of it; older ones go.
+    pub(super) fn build(&self, store: &Store) -> Result<Built> {
+        store.flush()?;
+        let building = self.dir.join(BUILDING);
+        remove(&building)?;
+        fs::create_dir(&building).map_err(|error| io("creating", &building, error))?;
+        store.checkpoint(&building.join("state"))?;
+        // What was applied while the checkpoint was made may be in it: it knows best itself.
+        let meta = Store::read_checkpoint(&building.join("state"))?;
+        let id = id_of(meta.applied);
+        let path = self.dir.join(&id);
+        if path.exists() {
+            remove(&building)?;
+        } else {
+            rename(&building, &path)?;
+        }
+        self.keep_only(&id)?;
+        Ok(Built { id, path, meta })
+    }
+
+    /// The last snapshot.
+    pub(super) fn current(&self) -> Result<Option<Built>> {
+        let Some(id) = self.ids()?.pop() else { return Ok(None) };
+        let path = self.dir.join(&id);
+        let meta = Store::read_checkpoint(&path.join("state"))?;
+        Ok(Some(Built { id, path, meta }))
+    }
+
+    /// An empty directory; the files of a snapshot go to `state` in it.
+    pub(super) fn begin_receiving(&self) -> Result<PathBuf> {
+        let path = self.dir.join(RECEIVING);
+        remove(&path)?;
+        fs::create_dir(&path).map_err(|error| io("creating", &path, error))?;
+        Ok(path)
+    }
+
+    /// Makes the snapshot in `received` the state, and the current snapshot.
+    pub(super) fn install(
+        &self,
+        store: &Store,
+        received: &super::types::SnapshotDir,
+        expected: Option<LogPosition>,
+    ) -> Result<()> {
+        let files = received.path.join("state");
+        if Store::read_checkpoint(&files)?.applied != expected {
+            return Err(Error::corrupt("a received snapshot is not at the position that was announced"));
+        }
+        store.replace(|| {
+            rename(&files, &self.dir.join(INSTALL))?;
+            self.finish_install()
+        })?;
+        remove(&received.path)?;
+        self.build(store).map(drop)
+    }
+
+    /// Puts a snapshot whose installation was decided in place of the state.
+    fn finish_install(&self) -> Result<()> {
+        let install = self.dir.join(INSTALL);
+        if !install.exists() {
+            return Ok(());
+        }
+        remove(&self.state)?;
+        rename(&install, &self.state)?;
+        sync_dir(&self.dir)
+    }
+
+    fn keep_only(&self, id: &str) -> Result<()> {
+        for other in self.ids()?.iter().filter(|other| *other != id) {
+            remove(&self.dir.join(other))?;
+        }
+        Ok(())
+    }
+
+    fn ids(&self) -> Result<Vec<String>> {
+        let read = || -> std::io::Result<Vec<String>> {
+            let names =
+                fs::read_dir(&self.dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+            names.collect()
+        };
+        let mut ids = read().map_err(|error| io("reading", &self.dir, error))?;
+        ids.retain(|name| name.starts_with(|first: char| first.is_ascii_digit()));
+        ids.sort();
+        Ok(ids)
+    }
+}
+
+/// `INDEX-TERM-NODE`, so that byte order is the order of the log.
+fn id_of(applied: Option<LogPosition>) -> String {
+    let LogPosition { term, node, index } = applied.unwrap_or(LogPosition { term: 0, node: 0, index: 0 });
+    format!("{index:020}-{term}-{node}")
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("removing", path, error)),
+        _ => Ok(()),
+    }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(|error| io("moving a snapshot to", to, error))?;
+    to.parent().map_or(Ok(()), sync_dir)
+}
+
+fn io(doing: &str, path: &Path, error: std::io::Error) -> Error {
+    Error::io(format!("{doing} {}", path.display()), error)
+}

@@ -1,0 +1,120 @@
+//! Administration, on a listener of its own.
+
+use super::Cell;
+use crate::state::{self, CommandBody, Reply, VolumeLimits};
+use sitefs_base::{Errno, Error, Result, VolumeId, VolumeName};
+use sitefs_proto::{
+    admin::{CellStatus, CreateVolume, VolumeInfo},
+    pb,
+    pb::admin_server::Admin,
+    status_from_error,
+};
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+/// What a volume may hold unless its maker says otherwise.
+const DEFAULT_LIMITS: VolumeLimits = VolumeLimits { bytes: 100 << 30, inodes: 10_000_000 };
+
+/// The service of that name.
+pub(crate) struct AdminService(pub Arc<Cell>);
+
+/// The owner and mode of a volume's root directory, and what it may hold.
+pub(crate) struct NewVolume {
+    pub uid: u32,
+    pub gid: u32,
+    pub mode: u16,
+    pub limits: VolumeLimits,
+}
+
+impl NewVolume {
+    /// With the cell's default limits.
+    pub fn owned_by(uid: u32, gid: u32, mode: u16) -> Self {
+        Self { uid, gid, mode, limits: DEFAULT_LIMITS }
+    }
+}
+
+impl Cell {
+    /// Makes a volume; `AlreadyExists` if there is one of that name.
+    pub async fn create_volume(&self, name: &VolumeName, new: NewVolume) -> Result<VolumeId> {
+        let NewVolume { uid, gid, mode, limits } = new;
+        let body = CommandBody::CreateVolume { name: name.clone(), limits, uid, gid, mode };
+        match self.group.propose(body).await?.reply {
+            Ok(Reply::Volume(volume)) => Ok(volume),
+            Ok(_) => Err(Error::internal("creating a volume gave another reply")),
+            Err(Errno::EEXIST) => Err(Error::already_exists(format!("volume {name} exists already"))),
+            Err(errno) => Err(Error::refused(errno, format!("creating volume {name}: {errno}"))),
+        }
+    }
+}
+
+impl AdminService {
+    async fn create(&self, request: pb::CreateVolumeRequest) -> Result<pb::CreateVolumeReply> {
+        let create = CreateVolume::try_from(request)?;
+        self.0.auth.caller(&create.claimed_identity)?.may_manage(create.name.site())?;
+        let limits = VolumeLimits {
+            bytes: create.bytes_limit.unwrap_or(DEFAULT_LIMITS.bytes),
+            inodes: create.inodes_limit.unwrap_or(DEFAULT_LIMITS.inodes),
+        };
+        let new = NewVolume { uid: create.uid, gid: create.gid, mode: create.mode, limits };
+        let volume = self.0.create_volume(&create.name, new).await?;
+        tracing::info!(volume = %create.name, "volume created");
+        Ok(pb::CreateVolumeReply { id: volume.get() })
+    }
+
+    fn list(&self, request: &pb::ListVolumesRequest) -> Result<pb::ListVolumesReply> {
+        let caller = self.0.auth.caller(&request.claimed_identity)?;
+        let mut volumes = Vec::new();
+        for found in state::volumes(&self.0.group.reader())? {
+            if caller.may_manage(found.name.site()).is_ok() {
+                let state::VolumeInfo { name, id, site, usage, seq, .. } = found;
+                volumes.push(VolumeInfo { name, id, site, seq, usage }.into());
+            }
+        }
+        Ok(pb::ListVolumesReply { volumes })
+    }
+
+    fn cell_status(&self, request: &pb::StatusRequest) -> Result<pb::StatusReply> {
+        self.0.auth.caller(&request.claimed_identity)?.may_operate()?;
+        let (info, status) = (self.0.group.info(), self.0.group.status());
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let status = CellStatus {
+            cell: info.cell,
+            group: info.group,
+            incarnation: info.incarnation,
+            node: self.0.node,
+            term: status.term,
+            last_log: status.last_log_index,
+            applied: status.applied,
+            flushed: status.flushed,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            volumes: count(state::volumes(&self.0.group.reader())?.len()),
+            sessions: count(self.0.sessions.count()),
+        };
+        Ok(status.into())
+    }
+}
+
+fn answer<T>(result: Result<T>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|error| status_from_error(&error))
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn create_volume(
+        &self,
+        request: Request<pb::CreateVolumeRequest>,
+    ) -> Result<Response<pb::CreateVolumeReply>, Status> {
+        answer(self.create(request.into_inner()).await)
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<pb::ListVolumesRequest>,
+    ) -> Result<Response<pb::ListVolumesReply>, Status> {
+        answer(self.list(request.get_ref()))
+    }
+
+    async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
+        answer(self.cell_status(request.get_ref()))
+    }
+}

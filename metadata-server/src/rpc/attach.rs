@@ -1,0 +1,127 @@
+//! The beginning of a stream: who is it, what may it do, where does its feed go on.
+
+use super::{
+    Cell,
+    auth::{Access, Auth},
+    outbox::{Outbox, Outgoing, Wire, send, usage},
+    sessions::{Member, Ticket},
+};
+use crate::state::{self, CommandBody, Reply};
+use sitefs_base::{
+    Errno, Error, InodeId, Kind, OpId, Result, Seq, SiteId, VolumeId,
+    limits::HOT_MAX,
+    session::{Attach, Attached, Closing, PROTOCOL_MAX, PROTOCOL_MIN, ToMount},
+};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// A stream after a good attach.
+pub(super) struct Joined {
+    pub member: Member,
+    pub ticket: Ticket,
+    pub outbox: Outbox,
+    pub outgoing: mpsc::Sender<Outgoing>,
+}
+
+/// Answers an attach. The error says how the stream ends.
+pub(super) async fn attach(cell: &Arc<Cell>, attach: Attach, wire: &Wire) -> Result<Joined, Closing> {
+    let protocol = common_protocol(&attach).map_err(refused)?;
+    let caller = cell.auth.caller(&attach.claimed_identity).map_err(refused)?;
+    let access = Auth::access(&caller, &attach.volume).map_err(refused)?;
+    let volume = find_volume(cell, &attach).map_err(refused)?;
+    still_known(cell, volume, &attach)?;
+
+    // Subscribed before the seq is read: nothing can fall between.
+    let events = cell.group.events();
+    let (site, op_high_water) = open(cell, volume, &attach).await?;
+    let member = Member { session: attach.session, volume, site, access };
+    let (seq, usage) = usage(cell, volume).map_err(refused)?;
+    let resumed = resume_from(cell, volume, attach.since, seq).map_err(refused)?;
+
+    let ticket = cell.sessions.enter(member).ok_or_else(|| Closing::Unavailable {
+        reason: "this node serves as many mounts as it can".to_owned(),
+    })?;
+    cell.watchers.join(volume, attach.session, resumed.unwrap_or(seq));
+    cell.reserved.returned(attach.session, cell.clock.boottime());
+    let info = cell.group.info();
+    let attached = Attached {
+        protocol,
+        cell: info.cell,
+        group: info.group,
+        incarnation: info.incarnation,
+        site,
+        volume,
+        root: InodeId::ROOT,
+        seq,
+        resumed: resumed.is_some(),
+        op_high_water,
+        read_only: access == Access::Read,
+        hot_max: HOT_MAX as u32,
+        usage,
+    };
+    // A failed send shows at the next one; what was entered above is taken back there.
+    let _ = send(wire, ToMount::Attached(attached)).await;
+    let (outgoing, inbox) = mpsc::channel(super::outbox::INBOX);
+    let seen = resumed.unwrap_or(seq);
+    let outbox = Outbox { cell: cell.clone(), member, events, inbox, wire: wire.clone(), seen };
+    Ok(Joined { member, ticket, outbox, outgoing })
+}
+
+fn common_protocol(attach: &Attach) -> Result<u32> {
+    let highest = attach.protocol_max.min(PROTOCOL_MAX);
+    if highest < attach.protocol_min.max(PROTOCOL_MIN) {
+        return Err(Error::invalid(format!(
+            "the mount speaks protocol {} to {}, this cell {PROTOCOL_MIN} to {PROTOCOL_MAX}: upgrade the older one",
+            attach.protocol_min, attach.protocol_max
+        )));
+    }
+    Ok(highest)
+}
+
+fn find_volume(cell: &Cell, attach: &Attach) -> Result<VolumeId> {
+    let found = state::volume_by_name(&cell.group.reader(), &attach.volume)?;
+    found.map(|volume| volume.id).ok_or_else(|| {
+        let name = &attach.volume;
+        Error::not_found(format!("there is no volume {name}; make it with: sitefs volume create {name}"))
+    })
+}
+
+/// A session that was attached before must still be there, or its operations could run twice
+/// (DESIGN D12).
+fn still_known(cell: &Cell, volume: VolumeId, attach: &Attach) -> Result<(), Closing> {
+    let Some(known) = attach.incarnation else { return Ok(()) };
+    let there = state::session_info(&cell.group.reader(), volume, attach.session).map_err(refused)?;
+    if known != cell.group.info().incarnation || there.is_none() {
+        return Err(Closing::SessionGone);
+    }
+    Ok(())
+}
+
+async fn open(cell: &Cell, volume: VolumeId, attach: &Attach) -> Result<(SiteId, OpId), Closing> {
+    let body = CommandBody::OpenSession { volume, session: attach.session };
+    match cell.group.propose(body).await.map_err(refused)?.reply {
+        Ok(Reply::Session { site, op_high_water, .. }) => Ok((site, op_high_water)),
+        Ok(_) => Err(refused(Error::internal("opening a session gave another reply"))),
+        Err(Errno::ESTALE) => Err(Closing::SessionGone),
+        Err(errno) => Err(refused(Error::refused(errno, format!("opening the session: {errno}")))),
+    }
+}
+
+/// Where the feed goes on, if everything behind `since` is still there.
+fn resume_from(cell: &Cell, volume: VolumeId, since: Option<Seq>, seq: Seq) -> Result<Option<Seq>> {
+    let Some(since) = since.filter(|since| *since <= seq) else { return Ok(None) };
+    Ok(state::events_since(&cell.group.reader(), volume, since, 1)?.map(|_| since))
+}
+
+/// How a stream ends after `error`.
+pub(super) fn refused(error: Error) -> Closing {
+    match error.kind() {
+        Kind::Unavailable | Kind::Fenced | Kind::Conflict => Closing::Unavailable { reason: error.chain() },
+        kind => {
+            if matches!(kind, Kind::Internal | Kind::Corrupt) {
+                tracing::error!(error = error.chain(), "stream ended by an error");
+            }
+            Closing::Refused { kind, reason: error.chain() }
+        }
+    }
+}

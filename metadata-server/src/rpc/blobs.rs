@@ -1,0 +1,94 @@
+//! The bytes of blobs, where the cell is the way to them.
+
+use super::{Cell, auth::Access, sessions::Member};
+use crate::{grant, state};
+use sitefs_base::{
+    Errno, Error, GroupId, Result, SessionId,
+    limits::CONTENT_DEADLINE,
+    session::{FetchBlob, StoreBlob},
+};
+use sitefs_blobstore::ObjectKey;
+use sitefs_proto::{pb, pb::blobs_server::Blobs, status_from_error};
+use std::sync::Arc;
+use tokio::{sync::Semaphore, time::timeout};
+use tonic::{Request, Response, Status};
+
+/// Transfers at a time; each holds one blob of at most 4 MiB in memory.
+const TRANSFERS: usize = 64;
+
+/// The service of that name.
+pub(crate) struct BlobsService {
+    cell: Arc<Cell>,
+    transfers: Semaphore,
+}
+
+impl BlobsService {
+    /// The service of `cell`.
+    pub fn new(cell: Arc<Cell>) -> Self {
+        Self { cell, transfers: Semaphore::new(TRANSFERS) }
+    }
+
+    /// Runs a transfer within the limits of number and time.
+    async fn within_limits<T>(&self, transfer: impl Future<Output = Result<T>>) -> Result<T, Status> {
+        let work = async {
+            let _permit = self.transfers.acquire().await;
+            transfer.await
+        };
+        timeout(CONTENT_DEADLINE, work)
+            .await
+            .unwrap_or_else(|_| Err(Error::unavailable("the transfer took too long")))
+            .map_err(|error| status_from_error(&error))
+    }
+
+    /// The attached session that asks.
+    fn member(&self, group: GroupId, session: SessionId) -> Result<Member> {
+        let own = self.cell.group.info().group;
+        if group != own {
+            return Err(Error::invalid(format!("this node serves {own}, not {group}")));
+        }
+        let attached = self.cell.sessions.member(session);
+        attached.ok_or_else(|| Error::denied(format!("{session} is not attached to this node")))
+    }
+
+    async fn fetch_blob(&self, request: pb::FetchRequest) -> Result<pb::FetchReply> {
+        let (group, FetchBlob { session, ino, digest }) = request.try_into()?;
+        let member = self.member(group, session)?;
+        let found = self.cell.blobs.fetch(member.volume, ino, digest).await?;
+        let bytes = found
+            .ok_or_else(|| Error::not_found(format!("{ino} does not reference blob {}", digest.short())))?;
+        Ok(pb::FetchReply { data: bytes.into_bytes() })
+    }
+
+    async fn store_blob(&self, request: pb::StoreRequest) -> Result<pb::StoreReply> {
+        let (group, StoreBlob { session, digest, generation, bytes }) = request.try_into()?;
+        let member = self.member(group, session)?;
+        if member.access == Access::Read {
+            return Err(Error::refused(Errno::EROFS, "this session is read-only"));
+        }
+        let granted = state::upload_slot(&self.cell.group.reader(), member.site, &digest, generation)?;
+        if granted != u32::try_from(bytes.len()).ok() {
+            return Err(Error::denied(format!(
+                "no upload of {} bytes is granted for blob {}",
+                bytes.len(),
+                digest.short()
+            )));
+        }
+        let bytes = grant::hashed(digest, bytes).await.map_err(|wrong| {
+            Error::invalid(format!("the upload of blob {} has other content", digest.short())).because(wrong)
+        })?;
+        let key = ObjectKey { site: member.site, digest, generation };
+        self.cell.blobs.store(&key, bytes).await?;
+        Ok(pb::StoreReply {})
+    }
+}
+
+#[tonic::async_trait]
+impl Blobs for BlobsService {
+    async fn fetch(&self, request: Request<pb::FetchRequest>) -> Result<Response<pb::FetchReply>, Status> {
+        self.within_limits(self.fetch_blob(request.into_inner())).await.map(Response::new)
+    }
+
+    async fn store(&self, request: Request<pb::StoreRequest>) -> Result<Response<pb::StoreReply>, Status> {
+        self.within_limits(self.store_blob(request.into_inner())).await.map(Response::new)
+    }
+}

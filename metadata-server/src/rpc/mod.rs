@@ -1,0 +1,80 @@
+//! The cell's gRPC services: thin edges that convert, ask `state` or propose to the group, and
+//! convert back.
+
+mod admin;
+mod attach;
+mod auth;
+mod blobs;
+mod ops;
+mod outbox;
+mod query;
+mod reserve;
+mod session;
+mod sessions;
+mod watch;
+
+pub(crate) use admin::{AdminService, NewVolume};
+pub(crate) use auth::Auth;
+pub(crate) use blobs::BlobsService;
+pub(crate) use session::SessionService;
+
+use crate::{grant::Blobs, raft::Group, state::CommandBody};
+use reserve::Reservations;
+use sessions::{Member, Sessions};
+use sitefs_base::{Clock, NodeId, Tasks};
+use std::sync::Arc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use watch::Watchers;
+
+/// What every handler works with.
+pub(crate) struct Cell {
+    /// This node.
+    pub node: NodeId,
+    /// Orders mutations and holds the rows.
+    pub group: Group,
+    /// Moves bytes.
+    pub blobs: Arc<Blobs>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Says who is calling.
+    pub auth: Auth,
+    /// Owns the tasks of all streams.
+    pub tasks: Tasks,
+    /// Streams and listeners that have not ended.
+    pub serving: TaskTracker,
+    /// Cancelled when streams are to end.
+    pub closing: CancellationToken,
+    sessions: Sessions,
+    reserved: Reservations,
+    watchers: Watchers,
+}
+
+impl Cell {
+    /// A cell without sessions.
+    pub fn new(node: NodeId, group: Group, blobs: Arc<Blobs>, clock: Arc<dyn Clock>, auth: Auth) -> Self {
+        Self {
+            node,
+            group,
+            blobs,
+            watchers: Watchers::new(clock.clone()),
+            clock,
+            auth,
+            tasks: Tasks::new(),
+            serving: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            sessions: Sessions::default(),
+            reserved: Reservations::default(),
+        }
+    }
+
+    /// Notes that the attached sessions are in use: a mount that changes nothing for a day must not
+    /// be forgotten.
+    pub async fn touch_sessions(&self) {
+        for Member { volume, session, .. } in self.sessions.members() {
+            if let Err(error) = self.group.propose(CommandBody::OpenSession { volume, session }).await {
+                tracing::debug!(error = error.chain(), "session not noted as in use");
+                return;
+            }
+        }
+    }
+}

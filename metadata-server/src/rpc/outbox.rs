@@ -1,0 +1,197 @@
+//! What one stream sends, in order: events up to a reply's seq come before the reply (DESIGN D19).
+//!
+//! The broadcast wakes the outbox quickly; the feed rows of the state are the truth. Whatever the
+//! broadcast has not brought when a reply needs it, or has dropped, is read from the rows.
+
+use super::{Cell, sessions::Member};
+use crate::state;
+use sitefs_base::{
+    Errno, Error, OpId, Result, Seq,
+    op::{Answer, AnswerBody, Event, OpResult, Query, Usage},
+    session::{Closing, ToMount},
+};
+use sitefs_proto::pb;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{broadcast, mpsc};
+use tonic::Status;
+
+/// Replies that wait to be sent on one stream.
+pub(super) const INBOX: usize = 256;
+/// Events read from the rows at once; a mount that is further behind starts afresh.
+const CATCH_UP_MAX: usize = 4096;
+/// A mount that reads nothing for so long is gone.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// Frames to the connection.
+pub(super) type Wire = mpsc::Sender<std::result::Result<pb::ServerFrame, Status>>;
+
+/// What the other tasks of a stream want to be sent.
+#[derive(Debug)]
+pub(super) enum Outgoing {
+    /// The answer to a mutation.
+    Reply { op: OpId, result: OpResult },
+    /// The answer to a question.
+    Answer { tag: u64, result: std::result::Result<Answer, Errno> },
+    /// The answer to a ping.
+    Renew { client_time: Duration },
+    /// The last frame.
+    Close(Closing),
+}
+
+/// The sender of one stream.
+pub(super) struct Outbox {
+    pub cell: Arc<Cell>,
+    pub member: Member,
+    pub events: broadcast::Receiver<Arc<(sitefs_base::VolumeId, Event)>>,
+    pub inbox: mpsc::Receiver<Outgoing>,
+    pub wire: Wire,
+    /// Every event up to here has been sent, or need not be.
+    pub seen: Seq,
+}
+
+impl Outbox {
+    /// Sends until the stream ends.
+    pub async fn run(mut self) {
+        if let Err(error) = self.send_all().await {
+            tracing::debug!(session = %self.member.session, error = error.chain(), "stream ended");
+            let reason = error.chain();
+            // Not waited for: that the mount does not read may be the reason.
+            let _ = self.wire.try_send(Ok(ToMount::Closing(Closing::Unavailable { reason }).into()));
+        }
+    }
+
+    async fn send_all(&mut self) -> Result<()> {
+        // Events between the mount's `since` and now, when it resumes.
+        self.catch_up().await?;
+        loop {
+            tokio::select! {
+                biased;
+                outgoing = self.inbox.recv() => match outgoing {
+                    None => return Ok(()),
+                    Some(Outgoing::Close(closing)) => return send(&self.wire, ToMount::Closing(closing)).await,
+                    Some(outgoing) => self.deliver(outgoing).await?,
+                },
+                event = self.events.recv() => self.heard(event).await?,
+            }
+        }
+    }
+
+    async fn deliver(&mut self, outgoing: Outgoing) -> Result<()> {
+        self.drain().await?;
+        let frame = match outgoing {
+            Outgoing::Reply { op, result } => ToMount::OpReply { op, result },
+            Outgoing::Answer { tag, result } => ToMount::Answer { tag, result },
+            Outgoing::Renew { client_time } => match self.renewal(client_time).await? {
+                Some(renewal) => renewal,
+                None => return Ok(()),
+            },
+            Outgoing::Close(closing) => ToMount::Closing(closing),
+        };
+        if holds_at(&frame).is_some_and(|seq| seq > self.seen) {
+            self.catch_up().await?;
+        }
+        send(&self.wire, frame).await
+    }
+
+    /// Takes what the broadcast has brought so far.
+    async fn drain(&mut self) -> Result<()> {
+        loop {
+            let event = match self.events.try_recv() {
+                Ok(event) => Ok(event),
+                Err(broadcast::error::TryRecvError::Empty) => return Ok(()),
+                Err(broadcast::error::TryRecvError::Lagged(n)) => Err(broadcast::error::RecvError::Lagged(n)),
+                Err(broadcast::error::TryRecvError::Closed) => Err(broadcast::error::RecvError::Closed),
+            };
+            self.heard(event).await?;
+        }
+    }
+
+    async fn heard(
+        &mut self,
+        event: std::result::Result<Arc<(sitefs_base::VolumeId, Event)>, broadcast::error::RecvError>,
+    ) -> Result<()> {
+        match event {
+            Ok(event) if event.0 == self.member.volume => self.forward(&event.1).await,
+            Ok(_) => Ok(()),
+            Err(broadcast::error::RecvError::Lagged(_)) => self.catch_up().await,
+            Err(broadcast::error::RecvError::Closed) => Err(Error::unavailable("the node is stopping")),
+        }
+    }
+
+    /// Reads from the rows what was not sent yet.
+    async fn catch_up(&mut self) -> Result<()> {
+        let now = self.usage()?.0;
+        if now <= self.seen {
+            return Ok(());
+        }
+        let missing =
+            state::events_since(&self.cell.group.reader(), self.member.volume, self.seen, CATCH_UP_MAX)?;
+        match missing {
+            Some(events) if events.len() < CATCH_UP_MAX => {
+                for event in events {
+                    self.forward(&event).await?;
+                }
+                self.seen = self.seen.max(now);
+                Ok(())
+            }
+            _ => {
+                tracing::debug!(session = %self.member.session, "mount is too far behind, it starts afresh");
+                self.seen = now;
+                self.cell.watchers.sent(self.member.volume, self.member.session, now);
+                send(&self.wire, ToMount::Resync { floor: now }).await
+            }
+        }
+    }
+
+    async fn forward(&mut self, event: &Event) -> Result<()> {
+        if event.seq <= self.seen {
+            return Ok(());
+        }
+        self.seen = event.seq;
+        if event.origin == self.member.session {
+            return Ok(());
+        }
+        self.cell.watchers.sent(self.member.volume, self.member.session, event.seq);
+        send(&self.wire, ToMount::Event(event.clone())).await
+    }
+
+    /// The lease goes on, unless this mount or this node is behind (DESIGN D20).
+    async fn renewal(&mut self, client_time: Duration) -> Result<Option<ToMount>> {
+        let Some(quorum_age) = super::query::quorum_age(&self.cell.group) else { return Ok(None) };
+        if !self.cell.watchers.may_renew(self.member.volume, self.member.session) {
+            return Ok(None);
+        }
+        let (watermark, usage) = self.usage()?;
+        Ok(Some(ToMount::Renew { client_time, quorum_age, watermark, usage }))
+    }
+
+    fn usage(&self) -> Result<(Seq, Usage)> {
+        usage(&self.cell, self.member.volume)
+    }
+}
+
+/// The seq and the use of a volume.
+pub(super) fn usage(cell: &Cell, volume: sitefs_base::VolumeId) -> Result<(Seq, Usage)> {
+    match state::query(&cell.group.reader(), volume, &Query::Usage)? {
+        Ok(Answer { seq, body: AnswerBody::Usage(usage) }) => Ok((seq, usage)),
+        Ok(_) => Err(Error::internal("the answer to another question")),
+        Err(errno) => Err(Error::refused(errno, "reading the use of the volume")),
+    }
+}
+
+/// The seq up to which events must have been sent before a frame.
+fn holds_at(frame: &ToMount) -> Option<Seq> {
+    match frame {
+        ToMount::OpReply { result, .. } => result.as_ref().ok().map(|outcome| outcome.seq),
+        ToMount::Answer { result, .. } => result.as_ref().ok().map(|answer| answer.seq),
+        ToMount::Renew { watermark, .. } => Some(*watermark),
+        ToMount::Attached(_) | ToMount::Event(_) | ToMount::Resync { .. } | ToMount::Closing(_) => None,
+    }
+}
+
+/// Sends a frame, unless the mount is gone.
+pub(super) async fn send(wire: &Wire, frame: ToMount) -> Result<()> {
+    wire.send_timeout(Ok(frame.into()), STALLED)
+        .await
+        .map_err(|_| Error::unavailable("the mount does not read its stream"))
+}

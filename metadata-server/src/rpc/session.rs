@@ -1,0 +1,240 @@
+//! One stream per mount: frames come in here, the outbox sends (DESIGN D19).
+
+use super::{
+    Cell,
+    attach::{Joined, attach, refused},
+    ops,
+    outbox::{Outgoing, Wire, send},
+    query,
+    sessions::Member,
+};
+use crate::state::CommandBody;
+use sitefs_base::{
+    Error, Result, Tasks,
+    limits::{METADATA_DEADLINE, SESSION_OPS_MAX},
+    session::{Attach, Closing, ToCell, ToMount},
+};
+use sitefs_proto::{error_from_status, pb, pb::session_server::Session};
+use std::{
+    future::{Future, poll_fn},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Frames between the outbox and the connection.
+const WIRE: usize = 64;
+/// Bytes of one session's unanswered operations; beyond it the stream is not read (DESIGN D37).
+const OPS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Questions of one session that may be unanswered; beyond it the stream is not read.
+const QUERIES_MAX: usize = 64;
+/// How long the last frame of a stream may take.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The service of that name.
+pub(crate) struct SessionService(pub Arc<Cell>);
+
+#[tonic::async_trait]
+impl Session for SessionService {
+    type OpenStream = ReceiverStream<Result<pb::ServerFrame, Status>>;
+
+    async fn open(
+        &self,
+        request: Request<Streaming<pb::ClientFrame>>,
+    ) -> Result<Response<Self::OpenStream>, Status> {
+        let (wire, frames) = mpsc::channel(WIRE);
+        let stream = serve(self.0.clone(), request.into_inner(), wire);
+        self.0.tasks.spawn(self.0.serving.track_future(stream));
+        Ok(Response::new(ReceiverStream::new(frames)))
+    }
+}
+
+/// An attached stream, as its operations and questions see it.
+pub(super) struct Stream {
+    pub cell: Arc<Cell>,
+    pub member: Member,
+    pub outgoing: mpsc::Sender<Outgoing>,
+    tasks: Tasks,
+    ops: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    queries: Arc<Semaphore>,
+}
+
+/// How a stream ended.
+enum End {
+    /// The mount has said goodbye.
+    Detached,
+    /// The connection is gone; the session may come back.
+    Lost,
+    /// The cell ends it.
+    Closed(Closing),
+}
+
+async fn serve(cell: Arc<Cell>, mut inbound: Streaming<pb::ClientFrame>, wire: Wire) {
+    let joined = match first_frame(&mut inbound).await {
+        Ok(request) => attach(&cell, request, &wire).await,
+        Err(error) => Err(refused(error)),
+    };
+    let joined = match joined {
+        Ok(joined) => joined,
+        Err(closing) => {
+            tracing::debug!(?closing, "attach refused");
+            let _ = send(&wire, ToMount::Closing(closing)).await;
+            return;
+        }
+    };
+    tracing::debug!(session = %joined.member.session, volume = %joined.member.volume, "mount attached");
+    run(cell, joined, inbound).await;
+}
+
+async fn first_frame(inbound: &mut Streaming<pb::ClientFrame>) -> Result<Attach> {
+    let frame = timeout(METADATA_DEADLINE, inbound.message())
+        .await
+        .map_err(|_| Error::invalid("the stream began without an attach"))?
+        .map_err(|status| error_from_status(&status))?
+        .ok_or_else(|| Error::invalid("the stream ended before an attach"))?;
+    match ToCell::try_from(frame)? {
+        ToCell::Attach(attach) => Ok(attach),
+        _ => Err(Error::invalid("the first frame of a stream is an attach")),
+    }
+}
+
+async fn run(cell: Arc<Cell>, joined: Joined, inbound: Streaming<pb::ClientFrame>) {
+    let Joined { member, ticket, outbox, outgoing } = joined;
+    let stream = Arc::new(Stream {
+        cell: cell.clone(),
+        member,
+        outgoing,
+        tasks: Tasks::new(),
+        ops: Arc::new(Semaphore::new(SESSION_OPS_MAX)),
+        bytes: Arc::new(Semaphore::new(OPS_BYTES_MAX)),
+        queries: Arc::new(Semaphore::new(QUERIES_MAX)),
+    });
+    let outbox = outbox.run();
+    tokio::pin!(outbox);
+    let end = tokio::select! {
+        () = &mut outbox => End::Lost,
+        () = ticket.replaced.cancelled() => {
+            closed("the session has attached again on another stream")
+        }
+        end = stream.read(inbound) => end,
+    };
+    if let End::Closed(closing) = &end {
+        let farewell = stream.outgoing.send(Outgoing::Close(closing.clone()));
+        let _ = timeout(FAREWELL, async { tokio::join!(farewell, outbox) }).await;
+    }
+    stream.tasks.shutdown().await;
+    if !cell.sessions.leave(&ticket) {
+        return; // the session goes on, on another stream
+    }
+    cell.watchers.leave(member.volume, member.session);
+    match end {
+        End::Detached => forget(&cell, member).await,
+        End::Lost | End::Closed(_) => cell.reserved.left(member.session, cell.clock.boottime()),
+    }
+    tracing::debug!(session = %member.session, "mount gone");
+}
+
+fn closed(reason: &str) -> End {
+    End::Closed(Closing::Unavailable { reason: reason.to_owned() })
+}
+
+/// The session ends in order: its row goes now instead of in 24 hours.
+async fn forget(cell: &Cell, member: Member) {
+    cell.reserved.ended(member.session);
+    let body = CommandBody::CloseSession { volume: member.volume, session: member.session };
+    if let Err(error) = cell.group.propose(body).await {
+        tracing::debug!(session = %member.session, error = error.chain(), "session is left to expire");
+    }
+}
+
+impl Stream {
+    async fn read(self: &Arc<Self>, mut inbound: Streaming<pb::ClientFrame>) -> End {
+        loop {
+            let frame = tokio::select! {
+                biased;
+                () = self.cell.closing.cancelled() => {
+                    self.finish_ops(FAREWELL).await;
+                    return closed("the node is stopping");
+                }
+                frame = inbound.message() => frame,
+            };
+            let frame = match frame {
+                Ok(Some(frame)) => ToCell::try_from(frame),
+                Ok(None) | Err(_) => return End::Lost,
+            };
+            match frame {
+                Ok(ToCell::Detach) => {
+                    self.finish_ops(METADATA_DEADLINE).await;
+                    return End::Detached;
+                }
+                Ok(frame) => {
+                    if let Err(closing) = self.take(frame).await {
+                        return End::Closed(closing);
+                    }
+                }
+                Err(error) => return End::Closed(refused(error)),
+            }
+        }
+    }
+
+    async fn take(self: &Arc<Self>, frame: ToCell) -> Result<(), Closing> {
+        let (volume, session) = (self.member.volume, self.member.session);
+        match frame {
+            ToCell::Op(envelope) if envelope.session == session => {
+                let bytes = ops::weight(&envelope.body).min(OPS_BYTES_MAX);
+                let permits = (acquire(&self.ops, 1).await?, acquire(&self.bytes, bytes).await?);
+                self.start(ops::run(self.clone(), envelope), permits).await;
+            }
+            ToCell::Op(_) => return Err(refused(Error::invalid("an operation of another session"))),
+            ToCell::Query { tag, query } => {
+                let permit = acquire(&self.queries, 1).await?;
+                self.start(query::run(self.clone(), tag, query), permit).await;
+            }
+            ToCell::Ping { client_time, acked } => {
+                self.cell.watchers.acked(volume, session, acked);
+                self.send(Outgoing::Renew { client_time }).await;
+            }
+            ToCell::Ack { seq } => self.cell.watchers.acked(volume, session, seq),
+            ToCell::Attach(_) => return Err(refused(Error::invalid("a second attach on one stream"))),
+            ToCell::Detach => {}
+        }
+        Ok(())
+    }
+
+    /// Begins `work` here and goes on with it in a task. That its first step runs at once brings
+    /// operations to the group in the order of their arrival.
+    async fn start<P: Send + 'static>(&self, work: impl Future<Output = ()> + Send + 'static, permit: P) {
+        let mut work = Box::pin(async move {
+            work.await;
+            drop(permit);
+        });
+        if poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await.is_pending() {
+            self.tasks.spawn(work);
+        }
+    }
+
+    async fn finish_ops(&self, limit: Duration) {
+        let all = self.ops.acquire_many(SESSION_OPS_MAX as u32);
+        if timeout(limit, all).await.is_err() {
+            tracing::debug!(session = %self.member.session, "stream ends with unfinished operations");
+        }
+    }
+
+    /// Hands a frame to the outbox; if that has ended, so will this stream.
+    pub async fn send(&self, outgoing: Outgoing) {
+        let _ = self.outgoing.send(outgoing).await;
+    }
+}
+
+async fn acquire(limit: &Arc<Semaphore>, permits: usize) -> Result<OwnedSemaphorePermit, Closing> {
+    let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+    let acquired = limit.clone().acquire_many_owned(permits).await;
+    acquired.map_err(|_| refused(Error::unavailable("the stream is ending")))
+}

@@ -1,0 +1,95 @@
+//! The sessions that have a stream at this node.
+
+use super::auth::Access;
+use sitefs_base::{SessionId, SiteId, VolumeId};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Streams that one node serves.
+const STREAMS_MAX: usize = 20_000;
+
+/// What an attached session is allowed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Member {
+    /// The session.
+    pub session: SessionId,
+    /// Its volume.
+    pub volume: VolumeId,
+    /// The site of the volume.
+    pub site: SiteId,
+    /// What it may do.
+    pub access: Access,
+}
+
+/// The attached sessions.
+#[derive(Default)]
+pub(crate) struct Sessions(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    next_stream: u64,
+    members: HashMap<SessionId, (Member, Stream)>,
+}
+
+struct Stream {
+    number: u64,
+    replaced: CancellationToken,
+}
+
+/// A stream's own entry.
+pub(crate) struct Ticket {
+    session: SessionId,
+    number: u64,
+    /// Cancelled when the session attached again on another stream.
+    pub replaced: CancellationToken,
+}
+
+impl Sessions {
+    /// Enters a session; an earlier stream of it is told to end. `None`: this node is full.
+    pub fn enter(&self, member: Member) -> Option<Ticket> {
+        let mut table = self.lock();
+        if table.members.len() >= STREAMS_MAX && !table.members.contains_key(&member.session) {
+            return None;
+        }
+        table.next_stream += 1;
+        let (number, replaced) = (table.next_stream, CancellationToken::new());
+        let stream = Stream { number, replaced: replaced.clone() };
+        if let Some((_, old)) = table.members.insert(member.session, (member, stream)) {
+            old.replaced.cancel();
+        }
+        Some(Ticket { session: member.session, number, replaced })
+    }
+
+    /// Ends a stream. Whether it was still the session's own one.
+    pub fn leave(&self, ticket: &Ticket) -> bool {
+        let mut table = self.lock();
+        let own =
+            table.members.get(&ticket.session).is_some_and(|(_, stream)| stream.number == ticket.number);
+        if own {
+            table.members.remove(&ticket.session);
+        }
+        own
+    }
+
+    /// An attached session.
+    pub fn member(&self, session: SessionId) -> Option<Member> {
+        self.lock().members.get(&session).map(|(member, _)| *member)
+    }
+
+    /// All that are attached.
+    pub fn members(&self) -> Vec<Member> {
+        self.lock().members.values().map(|(member, _)| *member).collect()
+    }
+
+    /// How many are attached.
+    pub fn count(&self) -> usize {
+        self.lock().members.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,237 @@
+//! How bytes travel through the cell.
+
+use super::{
+    harness::{Mount, TestCell, commit},
+    store::TestStore,
+};
+use bytes::Bytes;
+use sitefs_base::{
+    Digest, Errno, Error, Extent, Generation, GroupId, InodeId, Kind, SessionId,
+    op::{
+        AnswerBody, BlobWanted, ChunkLayout, Extra, Grant, Location, NewContent, Op, OpResult, Query,
+        Uploaded,
+    },
+    session::{FetchBlob, StoreBlob},
+};
+use sitefs_blobstore::hash;
+use sitefs_proto::{error_from_status, pb, pb::blobs_client::BlobsClient};
+use std::{path::Path, time::Duration};
+
+pub const LEN: usize = 100_000;
+const GROUP: GroupId = GroupId::new(1);
+
+impl Mount {
+    fn blobs(&self) -> BlobsClient<tonic::transport::Channel> {
+        BlobsClient::new(self.channel.clone())
+    }
+
+    pub async fn grant(&mut self, digest: Digest) -> Grant {
+        let blobs = vec![BlobWanted { digest, len: u32::try_from(LEN).unwrap() }];
+        match self.op(Op::Grant { blobs }).await.unwrap().extra {
+            Extra::Grants(mut grants) => grants.pop().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn upload_grant(&mut self, digest: Digest) -> Generation {
+        match self.grant(digest).await {
+            Grant::Upload { generation, target: Location::Cell } => generation,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn store(&self, digest: Digest, generation: Generation, bytes: Bytes) -> Result<(), Error> {
+        let store = StoreBlob { session: self.session, digest, generation, bytes };
+        let stored = self.blobs().store(pb::StoreRequest::from((GROUP, store))).await;
+        stored.map(|_| ()).map_err(|status| error_from_status(&status))
+    }
+
+    pub async fn fetch(&self, ino: InodeId, digest: Digest) -> Result<Bytes, Error> {
+        let fetch = FetchBlob { session: self.session, ino, digest };
+        let fetched = self.blobs().fetch(pb::FetchRequest::from((GROUP, fetch))).await;
+        fetched.map(|reply| reply.into_inner().data).map_err(|status| error_from_status(&status))
+    }
+
+    /// Publishes a file that consists of one blob.
+    pub async fn publish(&mut self, name: &[u8], digest: Digest, uploaded: Vec<Uploaded>) -> OpResult {
+        let ino = self.new_inode().await;
+        let len = u32::try_from(LEN).unwrap();
+        let extents = vec![Extent { offset: 0, len, digest, blob_offset: 0 }];
+        let changed = vec![ChunkLayout { chunk: 0, extents }];
+        let mut op = commit(ino, name, NewContent::Chunks { size: u64::from(len), changed });
+        if let Op::Commit(commit) = &mut op {
+            commit.uploaded = uploaded;
+        }
+        self.op(op).await
+    }
+}
+
+pub fn content(byte: u8) -> (Digest, Bytes) {
+    let bytes = Bytes::from(vec![byte; LEN]);
+    (hash(&bytes), bytes)
+}
+
+async fn until(done: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it did not happen within 10 s");
+}
+
+/// How many objects the directory backend holds.
+fn objects(data: &Path) -> usize {
+    fn files(dir: &Path) -> usize {
+        let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+        entries.flatten().map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { 1 }).sum()
+    }
+    files(&data.join("blobs/b"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_is_uploaded_once_and_shared() {
+    let cell = TestCell::start().await;
+    let mut mount = cell.mount(1).await;
+    let (digest, bytes) = content(7);
+    let generation = mount.upload_grant(digest).await;
+
+    let uploaded = vec![Uploaded { digest, generation }];
+    let early = mount.publish(b"a", digest, uploaded.clone()).await;
+    assert_eq!(early.unwrap_err(), Errno::EAGAIN, "committed before it was uploaded");
+
+    mount.store(digest, generation, bytes.clone()).await.unwrap();
+    let made = mount.publish(b"a", digest, uploaded).await.unwrap();
+    assert_eq!(mount.fetch(made.ino.unwrap(), digest).await.unwrap(), bytes);
+    let resolve = Query::Resolve { ino: made.ino.unwrap(), digests: vec![digest, hash(b"other")] };
+    let AnswerBody::Locations(places) = mount.ask(resolve).await.unwrap().body else { panic!("locations") };
+    assert_eq!(places, [Some(Location::Cell), None]);
+
+    // What this node hashed itself counts as verified, so others need not upload it.
+    let mut granted = mount.grant(digest).await;
+    for _ in 0..100 {
+        if granted == Grant::Have {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        granted = mount.grant(digest).await;
+    }
+    assert_eq!(granted, Grant::Have);
+    mount.publish(b"b", digest, Vec::new()).await.unwrap();
+    assert_eq!(objects(cell.data.path()), 1);
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_with_another_digest_are_refused() {
+    let cell = TestCell::start().await;
+    let mut mount = cell.mount(1).await;
+    let (digest, _) = content(1);
+    let (_, other) = content(2);
+    let generation = mount.upload_grant(digest).await;
+    assert_eq!(mount.store(digest, generation, other).await.unwrap_err().kind(), Kind::Invalid);
+    let short = Bytes::from_static(b"short");
+    assert_eq!(mount.store(digest, generation, short).await.unwrap_err().kind(), Kind::Denied);
+    assert_eq!(objects(cell.data.path()), 0);
+
+    let ino = mount.new_inode().await;
+    let wrong = NewContent::Hot { digest, bytes: Bytes::from(vec![3; 1000]) };
+    assert_eq!(mount.op(commit(ino, b"hot", wrong)).await.unwrap_err(), Errno::EINVAL);
+    assert_eq!(mount.lookup(b"hot").await.unwrap(), None);
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hot_blob_is_readable_before_and_after_it_is_drained() {
+    let cell = TestCell::start().await;
+    let mut mount = cell.mount(1).await;
+    let ino = mount.new_inode().await;
+    let bytes = Bytes::from(vec![9; 10_000]);
+    let digest = hash(&bytes);
+    mount.op(commit(ino, b"hot", NewContent::Hot { digest, bytes: bytes.clone() })).await.unwrap();
+    assert_eq!(mount.fetch(ino, digest).await.unwrap(), bytes);
+    until(|| objects(cell.data.path()) == 1).await;
+    assert_eq!(mount.fetch(ino, digest).await.unwrap(), bytes);
+    let not_its_own = mount.fetch(InodeId::ROOT, digest).await.unwrap_err();
+    assert_eq!(not_its_own.kind(), Kind::NotFound);
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_attached_sessions_move_bytes() {
+    let cell = TestCell::start().await;
+    let mut mount = cell.mount(1).await;
+    let (digest, bytes) = content(4);
+    let generation = mount.upload_grant(digest).await;
+    mount.session = SessionId::new(99);
+    assert_eq!(mount.store(digest, generation, bytes).await.unwrap_err().kind(), Kind::Denied);
+    assert_eq!(mount.fetch(InodeId::ROOT, digest).await.unwrap_err().kind(), Kind::Denied);
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_go_directly_to_a_store_that_signs() {
+    let (cell, store) = TestCell::start_on_test_store().await;
+    TestStore::set(&store.signs, true);
+    let mut mount = cell.mount(1).await;
+    let (digest, bytes) = content(5);
+    let Grant::Upload { generation, target: Location::Url { url, headers, .. } } = mount.grant(digest).await
+    else {
+        panic!("a signed upload")
+    };
+    assert!(url.contains(&digest.to_string()), "{url}");
+    assert_eq!(headers, [("x-signed".to_owned(), "PUT".to_owned())]);
+
+    let uploaded = vec![Uploaded { digest, generation }];
+    assert_eq!(mount.publish(b"a", digest, uploaded.clone()).await.unwrap_err(), Errno::EAGAIN);
+    let key = sitefs_blobstore::ObjectKey { site: mount.attached.site, digest, generation };
+    sitefs_blobstore::Backend::put(&*store, &key, bytes.slice(1..)).await.unwrap();
+    assert_eq!(mount.publish(b"a", digest, uploaded.clone()).await.unwrap_err(), Errno::EAGAIN, "too short");
+    sitefs_blobstore::Backend::delete(&*store, &key).await.unwrap();
+    sitefs_blobstore::Backend::put(&*store, &key, bytes).await.unwrap();
+    let made = mount.publish(b"a", digest, uploaded).await.unwrap();
+
+    let resolve = Query::Resolve { ino: made.ino.unwrap(), digests: vec![digest] };
+    let AnswerBody::Locations(places) = mount.ask(resolve).await.unwrap().body else { panic!("locations") };
+    assert!(matches!(&places[..], [Some(Location::Url { url, .. })] if url.contains(&digest.to_string())));
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spoiled_bytes_reach_nobody() {
+    let (cell, store) = TestCell::start_on_test_store().await;
+    let mut mount = cell.mount(1).await;
+    let (digest, bytes) = content(6);
+    let generation = mount.upload_grant(digest).await;
+    mount.store(digest, generation, bytes.clone()).await.unwrap();
+    let made = mount.publish(b"a", digest, vec![Uploaded { digest, generation }]).await.unwrap();
+    TestStore::set(&store.spoils, true);
+    assert_eq!(mount.fetch(made.ino.unwrap(), digest).await.unwrap_err().kind(), Kind::Corrupt);
+    TestStore::set(&store.spoils, false);
+    assert_eq!(mount.fetch(made.ino.unwrap(), digest).await.unwrap(), bytes);
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hot_blobs_wait_for_a_store_that_is_down() {
+    let (cell, store) = TestCell::start_on_test_store().await;
+    TestStore::set(&store.down, true);
+    let mut mount = cell.mount(1).await;
+    for n in 0..10_u8 {
+        let ino = mount.new_inode().await;
+        let bytes = Bytes::from(vec![n; 5000]);
+        let digest = hash(&bytes);
+        let name = format!("hot{n}");
+        mount
+            .op(commit(ino, name.as_bytes(), NewContent::Hot { digest, bytes: bytes.clone() }))
+            .await
+            .unwrap();
+        assert_eq!(mount.fetch(ino, digest).await.unwrap(), bytes, "the cell holds it");
+    }
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert_eq!(objects(cell.data.path()), 0);
+    TestStore::set(&store.down, false);
+    until(|| objects(cell.data.path()) == 10).await;
+    cell.stop().await;
+}

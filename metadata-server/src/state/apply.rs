@@ -1,0 +1,148 @@
+//! Deciding commands.
+
+use super::{
+    Applied, Command, CommandBody, Read, Reply, View, attrs, blobs, commit,
+    mutation::{Done, Finished, Mutation},
+    namespace, reads, rename,
+    rows::{ReceiptRow, VolumeRow},
+    scope::Scope,
+    session::{self, Admission},
+    stop::{Step, Stop},
+    volume, xattr,
+};
+use sitefs_base::{
+    Attr, Errno, InodeId, Result, SessionId, VolumeId,
+    op::{Op, OpEnvelope, Outcome},
+};
+
+/// Executes one command. An error means that the storage failed or that a row is damaged; then no
+/// row was changed. A refusal changes no row either, but a refused operation is remembered for its
+/// session.
+pub fn apply(view: &mut dyn View, command: &Command) -> Result<Applied> {
+    let mut scope = Scope::begin(&*view, command.at)?;
+    let applied = match decide(&mut scope, &command.body) {
+        Ok(applied) => applied,
+        Err(Stop::Refused(errno)) => return Ok(refusal(errno)),
+        Err(Stop::Failed(error)) => return Err(error),
+    };
+    scope.finish()?;
+    for ((family, key), value) in scope.rows.into_writes() {
+        match value {
+            Some(value) => view.put(family, &key, value),
+            None => view.delete(family, &key),
+        }
+    }
+    Ok(applied)
+}
+
+fn refusal(errno: Errno) -> Applied {
+    Applied { reply: Err(errno), event: None }
+}
+
+fn reply(reply: Reply) -> Step<Applied> {
+    Ok(Applied { reply: Ok(reply), event: None })
+}
+
+fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
+    match body {
+        CommandBody::Noop => {}
+        CommandBody::Init { cell, group, incarnation } => volume::init(scope, cell, *group, *incarnation)?,
+        CommandBody::CreateVolume { name, limits, uid, gid, mode } => {
+            let root = volume::Root { uid: *uid, gid: *gid, mode: *mode };
+            return reply(Reply::Volume(volume::create(scope, name, *limits, &root)?));
+        }
+        CommandBody::OpenSession { volume, session } => return open_session(scope, *volume, *session),
+        CommandBody::CloseSession { volume, session } => session::close(scope, *volume, *session)?,
+        CommandBody::ExpireSessions { before } => session::expire(scope, *before)?,
+        CommandBody::Op { volume, envelope } => return operate(scope, *volume, envelope),
+        CommandBody::Drained { site, digest, generation } => {
+            blobs::drained(scope, *site, digest, *generation)?
+        }
+        CommandBody::Verified { site, digest, generation } => {
+            blobs::verified(scope, *site, digest, *generation)?;
+        }
+    }
+    reply(Reply::Done)
+}
+
+fn open_session(scope: &mut Scope, volume: VolumeId, session: SessionId) -> Step<Applied> {
+    let row = reads::volume(&scope.rows, volume)?.ok_or(Errno::ENOENT)?;
+    let session = session::open(scope, volume, session)?;
+    reply(Reply::Session { site: row.site, seq: row.seq, op_high_water: session.op_high_water })
+}
+
+/// Executes an operation, or answers it again.
+fn operate(scope: &mut Scope, id: VolumeId, envelope: &OpEnvelope) -> Step<Applied> {
+    let OpEnvelope { session, op, ack_below, .. } = *envelope;
+    let volume = reads::volume(&scope.rows, id)?.ok_or(Errno::ESTALE)?;
+    let row = match session::admit(&scope.rows, id, session, op, ack_below)? {
+        Admission::Execute(row) => row,
+        Admission::Answer(receipt) => return Ok(repeated(scope, id, &receipt)?),
+    };
+    let (applied, receipt) = match execute(scope, id, volume, envelope) {
+        Ok(executed) => executed,
+        Err(Stop::Refused(errno)) => {
+            scope.discard();
+            (refusal(errno), Some(ReceiptRow::Refused(errno)))
+        }
+        Err(failed) => return Err(failed),
+    };
+    session::record(scope, id, session, row, (op, ack_below), receipt.as_ref())?;
+    Ok(applied)
+}
+
+fn execute(
+    scope: &mut Scope,
+    id: VolumeId,
+    volume: VolumeRow,
+    envelope: &OpEnvelope,
+) -> Step<(Applied, Option<ReceiptRow>)> {
+    let mut mutation = Mutation::begin(scope, id, volume, envelope.session);
+    let Done { ino, extra } = perform(&mut mutation, &envelope.body)?;
+    let Finished { seq, touched, event } = mutation.finish()?;
+    let attrs = current(&scope.rows, id, &touched)?;
+    let receipt = session::keepable(&extra).map(|extra| ReceiptRow::Done { seq, ino, touched, extra });
+    let outcome = Outcome { seq, ino, attrs, extra };
+    let applied = Applied { reply: Ok(Reply::Op(Box::new(outcome))), event: event.map(|event| (id, event)) };
+    Ok((applied, receipt))
+}
+
+fn perform(m: &mut Mutation, op: &Op) -> Step<Done> {
+    match op {
+        Op::Commit(commit) => commit::commit(m, commit),
+        Op::SetAttr { ino, set } => attrs::set_attr(m, *ino, set),
+        Op::Mkdir { at, create } => namespace::mkdir(m, at, create),
+        Op::Symlink { at, target, create } => namespace::symlink(m, at, target, create),
+        Op::Mknod { at, kind, rdev, create } => namespace::mknod(m, at, *kind, *rdev, create),
+        Op::Link { ino, at } => namespace::link(m, *ino, at),
+        Op::Unlink { at } => namespace::unlink(m, at),
+        Op::Rmdir { at } => namespace::rmdir(m, at),
+        Op::Rename { from, to, mode } => rename::rename(m, from, to, *mode),
+        Op::SetXattr { ino, name, value, mode } => xattr::set(m, *ino, name, value, *mode),
+        Op::RemoveXattr { ino, name } => xattr::remove(m, *ino, name),
+        Op::AllocInodes { count } => session::alloc_inodes(m, *count),
+        Op::Grant { blobs } => blobs::grant(m, blobs),
+    }
+}
+
+/// The reply to an operation that was executed before.
+fn repeated(scope: &Scope, id: VolumeId, receipt: &ReceiptRow) -> Result<Applied> {
+    let reply = match receipt {
+        ReceiptRow::Refused(errno) => Err(*errno),
+        ReceiptRow::Done { seq, ino, touched, extra } => {
+            let attrs = current(&scope.rows, id, touched)?;
+            let outcome = Outcome { seq: *seq, ino: *ino, attrs, extra: session::restored(extra) };
+            Ok(Reply::Op(Box::new(outcome)))
+        }
+    };
+    Ok(Applied { reply, event: None })
+}
+
+/// The attributes of those inodes that exist.
+fn current(read: &dyn Read, id: VolumeId, inodes: &[InodeId]) -> Result<Vec<Attr>> {
+    let mut attrs = Vec::with_capacity(inodes.len());
+    for ino in inodes {
+        attrs.extend(reads::node(read, id, *ino)?.map(|node| node.attr()));
+    }
+    Ok(attrs)
+}

@@ -1,0 +1,207 @@
+//! Blob states: granted, present, verified, drained (DESIGN D32 and D33).
+
+use super::{
+    Family, content, keys,
+    mutation::{Done, Mutation},
+    reads::Node,
+    rows::{self, BlobRow, BlobState, DoomedRow, HotRow, Loc, UnverifiedRow, UploadRow},
+    scope::Scope,
+    stop::{Step, require},
+};
+use sitefs_base::{
+    Digest, Errno, Generation, Result, SiteId, VolumeId,
+    limits::{CHUNK_SIZE, COMMIT_CHUNKS_MAX},
+    op::{BlobWanted, Extra, Grant, Location},
+};
+
+fn fetch(scope: &Scope, site: SiteId, digest: &Digest) -> Step<Option<BlobRow>> {
+    let row: Option<BlobRow> = rows::fetch(&scope.rows, Family::Blob, &keys::blob(site, digest))?;
+    // Only a collision of the first 256 bits could bring this about.
+    require(row.as_ref().is_none_or(|row| row.digest == *digest), Errno::EIO)?;
+    Ok(row)
+}
+
+impl BlobRow {
+    fn is_readable(&self) -> bool {
+        matches!(self.state, BlobState::Present | BlobState::Condemned)
+    }
+}
+
+/// The only way to a digest in an inode or chunk row (DESIGN D6): checks that its object is there
+/// and that this volume may name it, and notes the reference. `len` bytes of the blob are used;
+/// `upload` is the generation under which this client uploaded it. Refuses with `EAGAIN` where the
+/// client has to ask for a grant again.
+pub(super) fn reference(
+    m: &mut Mutation,
+    node: &Node,
+    digest: &Digest,
+    len: u64,
+    upload: Option<Generation>,
+) -> Step<()> {
+    let site = m.volume.site;
+    let proven = match upload {
+        Some(generation) => proof(m, site, digest, generation)?,
+        None => None,
+    };
+    let row = match fetch(m.scope, site, digest)? {
+        Some(row) if row.is_readable() => {
+            let uploaded = proven.is_some() || upload == Some(row.generation);
+            let shared = row.verified && row.vols.contains(&m.id);
+            require(uploaded || shared || content::names(m, node, digest)?, Errno::EAGAIN)?;
+            row
+        }
+        other => accept(m, site, digest, other, proven)?,
+    };
+    require(len <= u64::from(row.len), Errno::EINVAL)?;
+    note(m, site, row)
+}
+
+/// The upload that was granted under `generation`, if it was for this blob.
+fn proof(
+    m: &Mutation,
+    site: SiteId,
+    digest: &Digest,
+    generation: Generation,
+) -> Step<Option<(Generation, UploadRow)>> {
+    let row: Option<UploadRow> = rows::fetch(&m.scope.rows, Family::Blob, &keys::upload(site, generation))?;
+    Ok(row.filter(|row| row.digest == *digest).map(|row| (generation, row)))
+}
+
+/// UPLOADING becomes PRESENT; an older object that is being deleted goes on being deleted.
+fn accept(
+    m: &mut Mutation,
+    site: SiteId,
+    digest: &Digest,
+    old: Option<BlobRow>,
+    proven: Option<(Generation, UploadRow)>,
+) -> Step<BlobRow> {
+    let (generation, upload) = proven.ok_or(Errno::EAGAIN)?;
+    let vols = replace(m.scope, site, old)?;
+    m.scope.rows.delete(Family::Blob, &keys::upload(site, generation));
+    let unverified = UnverifiedRow { digest: *digest, len: upload.len };
+    m.scope.put(Family::Meta, &keys::unverified(site, generation), &unverified)?;
+    new_row(m.scope, digest, generation, (upload.len, Loc::Object), vols)
+}
+
+fn new_row(
+    scope: &Scope,
+    digest: &Digest,
+    generation: Generation,
+    (len, loc): (u32, Loc),
+    vols: Vec<VolumeId>,
+) -> Step<BlobRow> {
+    Ok(BlobRow {
+        digest: *digest,
+        state: BlobState::Present,
+        generation,
+        len,
+        loc,
+        verified: loc == Loc::Hot,
+        last_ref: scope.mark()?,
+        vols,
+    })
+}
+
+/// Stores a row that this volume references from now on.
+fn note(m: &mut Mutation, site: SiteId, mut row: BlobRow) -> Step<()> {
+    row.state = BlobState::Present;
+    row.last_ref = m.scope.mark()?;
+    if let Err(place) = row.vols.binary_search(&m.id) {
+        row.vols.insert(place, m.id);
+    }
+    let key = keys::blob(site, &row.digest);
+    m.scope.put(Family::Blob, &key, &row)?;
+    Ok(())
+}
+
+/// The object of a row that is replaced has to be deleted. Returns the volumes that committed it.
+fn replace(scope: &mut Scope, site: SiteId, old: Option<BlobRow>) -> Result<Vec<VolumeId>> {
+    let Some(old) = old else {
+        return Ok(Vec::new());
+    };
+    match old.loc {
+        Loc::Hot => scope.rows.delete(Family::Hot, &keys::hot(site, old.generation)),
+        Loc::Object => {
+            let row = DoomedRow { digest: old.digest, since: scope.at };
+            scope.put(Family::Blob, &keys::doomed(site, old.generation), &row)?;
+            scope.rows.delete(Family::Meta, &keys::unverified(site, old.generation));
+        }
+    }
+    Ok(old.vols)
+}
+
+/// References a blob whose bytes came with the commit. They are dropped if the site has the blob
+/// already; otherwise the cell keeps them, in place of an object that nobody has verified.
+pub(super) fn store_hot(m: &mut Mutation, digest: &Digest, bytes: &[u8]) -> Step<()> {
+    let site = m.volume.site;
+    let row = match fetch(m.scope, site, digest)? {
+        Some(row) if row.is_readable() && row.verified => {
+            require(row.len as usize == bytes.len(), Errno::EINVAL)?;
+            row
+        }
+        old => {
+            let vols = replace(m.scope, site, old)?;
+            let generation = m.scope.draw_generation()?;
+            m.scope.put(Family::Hot, &keys::hot(site, generation), &HotRow { digest: *digest, bytes })?;
+            let len = u32::try_from(bytes.len()).map_err(|_| Errno::EINVAL)?;
+            new_row(m.scope, digest, generation, (len, Loc::Hot), vols)?
+        }
+    };
+    note(m, site, row)
+}
+
+/// Draws a generation for each blob that this volume cannot name without an upload.
+pub(super) fn grant(m: &mut Mutation, blobs: &[BlobWanted]) -> Step<Done> {
+    require(blobs.len() <= COMMIT_CHUNKS_MAX, Errno::EINVAL)?;
+    let sizes_fit = blobs.iter().all(|blob| (1..=CHUNK_SIZE).contains(&u64::from(blob.len)));
+    require(sizes_fit, Errno::EINVAL)?;
+    let (site, volume) = (m.volume.site, m.id);
+    let mut grants = Vec::with_capacity(blobs.len());
+    for wanted in blobs {
+        grants.push(grant_one(m.scope, site, volume, wanted)?);
+    }
+    Ok(Done { ino: None, extra: Extra::Grants(grants) })
+}
+
+fn grant_one(scope: &mut Scope, site: SiteId, volume: VolumeId, wanted: &BlobWanted) -> Step<Grant> {
+    let has = fetch(scope, site, &wanted.digest)?.is_some_and(|row| {
+        row.state == BlobState::Present && row.verified && row.len == wanted.len && row.vols.contains(&volume)
+    });
+    if has {
+        return Ok(Grant::Have);
+    }
+    let generation = scope.draw_generation()?;
+    let row = UploadRow { digest: wanted.digest, len: wanted.len, granted_at: scope.at };
+    scope.put(Family::Blob, &keys::upload(site, generation), &row)?;
+    Ok(Grant::Upload { generation, target: Location::Cell })
+}
+
+/// The row of a blob, if it still has this generation.
+fn of_generation(
+    scope: &Scope,
+    site: SiteId,
+    digest: &Digest,
+    generation: Generation,
+) -> Step<Option<BlobRow>> {
+    Ok(fetch(scope, site, digest)?.filter(|row| row.generation == generation))
+}
+
+/// The object store has the bytes of a hot blob now.
+pub(super) fn drained(scope: &mut Scope, site: SiteId, digest: &Digest, generation: Generation) -> Step<()> {
+    if let Some(row) = of_generation(scope, site, digest, generation)?.filter(|row| row.loc == Loc::Hot) {
+        let row = BlobRow { loc: Loc::Object, ..row };
+        scope.put(Family::Blob, &keys::blob(site, digest), &row)?;
+        scope.rows.delete(Family::Hot, &keys::hot(site, generation));
+    }
+    Ok(())
+}
+
+/// The cell has read an uploaded object and found the right bytes.
+pub(super) fn verified(scope: &mut Scope, site: SiteId, digest: &Digest, generation: Generation) -> Step<()> {
+    if let Some(row) = of_generation(scope, site, digest, generation)?.filter(|row| !row.verified) {
+        let row = BlobRow { verified: true, ..row };
+        scope.put(Family::Blob, &keys::blob(site, digest), &row)?;
+        scope.rows.delete(Family::Meta, &keys::unverified(site, generation));
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! Publishing content by inode (DESIGN D4).
+
+use super::{
+    attrs, content,
+    mutation::{Done, Mutation},
+    namespace,
+    reads::Node,
+    session,
+    stop::{Step, refuse, require},
+};
+use sitefs_base::{
+    Errno, FileKind, InodeId,
+    op::{Change, Commit, Create, Extra, Publish},
+};
+
+/// Where a commit goes.
+enum Target<'c> {
+    Existing(Box<Node>),
+    New(&'c Create, &'c Publish),
+    /// The inode has lost its last name.
+    Gone,
+}
+
+pub(super) fn commit(m: &mut Mutation, commit: &Commit) -> Step<Done> {
+    require(commit.set.size.is_none(), Errno::EINVAL)?;
+    if let Some(content) = &commit.content {
+        content::check(content)?;
+    }
+    match target(m, commit)? {
+        Target::Existing(node) => change(m, *node, commit),
+        Target::New(create, link) => publish(m, commit, create, link),
+        Target::Gone => Ok(Done { ino: Some(commit.ino), extra: Extra::Dropped }),
+    }
+}
+
+fn target<'c>(m: &Mutation, commit: &'c Commit) -> Step<Target<'c>> {
+    if let Some(node) = m.find(commit.ino)? {
+        if let Some(link) = &commit.link {
+            // The inode was published before: only under this same name is that no mistake.
+            let entry = m.dentry(&link.at)?;
+            require(entry.is_some_and(|entry| entry.ino == commit.ino), Errno::EINVAL)?;
+            require(!link.exclusive, Errno::EEXIST)?;
+        }
+        return Ok(Target::Existing(Box::new(node)));
+    }
+    let Some(create) = &commit.create else {
+        let was_given = commit.ino >= InodeId::ROOT && commit.ino < m.volume.next_ino;
+        return if was_given { Ok(Target::Gone) } else { refuse(Errno::ESTALE) };
+    };
+    let link = commit.link.as_ref().ok_or(Errno::EINVAL)?;
+    require(session::owns_number(m, commit.ino)?, Errno::EINVAL)?;
+    m.parent(&link.at)?;
+    match m.dentry(&link.at)? {
+        None => Ok(Target::New(create, link)),
+        Some(_) if link.exclusive => refuse(Errno::EEXIST),
+        Some(entry) => match entry.kind {
+            FileKind::File => Ok(Target::Existing(Box::new(m.named(entry.ino)?))),
+            FileKind::Directory => refuse(Errno::EISDIR),
+            _ => refuse(Errno::EEXIST),
+        },
+    }
+}
+
+/// New content and attributes for an inode that has a name.
+fn change(m: &mut Mutation, mut node: Node, commit: &Commit) -> Step<Done> {
+    let ino = node.ino;
+    m.touch(ino);
+    match node.row.kind {
+        FileKind::File => {}
+        FileKind::Directory if commit.content.is_some() => return refuse(Errno::EISDIR),
+        _ => require(commit.content.is_none(), Errno::EINVAL)?,
+    }
+    require(commit.expect_cver.is_none_or(|cver| cver == node.row.cver), Errno::ESTALE)?;
+    if let Some(content) = &commit.content {
+        content::write(m, &mut node, content, &commit.uploaded)?;
+        m.changed(Change::Content(ino));
+    } else if commit.set.is_empty() {
+        return Ok(Done::with(ino));
+    } else {
+        m.changed(Change::Attr(ino));
+    }
+    attrs::update(m, &mut node, &commit.set, commit.content.is_some())?;
+    m.save(&node)?;
+    Ok(Done::with(ino))
+}
+
+/// A new file with its first name; without content it is empty.
+fn publish(m: &mut Mutation, commit: &Commit, create: &Create, link: &Publish) -> Step<Done> {
+    require(commit.expect_cver.is_none(), Errno::ESTALE)?;
+    let parent = m.parent(&link.at)?;
+    let mut node = namespace::new_node(m, &parent, commit.ino, FileKind::File, create)?;
+    if let Some(content) = &commit.content {
+        content::write(m, &mut node, content, &commit.uploaded)?;
+    }
+    attrs::update(m, &mut node, &commit.set, true)?;
+    m.changed(Change::Content(node.ino));
+    namespace::publish(m, &link.at, &node)
+}

@@ -1,0 +1,126 @@
+//! The keys of rows: byte order is the order in which rows are read (`docs/FORMATS.md`).
+
+use super::Family;
+use sitefs_base::{Digest, Generation, InodeId, Name, OpId, Seq, SessionId, SiteId, VolumeId};
+
+/// The one row of `m` with the cell's name, group and incarnation.
+pub(super) const GROUP: &[u8] = b"G";
+/// The one row of `m` with the counters of the group.
+pub(super) const COUNTERS: &[u8] = b"C";
+/// The prefix of all volume rows.
+pub(super) const VOLUMES: &[u8] = b"V";
+/// The prefix of all session rows.
+pub(super) const SESSIONS: &[u8] = b"S";
+/// The prefix of the list of blobs that nobody has verified yet.
+pub(super) const UNVERIFIED: &[u8] = b"Q";
+
+fn join(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+pub(super) fn dentries(volume: VolumeId, parent: InodeId) -> Vec<u8> {
+    join(&[&volume.to_key(), &parent.to_key()])
+}
+
+pub(super) fn dentry(volume: VolumeId, parent: InodeId, name: &Name) -> Vec<u8> {
+    join(&[&volume.to_key(), &parent.to_key(), name.as_bytes()])
+}
+
+pub(super) fn inode(volume: VolumeId, ino: InodeId) -> Vec<u8> {
+    join(&[&volume.to_key(), &ino.to_key()])
+}
+
+pub(super) fn chunks(volume: VolumeId, ino: InodeId) -> Vec<u8> {
+    inode(volume, ino)
+}
+
+pub(super) fn chunk(volume: VolumeId, ino: InodeId, chunk: u32) -> Vec<u8> {
+    join(&[&volume.to_key(), &ino.to_key(), &chunk.to_be_bytes()])
+}
+
+pub(super) fn directory(volume: VolumeId, ino: InodeId) -> Vec<u8> {
+    join(&[&volume.to_key(), b"A", &ino.to_key()])
+}
+
+pub(super) fn xattrs(volume: VolumeId, ino: InodeId) -> Vec<u8> {
+    join(&[&volume.to_key(), b"X", &ino.to_key()])
+}
+
+pub(super) fn xattr(volume: VolumeId, ino: InodeId, name: &[u8]) -> Vec<u8> {
+    join(&[&volume.to_key(), b"X", &ino.to_key(), name])
+}
+
+/// Seconds before 1970 sort below later ones: the sign bit is flipped.
+pub(super) fn second(volume: VolumeId, secs: i64) -> Vec<u8> {
+    let ordered = secs.cast_unsigned() ^ (1 << 63);
+    join(&[&volume.to_key(), b"T", &ordered.to_be_bytes()])
+}
+
+pub(super) fn feeds(volume: VolumeId) -> Vec<u8> {
+    volume.to_key().to_vec()
+}
+
+pub(super) fn feed(volume: VolumeId, seq: Seq) -> Vec<u8> {
+    join(&[&volume.to_key(), &seq.to_key()])
+}
+
+pub(super) fn blob(site: SiteId, digest: &Digest) -> Vec<u8> {
+    join(&[&site.to_key(), b"B", &digest.key_half()])
+}
+
+pub(super) fn upload(site: SiteId, generation: Generation) -> Vec<u8> {
+    join(&[&site.to_key(), b"U", &generation.to_key()])
+}
+
+pub(super) fn doomed(site: SiteId, generation: Generation) -> Vec<u8> {
+    join(&[&site.to_key(), b"D", &generation.to_key()])
+}
+
+pub(super) fn hot(site: SiteId, generation: Generation) -> Vec<u8> {
+    join(&[&site.to_key(), &generation.to_key()])
+}
+
+pub(super) fn unverified(site: SiteId, generation: Generation) -> Vec<u8> {
+    join(&[UNVERIFIED, &site.to_key(), &generation.to_key()])
+}
+
+pub(super) fn name(text: &str) -> Vec<u8> {
+    join(&[b"N", text.as_bytes()])
+}
+
+pub(super) fn volume(volume: VolumeId) -> Vec<u8> {
+    join(&[VOLUMES, &volume.to_key()])
+}
+
+pub(super) fn session(volume: VolumeId, session: SessionId) -> Vec<u8> {
+    join(&[SESSIONS, &volume.to_key(), &session.to_key()])
+}
+
+pub(super) fn receipts(volume: VolumeId, session: SessionId) -> Vec<u8> {
+    join(&[b"O", &volume.to_key(), &session.to_key()])
+}
+
+pub(super) fn receipt(volume: VolumeId, session: SessionId, op: OpId) -> Vec<u8> {
+    join(&[b"O", &volume.to_key(), &session.to_key(), &op.to_key()])
+}
+
+pub(super) fn ranges(volume: VolumeId, session: SessionId) -> Vec<u8> {
+    join(&[b"R", &volume.to_key(), &session.to_key()])
+}
+
+/// Keyed by the last number of the range, so that a seek for a number finds the range that may hold it.
+pub(super) fn range(volume: VolumeId, session: SessionId, last: InodeId) -> Vec<u8> {
+    join(&[b"R", &volume.to_key(), &session.to_key(), &last.to_key()])
+}
+
+/// The key under which a row that stood at `key` until `died` is kept. Names are of any length, so
+/// a NUL, which no name contains, ends them.
+pub(super) fn died(family: Family, key: &[u8], died: Seq) -> Vec<u8> {
+    let named = family == Family::Dentry || (family == Family::Small && key.get(8) == Some(&b'X'));
+    join(&[key, if named { &[0] } else { &[] }, &died.to_key()])
+}
+
+/// Takes `N` bytes from `key` at `offset`; `None` if it is shorter.
+pub(super) fn part<const N: usize>(key: &[u8], offset: usize) -> Option<[u8; N]> {
+    key.get(offset..offset + N)?.try_into().ok()
+}

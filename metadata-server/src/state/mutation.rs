@@ -1,0 +1,275 @@
+//! One mutation of a volume: its seq, the rows it replaces, what it tells the watchers.
+
+use super::{
+    Family, history,
+    history::Life,
+    keys,
+    reads::{self, Node},
+    rows::{self, DentryRow, FeedRow, Lived, SecondRow, VolumeRow},
+    scope::Scope,
+    stop::{Step, refuse, require},
+};
+use sitefs_base::{
+    Errno, FileKind, InodeId, Result, Seq, SessionId, Time, VolumeId,
+    op::{Change, Event, Extra, Place},
+};
+
+/// Events that the feed of a volume keeps.
+const FEED_EVENTS: u64 = 100_000;
+
+/// What an operation did, before it is turned into an outcome.
+pub(super) struct Done {
+    pub ino: Option<InodeId>,
+    pub extra: Extra,
+}
+
+impl Done {
+    pub(super) fn with(ino: InodeId) -> Self {
+        Self { ino: Some(ino), extra: Extra::None }
+    }
+}
+
+/// A mutation in progress.
+pub(super) struct Mutation<'s, 'a> {
+    pub scope: &'s mut Scope<'a>,
+    pub id: VolumeId,
+    pub volume: VolumeRow,
+    /// The seq of this mutation.
+    pub seq: Seq,
+    pub session: SessionId,
+    before: VolumeRow,
+    changes: Vec<Change>,
+    touched: Vec<InodeId>,
+}
+
+impl<'s, 'a> Mutation<'s, 'a> {
+    pub(super) fn begin(
+        scope: &'s mut Scope<'a>,
+        id: VolumeId,
+        stored: VolumeRow,
+        session: SessionId,
+    ) -> Self {
+        let mut volume = stored.clone();
+        if scope.at.secs() > volume.second {
+            volume.second = scope.at.secs();
+            volume.second_floor = volume.seq;
+        }
+        let seq = volume.seq.next();
+        Self { scope, id, volume, seq, session, before: stored, changes: Vec::new(), touched: Vec::new() }
+    }
+
+    pub(super) fn at(&self) -> Time {
+        self.scope.at
+    }
+
+    /// Notes that something changed, for the feed.
+    pub(super) fn changed(&mut self, change: Change) {
+        if !self.changes.contains(&change) {
+            self.changes.push(change);
+        }
+    }
+
+    /// Notes an inode whose attributes the reply carries if it still exists.
+    pub(super) fn touch(&mut self, ino: InodeId) {
+        if !self.touched.contains(&ino) {
+            self.touched.push(ino);
+        }
+    }
+
+    /// Replaces (or with `None` removes) a row; the old one goes to history. Returns the old one.
+    pub(super) fn replace<T: Lived>(
+        &mut self,
+        family: Family,
+        key: &[u8],
+        new: Option<T>,
+    ) -> Result<Option<T>> {
+        use super::Read;
+        let Some(bytes) = self.scope.rows.get(family, key)? else {
+            if let Some(mut new) = new {
+                new.set_born(self.seq);
+                self.scope.put(family, key, &new)?;
+            }
+            return Ok(None);
+        };
+        let old: T = rows::decode(family, key, &bytes)?;
+        match new {
+            Some(mut new) => {
+                new.set_born(old.born());
+                if new != old {
+                    new.set_born(self.seq);
+                    self.bury(family, key, old.born(), bytes);
+                    self.scope.put(family, key, &new)?;
+                }
+            }
+            None => {
+                self.bury(family, key, old.born(), bytes);
+                self.scope.rows.delete(family, key);
+            }
+        }
+        Ok(Some(old))
+    }
+
+    /// Keeps a superseded row, unless nobody could ask for it: one that this mutation itself made, for
+    /// example, held at no seq at all.
+    fn bury(&mut self, family: Family, key: &[u8], born: Seq, bytes: Vec<u8>) {
+        let history = match family {
+            Family::Dentry => Family::DentryHistory,
+            Family::Inode => Family::InodeHistory,
+            Family::Chunk => Family::ChunkHistory,
+            _ => Family::SmallHistory,
+        };
+        let life = Life { born, died: self.seq };
+        if history::worth_keeping(life, self.volume.second_floor, &self.volume.pins) {
+            self.scope.rows.put(history, &keys::died(family, key, self.seq), bytes);
+        }
+    }
+
+    pub(super) fn find(&self, ino: InodeId) -> Result<Option<Node>> {
+        reads::node(&self.scope.rows, self.id, ino)
+    }
+
+    /// An inode that the caller names by number: `ESTALE` if it is gone.
+    pub(super) fn node(&self, ino: InodeId) -> Step<Node> {
+        Ok(self.find(ino)?.ok_or(Errno::ESTALE)?)
+    }
+
+    /// An inode to which a name leads.
+    pub(super) fn named(&self, ino: InodeId) -> Result<Node> {
+        reads::named(&self.scope.rows, self.id, ino)
+    }
+
+    /// The directory of a place: `ENOENT` if it is gone, `ENOTDIR` if it is none.
+    pub(super) fn parent(&self, place: &Place) -> Step<Node> {
+        let node = self.find(place.parent)?.ok_or(Errno::ENOENT)?;
+        require(node.is_dir(), Errno::ENOTDIR)?;
+        Ok(node)
+    }
+
+    pub(super) fn dentry(&self, place: &Place) -> Result<Option<DentryRow>> {
+        reads::dentry(&self.scope.rows, self.id, place.parent, &place.name)
+    }
+
+    /// Stores an inode's rows as they are in `node`, and keeps the volume's counters right.
+    pub(super) fn save(&mut self, node: &Node) -> Result<()> {
+        let key = keys::inode(self.id, node.ino);
+        let old = self.replace(Family::Inode, &key, Some(node.row.clone()))?;
+        if let Some(dir) = &node.dir {
+            self.replace(Family::Small, &keys::directory(self.id, node.ino), Some(dir.clone()))?;
+        }
+        match old {
+            Some(old) => self.count_bytes(old.allocated, node.row.allocated),
+            None => {
+                self.volume.inodes_used += 1;
+                self.count_bytes(0, node.row.allocated);
+            }
+        }
+        self.touch(node.ino);
+        Ok(())
+    }
+
+    /// Removes an inode that lost its last name, with all its rows.
+    pub(super) fn remove(&mut self, node: &Node) -> Result<()> {
+        self.replace::<rows::InodeRow>(Family::Inode, &keys::inode(self.id, node.ino), None)?;
+        if node.is_dir() {
+            self.replace::<rows::DirRow>(Family::Small, &keys::directory(self.id, node.ino), None)?;
+        }
+        for (key, _) in reads::all(&self.scope.rows, Family::Small, &keys::xattrs(self.id, node.ino))? {
+            self.replace::<rows::XattrRow>(Family::Small, &key, None)?;
+        }
+        super::layout::remove_from(self, node.ino, 0)?;
+        self.volume.inodes_used = self.volume.inodes_used.saturating_sub(1);
+        self.count_bytes(node.row.allocated, 0);
+        self.touch(node.ino);
+        Ok(())
+    }
+
+    fn count_bytes(&mut self, old: u64, new: u64) {
+        self.volume.bytes_used = self.volume.bytes_used.saturating_add(new).saturating_sub(old);
+    }
+
+    /// Sets (or removes) a name.
+    pub(super) fn set_name(&mut self, place: &Place, to: Option<(FileKind, InodeId)>) -> Result<()> {
+        let key = keys::dentry(self.id, place.parent, &place.name);
+        let row = to.map(|(kind, ino)| DentryRow { born: self.seq, kind, ino });
+        self.replace(Family::Dentry, &key, row)?;
+        self.changed(Change::Name(place.clone()));
+        Ok(())
+    }
+
+    /// A directory's entries changed: its times move on, and its link count by `subdirs`.
+    pub(super) fn entries_changed(&mut self, parent: InodeId, subdirs: i32) -> Result<()> {
+        let mut node = self.named(parent)?;
+        let at = self.at();
+        if let Some(dir) = &mut node.dir {
+            dir.mtime = at;
+            dir.ctime = at;
+            dir.nlink = dir.nlink.saturating_add_signed(subdirs);
+        }
+        self.changed(Change::Attr(parent));
+        self.save(&node)
+    }
+
+    /// The directory has no entries, or the refusal `ENOTEMPTY`.
+    pub(super) fn require_empty(&self, dir: InodeId) -> Step<()> {
+        use super::Read;
+        let prefix = keys::dentries(self.id, dir);
+        let first = self.scope.rows.scan(Family::Dentry, &prefix, &prefix, 1)?;
+        require(first.is_empty(), Errno::ENOTEMPTY)
+    }
+
+    pub(super) fn next_ino(&mut self) -> InodeId {
+        let ino = self.volume.next_ino;
+        self.volume.next_ino = InodeId::new(ino.get() + 1);
+        ino
+    }
+
+    /// Writes what every mutation writes: the feed, the second, the volume.
+    pub(super) fn finish(mut self) -> Step<Finished> {
+        self.check_limits()?;
+        let event = if self.changes.is_empty() { None } else { Some(self.publish()?) };
+        if self.volume.seq == self.before.seq {
+            // Only a mutation moves the second on: the row stays equal if nothing changed.
+            self.volume.second = self.before.second;
+            self.volume.second_floor = self.before.second_floor;
+        }
+        if self.volume != self.before {
+            self.scope.put(Family::Meta, &keys::volume(self.id), &self.volume)?;
+        }
+        Ok(Finished { seq: self.volume.seq, touched: self.touched, event })
+    }
+
+    fn check_limits(&self) -> Step<()> {
+        let (old, new) = (&self.before, &self.volume);
+        if new.bytes_used > old.bytes_used && new.bytes_used > new.limits.bytes {
+            return refuse(Errno::ENOSPC);
+        }
+        if new.inodes_used > old.inodes_used && new.inodes_used > new.limits.inodes {
+            return refuse(Errno::ENOSPC);
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self) -> Result<Event> {
+        if self.volume.second != self.before.second {
+            let key = keys::second(self.id, self.before.second);
+            self.scope.put(Family::Small, &key, &SecondRow { seq: self.before.seq })?;
+        }
+        self.volume.seq = self.seq;
+        let changes = std::mem::take(&mut self.changes);
+        let row = FeedRow { origin: self.session, changes };
+        self.scope.put(Family::Feed, &keys::feed(self.id, self.seq), &row)?;
+        if let Some(oldest @ 1..) = self.seq.get().checked_sub(FEED_EVENTS) {
+            let floor = Seq::new(oldest);
+            self.scope.rows.delete(Family::Feed, &keys::feed(self.id, floor));
+            self.volume.feed_floor = floor;
+        }
+        Ok(Event { seq: self.seq, origin: self.session, changes: row.changes })
+    }
+}
+
+/// A mutation whose rows are complete.
+pub(super) struct Finished {
+    pub seq: Seq,
+    pub touched: Vec<InodeId>,
+    pub event: Option<Event>,
+}

@@ -1,0 +1,163 @@
+//! Where blobs are, for those who read, upload, drain and verify them.
+
+use super::{
+    Family, Read, keys, layout, reads,
+    rows::{self, BlobRow, BlobState, ChunkRow, HotRow, InodeRow, Loc, UnverifiedRow, UploadRow},
+};
+use sitefs_base::{Digest, Extent, Generation, InodeId, Result, SiteId, VolumeId};
+use std::collections::BTreeSet;
+
+/// Where a blob can be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BlobPlace {
+    /// The site that it belongs to.
+    pub site: SiteId,
+    /// The generation in its object's key.
+    pub generation: Generation,
+    /// Its length in bytes.
+    pub len: u32,
+    /// Whether the cell itself holds the bytes.
+    pub hot: bool,
+    /// Whether the cell knows that the bytes have the digest.
+    pub verified: bool,
+}
+
+/// A blob that the cell holds, or that it has to verify.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HotBlob {
+    /// Its site.
+    pub site: SiteId,
+    /// Its digest.
+    pub digest: Digest,
+    /// The generation under which it is stored.
+    pub generation: Generation,
+    /// Its length in bytes.
+    pub len: u32,
+}
+
+/// A blob in the object store that nobody has verified.
+pub type UnverifiedBlob = HotBlob;
+
+/// Where the blobs are that an inode references, now or in retained history (DESIGN D34), in order;
+/// `None` for a digest that it does not reference or that is not there.
+pub fn locate(
+    read: &dyn Read,
+    volume: VolumeId,
+    ino: InodeId,
+    digests: &[Digest],
+) -> Result<Vec<Option<BlobPlace>>> {
+    let Some(row) = reads::volume(read, volume)? else {
+        return Ok(vec![None; digests.len()]);
+    };
+    let named = named(read, volume, ino, digests)?;
+    let place = |digest| if named.contains(digest) { place(read, row.site, digest) } else { Ok(None) };
+    digests.iter().map(place).collect()
+}
+
+fn place(read: &dyn Read, site: SiteId, digest: &Digest) -> Result<Option<BlobPlace>> {
+    let row: Option<BlobRow> = rows::fetch(read, Family::Blob, &keys::blob(site, digest))?;
+    let readable = |row: &BlobRow| {
+        row.digest == *digest && matches!(row.state, BlobState::Present | BlobState::Condemned)
+    };
+    Ok(row.filter(readable).map(|row| BlobPlace {
+        site,
+        generation: row.generation,
+        len: row.len,
+        hot: row.loc == Loc::Hot,
+        verified: row.verified,
+    }))
+}
+
+/// Those of the digests that the inode's layout or its history names.
+fn named(read: &dyn Read, volume: VolumeId, ino: InodeId, digests: &[Digest]) -> Result<BTreeSet<Digest>> {
+    let mut missing: BTreeSet<Digest> = digests.iter().copied().collect();
+    let mut found = BTreeSet::new();
+    // Returns whether to look on.
+    let mut see = |extents: &[Extent]| {
+        for extent in extents {
+            found.extend(missing.take(&extent.digest));
+        }
+        !missing.is_empty()
+    };
+    let key = keys::inode(volume, ino);
+    let current: Option<InodeRow> = rows::fetch(read, Family::Inode, &key)?;
+    let mut more = current.is_none_or(|row| see(row.extents())) && see(&[]);
+    if more {
+        layout::walk_rows(read, volume, ino, |extents| {
+            more = see(&extents);
+            more
+        })?;
+    }
+    if more {
+        reads::walk(read, Family::InodeHistory, &key, &key, |key, value| {
+            more = see(rows::decode::<InodeRow>(Family::InodeHistory, key, value)?.extents());
+            Ok(more)
+        })?;
+    }
+    if more {
+        reads::walk(read, Family::ChunkHistory, &key, &key, |key, value| {
+            Ok(see(&rows::decode::<ChunkRow>(Family::ChunkHistory, key, value)?.extents))
+        })?;
+    }
+    Ok(found)
+}
+
+/// The bytes of a blob that the cell holds.
+pub fn hot_bytes(read: &dyn Read, site: SiteId, generation: Generation) -> Result<Option<Vec<u8>>> {
+    let key = keys::hot(site, generation);
+    match read.get(Family::Hot, &key)? {
+        Some(value) => Ok(Some(rows::decode::<HotRow>(Family::Hot, &key, &value)?.bytes.to_vec())),
+        None => Ok(None),
+    }
+}
+
+/// Blobs that the cell holds, by site and oldest first, behind `after`.
+pub fn hot_blobs(read: &dyn Read, after: Option<(SiteId, Generation)>, limit: usize) -> Result<Vec<HotBlob>> {
+    let from = after.map_or_else(Vec::new, |(site, generation)| reads::after(&keys::hot(site, generation)));
+    let mut found = Vec::new();
+    for (key, value) in read.scan(Family::Hot, &[], &from, limit)? {
+        let row: HotRow = rows::decode(Family::Hot, &key, &value)?;
+        let len = u32::try_from(row.bytes.len())
+            .map_err(|_| rows::damaged(Family::Hot, &key, "holds too many bytes"))?;
+        found.push(listed(Family::Hot, &key, 0, row.digest, len)?);
+    }
+    Ok(found)
+}
+
+/// Objects that the cell has not verified yet, at most `limit`.
+pub fn unverified(read: &dyn Read, limit: usize) -> Result<Vec<UnverifiedBlob>> {
+    let mut found = Vec::new();
+    for (key, value) in read.scan(Family::Meta, keys::UNVERIFIED, keys::UNVERIFIED, limit)? {
+        let row: UnverifiedRow = rows::decode(Family::Meta, &key, &value)?;
+        found.push(listed(Family::Meta, &key, keys::UNVERIFIED.len(), row.digest, row.len)?);
+    }
+    Ok(found)
+}
+
+/// Reads site and generation from a key that has them at `offset`.
+fn listed(family: Family, key: &[u8], offset: usize, digest: Digest, len: u32) -> Result<HotBlob> {
+    match keys::part(key, offset).zip(keys::part(key, offset + 8)) {
+        Some((site, generation)) => Ok(HotBlob {
+            site: SiteId::from_key(site),
+            digest,
+            generation: Generation::from_key(generation),
+            len,
+        }),
+        None => Err(rows::damaged(family, key, "names no site and generation")),
+    }
+}
+
+/// The length of a blob that may be, or has been, uploaded under this generation.
+pub fn upload_slot(
+    read: &dyn Read,
+    site: SiteId,
+    digest: &Digest,
+    generation: Generation,
+) -> Result<Option<u32>> {
+    let slot: Option<UploadRow> = rows::fetch(read, Family::Blob, &keys::upload(site, generation))?;
+    if let Some(slot) = slot.filter(|slot| slot.digest == *digest) {
+        return Ok(Some(slot.len));
+    }
+    let place = place(read, site, digest)?;
+    Ok(place.filter(|place| place.generation == generation).map(|place| place.len))
+}

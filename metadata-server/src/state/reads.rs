@@ -1,0 +1,109 @@
+//! Typed reads of single rows, and of rows in pages.
+
+use super::{
+    Family, Read, keys,
+    rows::{self, DentryRow, DirRow, InodeRow, VolumeRow},
+    view::Row,
+};
+use sitefs_base::{Attr, FileKind, Inode, InodeId, Name, Result, VolumeId};
+
+/// Rows that one step of a long scan reads.
+const PAGE: usize = 256;
+
+/// An inode with what stands beside its row.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Node {
+    pub ino: InodeId,
+    pub row: InodeRow,
+    /// Set exactly for directories.
+    pub dir: Option<DirRow>,
+}
+
+impl Node {
+    pub(super) fn attr(&self) -> Attr {
+        self.row.attr(self.ino, self.dir.as_ref())
+    }
+
+    pub(super) fn into_inode(self) -> Inode {
+        Inode { attr: self.attr(), content: self.row.content }
+    }
+
+    pub(super) fn is_dir(&self) -> bool {
+        self.row.kind == FileKind::Directory
+    }
+}
+
+pub(super) fn volume(read: &dyn Read, volume: VolumeId) -> Result<Option<VolumeRow>> {
+    rows::fetch(read, Family::Meta, &keys::volume(volume))
+}
+
+pub(super) fn node(read: &dyn Read, volume: VolumeId, ino: InodeId) -> Result<Option<Node>> {
+    let Some(row) = rows::fetch::<InodeRow>(read, Family::Inode, &keys::inode(volume, ino))? else {
+        return Ok(None);
+    };
+    let dir = match row.kind {
+        FileKind::Directory => Some(dir(read, volume, ino)?),
+        _ => None,
+    };
+    Ok(Some(Node { ino, row, dir }))
+}
+
+fn dir(read: &dyn Read, volume: VolumeId, ino: InodeId) -> Result<DirRow> {
+    let key = keys::directory(volume, ino);
+    rows::fetch(read, Family::Small, &key)?
+        .ok_or_else(|| rows::damaged(Family::Small, &key, "is missing, though its directory exists"))
+}
+
+/// The inode that a dentry names: it must exist.
+pub(super) fn named(read: &dyn Read, volume: VolumeId, ino: InodeId) -> Result<Node> {
+    node(read, volume, ino)?.ok_or_else(|| {
+        rows::damaged(Family::Inode, &keys::inode(volume, ino), "is missing, though a name leads to it")
+    })
+}
+
+pub(super) fn dentry(
+    read: &dyn Read,
+    volume: VolumeId,
+    parent: InodeId,
+    name: &Name,
+) -> Result<Option<DentryRow>> {
+    rows::fetch(read, Family::Dentry, &keys::dentry(volume, parent, name))
+}
+
+/// Calls `each` for the rows under `prefix`, from `from` on, until it returns false.
+pub(super) fn walk(
+    read: &dyn Read,
+    family: Family,
+    prefix: &[u8],
+    from: &[u8],
+    mut each: impl FnMut(&[u8], &[u8]) -> Result<bool>,
+) -> Result<()> {
+    let mut from = from.to_vec();
+    loop {
+        let page = read.scan(family, prefix, &from, PAGE)?;
+        for (key, value) in &page {
+            if !each(key, value)? {
+                return Ok(());
+            }
+        }
+        match page.last() {
+            Some((last, _)) if page.len() == PAGE => from = after(last),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// The rows under `prefix`, all of them: only for prefixes whose rows are few by a limit.
+pub(super) fn all(read: &dyn Read, family: Family, prefix: &[u8]) -> Result<Vec<Row>> {
+    let mut found = Vec::new();
+    walk(read, family, prefix, prefix, |key, value| {
+        found.push((key.to_vec(), value.to_vec()));
+        Ok(true)
+    })?;
+    Ok(found)
+}
+
+/// The first possible key behind `key`.
+pub(super) fn after(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}

@@ -1,0 +1,312 @@
+//! The values of rows: one version byte, then the postcard form of a struct of this file.
+//!
+//! A struct may only change together with [`VERSION`] and a decoder for the old form.
+
+use super::{Family, Read, VolumeLimits};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sitefs_base::{
+    Attr, AttrFlags, Content, Digest, Errno, Error, Extent, FileKind, Generation, GroupId, Incarnation,
+    InodeId, OpId, Result, Seq, SessionId, SiteId, Time, VolumeId, VolumeName, op::Change,
+};
+
+/// The version byte of every value.
+const VERSION: u8 = 1;
+
+/// A row that has history: it knows since which seq it holds. `born` is its first field.
+pub(super) trait Lived: Serialize + for<'de> Deserialize<'de> + PartialEq {
+    fn born(&self) -> Seq;
+    fn set_born(&mut self, born: Seq);
+}
+
+macro_rules! lived {
+    ($($row:ident)*) => {$(
+        impl Lived for $row {
+            fn born(&self) -> Seq {
+                self.born
+            }
+            fn set_born(&mut self, born: Seq) {
+                self.born = born;
+            }
+        }
+    )*};
+}
+lived! { DentryRow InodeRow ChunkRow DirRow XattrRow }
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct DentryRow {
+    pub born: Seq,
+    pub kind: FileKind,
+    pub ino: InodeId,
+}
+
+/// Of a directory, `nlink`, `mtime` and `ctime` stand in its [`DirRow`] and are zero here.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct InodeRow {
+    pub born: Seq,
+    pub kind: FileKind,
+    pub mode: u16,
+    pub uid: u32,
+    pub gid: u32,
+    pub nlink: u32,
+    pub size: u64,
+    pub allocated: u64,
+    pub rdev: u32,
+    pub atime: Time,
+    pub mtime: Time,
+    pub ctime: Time,
+    pub cver: Seq,
+    pub flags: AttrFlags,
+    /// The directory that holds this directory; of the root itself. Only of directories.
+    pub parent: Option<InodeId>,
+    pub content: Content,
+}
+
+impl InodeRow {
+    pub(super) fn attr(&self, ino: InodeId, dir: Option<&DirRow>) -> Attr {
+        let (nlink, mtime, ctime) = match dir {
+            Some(dir) => (dir.nlink, dir.mtime, dir.ctime),
+            None => (self.nlink, self.mtime, self.ctime),
+        };
+        Attr {
+            ino,
+            kind: self.kind,
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            nlink,
+            size: self.size,
+            allocated: self.allocated,
+            rdev: self.rdev,
+            atime: self.atime,
+            mtime,
+            ctime,
+            cver: self.cver,
+            flags: self.flags,
+        }
+    }
+
+    /// The extents that stand in this row itself.
+    pub(super) fn extents(&self) -> &[Extent] {
+        match &self.content {
+            Content::Extents(extents) => extents,
+            Content::Empty | Content::Inline(_) | Content::Chunked | Content::Target(_) => &[],
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct ChunkRow {
+    pub born: Seq,
+    pub extents: Vec<Extent>,
+}
+
+/// What every create in a directory changes, apart from its inode row.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct DirRow {
+    pub born: Seq,
+    pub nlink: u32,
+    pub mtime: Time,
+    pub ctime: Time,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct XattrRow {
+    pub born: Seq,
+    pub value: Bytes,
+}
+
+/// The volume's seq at the end of a second.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct SecondRow {
+    pub seq: Seq,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct FeedRow {
+    pub origin: SessionId,
+    pub changes: Vec<Change>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum BlobState {
+    Present,
+    Condemned,
+    Deleting,
+}
+
+/// Where the bytes of a blob are. Packs come later, as a new last variant (DESIGN D35).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum Loc {
+    Hot,
+    Object,
+}
+
+/// The moment of a reference, for comparison with marks of the same incarnation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Mark {
+    pub incarnation: Incarnation,
+    pub command: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct BlobRow {
+    pub digest: Digest,
+    pub state: BlobState,
+    pub generation: Generation,
+    pub len: u32,
+    pub loc: Loc,
+    pub verified: bool,
+    pub last_ref: Mark,
+    /// Volumes that ever committed it, ascending.
+    pub vols: Vec<VolumeId>,
+}
+
+/// An upload that was granted and not yet committed: the state UPLOADING.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct UploadRow {
+    pub digest: Digest,
+    pub len: u32,
+    pub granted_at: Time,
+}
+
+/// An object that no row names any more and that has to be deleted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct DoomedRow {
+    pub digest: Digest,
+    pub since: Time,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct UnverifiedRow {
+    pub digest: Digest,
+    pub len: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct HotRow<'a> {
+    pub digest: Digest,
+    #[serde(borrow)]
+    pub bytes: &'a [u8],
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct GroupRow {
+    pub cell: String,
+    pub group: GroupId,
+    pub incarnation: Incarnation,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct CountersRow {
+    pub last_at: Time,
+    pub commands: u64,
+    pub generations: u64,
+    pub sites: u64,
+    pub volumes: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum NameRow {
+    Site(SiteId),
+    Volume(VolumeId),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct VolumeRow {
+    pub site: SiteId,
+    pub name: VolumeName,
+    pub limits: VolumeLimits,
+    pub created_at: Time,
+    pub seq: Seq,
+    pub next_ino: InodeId,
+    pub bytes_used: u64,
+    pub inodes_used: u64,
+    /// The second of the last mutation.
+    pub second: i64,
+    /// The seq at the end of the second with activity before `second`.
+    pub second_floor: Seq,
+    /// Events up to this seq are no longer in the feed.
+    pub feed_floor: Seq,
+    /// The oldest seq that still has full history.
+    pub horizon: Seq,
+    /// Older seqs that are kept alive, ascending.
+    pub pins: Vec<Seq>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct SessionRow {
+    pub opened_at: Time,
+    pub last_used: Time,
+    pub op_high_water: OpId,
+    pub ack_below: OpId,
+}
+
+/// Inode numbers `first` to the number in the key, reserved for a session.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct RangeRow {
+    pub first: InodeId,
+}
+
+/// What a retried operation is answered from.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum ReceiptRow {
+    Refused(Errno),
+    Done { seq: Seq, ino: Option<InodeId>, touched: Vec<InodeId>, extra: ReceiptExtra },
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum ReceiptExtra {
+    None,
+    Inodes { first: InodeId, count: u32 },
+    Dropped,
+}
+
+/// The stored form of a row.
+pub(super) fn encode<T: Serialize>(row: &T) -> Result<Vec<u8>> {
+    postcard::to_extend(row, vec![VERSION])
+        .map_err(|error| Error::internal("encoding a row of the state").because(error))
+}
+
+/// The row in `value`. Damaged bytes give an error that names the row.
+pub(super) fn decode<'a, T: Deserialize<'a>>(family: Family, key: &[u8], value: &'a [u8]) -> Result<T> {
+    match decode_front(family, key, value)? {
+        (row, []) => Ok(row),
+        (_, rest) => Err(damaged(family, key, &format!("has {} bytes too many", rest.len()))),
+    }
+}
+
+/// Since when a row with history holds: the first field of each such row.
+pub(super) fn born(family: Family, key: &[u8], value: &[u8]) -> Result<Seq> {
+    Ok(decode_front(family, key, value)?.0)
+}
+
+fn decode_front<'a, T: Deserialize<'a>>(
+    family: Family,
+    key: &[u8],
+    value: &'a [u8],
+) -> Result<(T, &'a [u8])> {
+    let body = match value.split_first() {
+        Some((&VERSION, body)) => body,
+        Some((version, _)) => {
+            return Err(damaged(family, key, &format!("has format {version}, not {VERSION}")));
+        }
+        None => return Err(damaged(family, key, "is empty")),
+    };
+    postcard::take_from_bytes(body).map_err(|error| damaged(family, key, "cannot be decoded").because(error))
+}
+
+/// Reads and decodes one row.
+pub(super) fn fetch<T: for<'de> Deserialize<'de>>(
+    read: &dyn Read,
+    family: Family,
+    key: &[u8],
+) -> Result<Option<T>> {
+    read.get(family, key)?.map(|value| decode(family, key, &value)).transpose()
+}
+
+/// The error for a row that is not what it must be.
+pub(super) fn damaged(family: Family, key: &[u8], problem: &str) -> Error {
+    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    Error::corrupt(format!("the row {hex} of family {} {problem}", family.name()))
+}

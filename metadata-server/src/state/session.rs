@@ -1,0 +1,160 @@
+//! Sessions: exactly-once execution and inode numbers (DESIGN D12 and D14).
+
+use super::{
+    Family, Read, keys,
+    mutation::{Done, Mutation},
+    reads,
+    rows::{self, RangeRow, ReceiptExtra, ReceiptRow, SessionRow},
+    scope::Scope,
+    stop::{Step, require},
+};
+use sitefs_base::{
+    Errno, InodeId, OpId, Result, SessionId, Time, VolumeId,
+    limits::{INODE_RANGE, REPLY_WINDOW},
+    op::Extra,
+};
+
+/// Sessions that one command may forget.
+const EXPIRE_MAX: usize = 1000;
+
+/// Begins a session, or finds it again; either way it has been used now.
+pub(super) fn open(scope: &mut Scope, volume: VolumeId, session: SessionId) -> Result<SessionRow> {
+    let key = keys::session(volume, session);
+    let at = scope.at;
+    let row = match rows::fetch::<SessionRow>(&scope.rows, Family::Meta, &key)? {
+        Some(row) => SessionRow { last_used: at, ..row },
+        None => {
+            SessionRow { opened_at: at, last_used: at, op_high_water: OpId::new(0), ack_below: OpId::new(0) }
+        }
+    };
+    scope.put(Family::Meta, &key, &row)?;
+    Ok(row)
+}
+
+/// Forgets a session with its receipts and ranges.
+pub(super) fn close(scope: &mut Scope, volume: VolumeId, session: SessionId) -> Result<()> {
+    scope.rows.delete(Family::Meta, &keys::session(volume, session));
+    for prefix in [keys::receipts(volume, session), keys::ranges(volume, session)] {
+        for (key, _) in reads::all(&scope.rows, Family::Meta, &prefix)? {
+            scope.rows.delete(Family::Meta, &key);
+        }
+    }
+    Ok(())
+}
+
+/// Forgets sessions that were last used before `before`.
+pub(super) fn expire(scope: &mut Scope, before: Time) -> Result<()> {
+    let mut expired = Vec::new();
+    reads::walk(&scope.rows, Family::Meta, keys::SESSIONS, keys::SESSIONS, |key, value| {
+        let row: SessionRow = rows::decode(Family::Meta, key, value)?;
+        if row.last_used < before {
+            let ids = keys::part(key, 1).zip(keys::part(key, 9));
+            let (volume, session) =
+                ids.ok_or_else(|| rows::damaged(Family::Meta, key, "is no key of a session"))?;
+            expired.push((VolumeId::from_key(volume), SessionId::from_key(session)));
+        }
+        Ok(expired.len() < EXPIRE_MAX)
+    })?;
+    for (volume, session) in expired {
+        close(scope, volume, session)?;
+    }
+    Ok(())
+}
+
+/// Whether an operation is to be executed, or what it gave when it was.
+pub(super) enum Admission {
+    Execute(SessionRow),
+    Answer(ReceiptRow),
+}
+
+/// Decides on an operation. Receipts of the whole window are kept, so one without a receipt was
+/// never executed, or executed without need for a receipt.
+pub(super) fn admit(
+    read: &dyn Read,
+    volume: VolumeId,
+    session: SessionId,
+    op: OpId,
+    ack_below: OpId,
+) -> Step<Admission> {
+    let row: SessionRow =
+        rows::fetch(read, Family::Meta, &keys::session(volume, session))?.ok_or(Errno::ESTALE)?;
+    if let Some(receipt) = rows::fetch(read, Family::Meta, &keys::receipt(volume, session, op))? {
+        return Ok(Admission::Answer(receipt));
+    }
+    require(op >= row.ack_below && op >= ack_below, Errno::EINVAL)?;
+    let window = op.get() - ack_below.max(row.ack_below).get();
+    require(window < REPLY_WINDOW as u64, Errno::EBUSY)?;
+    Ok(Admission::Execute(row))
+}
+
+/// Notes that an operation was executed: its receipt stays until the client needs it no more.
+pub(super) fn record(
+    scope: &mut Scope,
+    volume: VolumeId,
+    session: SessionId,
+    row: SessionRow,
+    (op, ack_below): (OpId, OpId),
+    receipt: Option<&ReceiptRow>,
+) -> Result<()> {
+    // No receipt stands more than a window above the old mark.
+    let end = ack_below.get().min(row.ack_below.get().saturating_add(REPLY_WINDOW as u64));
+    for old in row.ack_below.get()..end {
+        scope.rows.delete(Family::Meta, &keys::receipt(volume, session, OpId::new(old)));
+    }
+    if let Some(receipt) = receipt {
+        scope.put(Family::Meta, &keys::receipt(volume, session, op), receipt)?;
+    }
+    let row = SessionRow {
+        last_used: scope.at,
+        op_high_water: row.op_high_water.max(op),
+        ack_below: row.ack_below.max(ack_below),
+        ..row
+    };
+    scope.put(Family::Meta, &keys::session(volume, session), &row)
+}
+
+/// What a receipt keeps of `extra`; grants are given anew instead.
+pub(super) fn keepable(extra: &Extra) -> Option<ReceiptExtra> {
+    match extra {
+        Extra::None => Some(ReceiptExtra::None),
+        Extra::Inodes { first, count } => Some(ReceiptExtra::Inodes { first: *first, count: *count }),
+        Extra::Dropped => Some(ReceiptExtra::Dropped),
+        Extra::Grants(_) => None,
+    }
+}
+
+/// The inverse of [`keepable`].
+pub(super) fn restored(extra: &ReceiptExtra) -> Extra {
+    match extra {
+        ReceiptExtra::None => Extra::None,
+        ReceiptExtra::Inodes { first, count } => Extra::Inodes { first: *first, count: *count },
+        ReceiptExtra::Dropped => Extra::Dropped,
+    }
+}
+
+/// Reserves inode numbers for the session; a range that continues its last one is merged with it.
+pub(super) fn alloc_inodes(m: &mut Mutation, count: u32) -> Step<Done> {
+    require((1..=INODE_RANGE).contains(&count), Errno::EINVAL)?;
+    let first = m.volume.next_ino;
+    let behind = InodeId::new(first.get() + u64::from(count));
+    m.volume.next_ino = behind;
+    let last_key = |behind: InodeId| keys::range(m.id, m.session, InodeId::new(behind.get() - 1));
+    let neighbour: Option<RangeRow> = rows::fetch(&m.scope.rows, Family::Meta, &last_key(first))?;
+    let (old, new) = (last_key(first), last_key(behind));
+    if neighbour.is_some() {
+        m.scope.rows.delete(Family::Meta, &old);
+    }
+    let row = neighbour.unwrap_or(RangeRow { first });
+    m.scope.put(Family::Meta, &new, &row)?;
+    Ok(Done { ino: None, extra: Extra::Inodes { first, count } })
+}
+
+/// Whether a number is one of those reserved for the session of this mutation.
+pub(super) fn owns_number(m: &Mutation, ino: InodeId) -> Result<bool> {
+    let prefix = keys::ranges(m.id, m.session);
+    let from = keys::range(m.id, m.session, ino);
+    match m.scope.rows.scan(Family::Meta, &prefix, &from, 1)?.first() {
+        Some((key, value)) => Ok(rows::decode::<RangeRow>(Family::Meta, key, value)?.first <= ino),
+        None => Ok(false),
+    }
+}

@@ -1,0 +1,123 @@
+//! What must hold of the rows after every command.
+
+use super::super::{
+    Family, MemoryView, acl, keys, layout, reads,
+    rows::{BlobRow, BlobState, ChunkRow, DentryRow, DirRow, InodeRow, VolumeRow, XattrRow, decode, fetch},
+};
+use sitefs_base::{Content, Extent, FileKind, InodeId, VolumeId, limits::INODE_EXTENTS_MAX};
+use std::collections::BTreeMap;
+
+fn ino_at(key: &[u8], offset: usize) -> InodeId {
+    InodeId::from_key(keys::part(key, offset).unwrap())
+}
+
+pub fn check(view: &MemoryView, id: VolumeId) {
+    let volume: VolumeRow = reads::volume(view, id).unwrap().unwrap();
+    let mut inodes = BTreeMap::new();
+    for (key, value) in view.rows(Family::Inode) {
+        inodes.insert(ino_at(&key, 8), decode::<InodeRow>(Family::Inode, &key, &value).unwrap());
+    }
+    assert_eq!(volume.inodes_used, inodes.len() as u64, "inodes are counted");
+    assert_eq!(volume.bytes_used, inodes.values().map(|row| row.allocated).sum::<u64>(), "bytes are counted");
+    check_names(view, id, &inodes);
+    check_small_rows(view, &inodes);
+    for (ino, row) in &inodes {
+        assert!(*ino < volume.next_ino && row.born <= volume.seq);
+        check_content(view, id, &volume, *ino, row);
+    }
+    for (key, _) in view.rows(Family::Chunk) {
+        assert_eq!(inodes[&ino_at(&key, 8)].content, Content::Chunked, "chunk rows belong to chunked files");
+    }
+}
+
+fn check_names(view: &MemoryView, id: VolumeId, inodes: &BTreeMap<InodeId, InodeRow>) {
+    let mut names = BTreeMap::from([(InodeId::ROOT, 1)]);
+    let mut subdirs = BTreeMap::new();
+    for (key, value) in view.rows(Family::Dentry) {
+        let entry: DentryRow = decode(Family::Dentry, &key, &value).unwrap();
+        let parent = ino_at(&key, 8);
+        assert_eq!(inodes[&entry.ino].kind, entry.kind);
+        assert_eq!(inodes[&parent].kind, FileKind::Directory);
+        *names.entry(entry.ino).or_insert(0) += 1;
+        if entry.kind == FileKind::Directory {
+            *subdirs.entry(parent).or_insert(0) += 1;
+            assert_eq!(inodes[&entry.ino].parent, Some(parent), "a directory knows its parent");
+        }
+    }
+    for (ino, row) in inodes {
+        let count = names.get(ino).copied().unwrap_or(0);
+        let attr = reads::node(view, id, *ino).unwrap().unwrap().attr();
+        if row.kind == FileKind::Directory {
+            assert_eq!(count, 1, "{ino} has one name");
+            assert_eq!(attr.nlink, 2 + subdirs.get(ino).copied().unwrap_or(0), "{ino} counts subdirectories");
+        } else {
+            assert_eq!(attr.nlink, count, "{ino} counts names");
+        }
+    }
+}
+
+fn check_small_rows(view: &MemoryView, inodes: &BTreeMap<InodeId, InodeRow>) {
+    let mut with_xattrs = BTreeMap::<InodeId, Vec<Vec<u8>>>::new();
+    for (key, value) in view.rows(Family::Small) {
+        match key[8] {
+            b'A' => {
+                decode::<DirRow>(Family::Small, &key, &value).unwrap();
+                assert_eq!(inodes[&ino_at(&key, 9)].kind, FileKind::Directory);
+            }
+            b'X' => {
+                decode::<XattrRow>(Family::Small, &key, &value).unwrap();
+                with_xattrs.entry(ino_at(&key, 9)).or_default().push(key[17..].to_vec());
+            }
+            tag => assert_eq!(tag, b'T'),
+        }
+    }
+    assert!(with_xattrs.keys().all(|ino| inodes.contains_key(ino)), "no attributes without inode");
+    for (ino, row) in inodes {
+        let names = with_xattrs.remove(ino).unwrap_or_default();
+        assert_eq!(row.flags.has_xattrs, !names.is_empty());
+        assert_eq!(row.flags.has_access_acl, names.iter().any(|name| name == acl::ACCESS));
+        assert_eq!(row.flags.has_default_acl, names.iter().any(|name| name == acl::DEFAULT));
+    }
+}
+
+fn check_content(view: &MemoryView, id: VolumeId, volume: &VolumeRow, ino: InodeId, row: &InodeRow) {
+    let mut extents = row.extents().to_vec();
+    layout::walk_rows(view, id, ino, |more| {
+        extents.extend(more);
+        true
+    })
+    .unwrap();
+    match &row.content {
+        Content::Empty => assert!(row.size == 0 && row.allocated == 0),
+        Content::Inline(bytes) => assert!(row.size == bytes.len() as u64 && row.allocated == row.size),
+        Content::Target(target) => assert!(row.size == target.len() as u64 && row.allocated == 0),
+        Content::Extents(own) => {
+            assert!(row.size > 0 && own.len() <= INODE_EXTENTS_MAX);
+            assert_eq!(own, &extents, "no chunk rows beside");
+        }
+        Content::Chunked => assert!(extents.len() > INODE_EXTENTS_MAX),
+    }
+    if !extents.is_empty() {
+        assert_eq!(row.allocated, layout::bytes_of(&extents));
+        assert!(extents.is_sorted_by(|a, b| a.end() <= b.offset));
+        assert!(extents.last().unwrap().end() <= row.size);
+    }
+    extents.iter().for_each(|extent| check_blob(view, id, volume, extent));
+}
+
+fn check_blob(view: &MemoryView, id: VolumeId, volume: &VolumeRow, extent: &Extent) {
+    let row: Option<BlobRow> = fetch(view, Family::Blob, &keys::blob(volume.site, &extent.digest)).unwrap();
+    let row = row.expect("every extent has its blob");
+    assert_eq!(row.state, BlobState::Present);
+    assert!(row.digest == extent.digest && row.len >= extent.blob_offset + extent.len);
+    assert!(row.vols.contains(&id));
+}
+
+/// Every chunk row decodes.
+pub fn chunk_rows(view: &MemoryView) -> usize {
+    let rows = view.rows(Family::Chunk);
+    for (key, value) in &rows {
+        decode::<ChunkRow>(Family::Chunk, key, value).unwrap();
+    }
+    rows.len()
+}

@@ -1,0 +1,91 @@
+//! How each family is stored: RocksDB options by what its keys and values are like.
+
+use crate::state::Family;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, LogLevel, Options, SliceTransform,
+};
+
+const MIB: usize = 1 << 20;
+/// Bloom filters of 10 bits per key let one absent key in a hundred through.
+const BLOOM_BITS: f64 = 10.0;
+/// Hot bytes above this stand in blob files, so that compaction does not copy them.
+const BLOB_MIN: u64 = 512;
+
+/// The leading bytes by which the scans of a family are bounded, if they are.
+pub(super) const fn prefix_len(family: Family) -> Option<usize> {
+    match family {
+        // [vol 8][parent 8][name]; [vol 8][ino 8][died or chunk]
+        Family::Dentry
+        | Family::DentryHistory
+        | Family::InodeHistory
+        | Family::Chunk
+        | Family::ChunkHistory => Some(16),
+        // [vol 8][tag][ino 8]..
+        Family::Small | Family::SmallHistory => Some(17),
+        // [vol 8][seq 8]
+        Family::Feed => Some(8),
+        // Read by whole key, or scanned widely.
+        Family::Inode | Family::Blob | Family::Hot | Family::Meta => None,
+    }
+}
+
+/// Options of the database as a whole.
+pub(super) fn db_options(write_buffer_bytes: usize) -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_atomic_flush(true);
+    options.set_db_write_buffer_size(write_buffer_bytes);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(1000);
+    options.set_keep_log_file_num(4);
+    options.set_max_log_file_size(4 * MIB);
+    options.set_log_level(LogLevel::Warn);
+    options.set_bytes_per_sync(MIB as u64);
+    options
+}
+
+/// The column families: one per [`Family`], and the default one for the store's own rows.
+pub(super) fn families(cache: &Cache, write_buffer_bytes: usize) -> Vec<ColumnFamilyDescriptor> {
+    let mut all = vec![ColumnFamilyDescriptor::new("default", base_options(cache, write_buffer_bytes))];
+    for family in Family::ALL {
+        all.push(ColumnFamilyDescriptor::new(
+            family.name(),
+            family_options(family, cache, write_buffer_bytes),
+        ));
+    }
+    all
+}
+
+fn base_options(cache: &Cache, write_buffer_bytes: usize) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_bloom_filter(BLOOM_BITS, false);
+    table.set_whole_key_filtering(true);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(write_buffer_bytes / 4);
+    options.set_max_write_buffer_number(3);
+    options.set_memtable_whole_key_filtering(true);
+    // Allocated at once for every family, so it is kept small.
+    options.set_memtable_prefix_bloom_ratio(0.02);
+    options
+}
+
+fn family_options(family: Family, cache: &Cache, write_buffer_bytes: usize) -> Options {
+    let mut options = base_options(cache, write_buffer_bytes);
+    if let Some(len) = prefix_len(family) {
+        options.set_prefix_extractor(SliceTransform::create_fixed_prefix(len));
+    }
+    if family == Family::Hot {
+        options.set_enable_blob_files(true);
+        options.set_min_blob_size(BLOB_MIN);
+        options.set_write_buffer_size(write_buffer_bytes / 2);
+        options.set_blob_compression_type(DBCompressionType::Lz4);
+        options.set_enable_blob_gc(true);
+    }
+    options
+}

@@ -1,0 +1,76 @@
+//! Reads at one point of the store.
+
+use super::{
+    poison::Poison,
+    rocks::failed,
+    scan::{merged, read_options},
+};
+use crate::state::{Family, Read, Row};
+use rocksdb::{DB, Snapshot};
+use sitefs_base::{Error, Result};
+use std::{fmt, sync::Arc};
+
+/// Reads rows as they were when it was made. It keeps those rows alive: hold it briefly.
+#[derive(Clone)]
+pub struct Reader {
+    // `None` only when the store was closed by a failed installation of a snapshot.
+    point: Option<Arc<Point>>,
+    poison: Poison,
+}
+
+struct Point {
+    // Declared, and so dropped, before the database that it borrows from.
+    snapshot: Snapshot<'static>,
+    db: Arc<DB>,
+}
+
+impl Reader {
+    pub(super) fn new(db: Option<Arc<DB>>, poison: Poison) -> Self {
+        Self { point: db.map(|db| Arc::new(Point::new(db))), poison }
+    }
+
+    fn point(&self) -> Result<&Point> {
+        self.point.as_deref().ok_or_else(|| Error::fenced("the store is closed"))
+    }
+}
+
+impl Point {
+    #[allow(unsafe_code, reason = "a snapshot that owns its database cannot be said in safe Rust")]
+    fn new(db: Arc<DB>) -> Self {
+        let snapshot = db.snapshot();
+        // SAFETY: the snapshot borrows the `DB` inside the `Arc`, whose address never changes. The
+        // `Arc` stands beside it, is never replaced, and is dropped after it (field order). The
+        // snapshot never leaves `Point`.
+        let snapshot = unsafe { std::mem::transmute::<Snapshot<'_>, Snapshot<'static>>(snapshot) };
+        Self { snapshot, db }
+    }
+}
+
+impl Read for Reader {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let point = self.point()?;
+        let handle = handle(&point.db, family)?;
+        point.snapshot.get_cf(handle, key).map_err(|error| self.poison.set(failed("reading a row", error)))
+    }
+
+    fn scan(&self, family: Family, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Row>> {
+        let point = self.point()?;
+        let handle = handle(&point.db, family)?;
+        let stored = point.snapshot.raw_iterator_cf_opt(handle, read_options(family, prefix));
+        merged(stored, None, prefix, from, limit)
+            .map_err(|error| self.poison.set(failed("scanning rows", error)))
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sequence = self.point.as_ref().map(|point| point.snapshot.sequence_number());
+        f.debug_struct("Reader").field("sequence", &sequence).finish_non_exhaustive()
+    }
+}
+
+/// The column family of `family`, which is there since the database was opened with it.
+pub(super) fn handle(db: &DB, family: Family) -> Result<&rocksdb::ColumnFamily> {
+    db.cf_handle(family.name())
+        .ok_or_else(|| Error::internal(format!("the database has no family {}", family.name())))
+}

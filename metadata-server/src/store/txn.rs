@@ -1,0 +1,98 @@
+//! A transaction: everything one log entry changes, written as one batch.
+
+use super::{
+    meta::{LogPosition, StoreMeta},
+    poison::Poison,
+    reader::handle,
+    rocks::failed,
+    scan::{Overlay, merged, read_options},
+};
+use crate::state::{Family, Read, Row, View};
+use rocksdb::{DB, WriteBatch, WriteOptions};
+use sitefs_base::Result;
+use std::fmt;
+
+/// The row, in the default column family, that holds the [`StoreMeta`].
+pub(super) const META_KEY: &[u8] = b"meta";
+
+/// Reads and writes rows; nothing is stored before [`super::Store::transact`] returns. Several
+/// commands may use one transaction one after the other.
+pub struct Txn<'store> {
+    db: &'store DB,
+    poison: &'store Poison,
+    written: [Overlay; Family::ALL.len()],
+    pub(super) meta: StoreMeta,
+}
+
+impl<'store> Txn<'store> {
+    pub(super) fn new(db: &'store DB, poison: &'store Poison, meta: StoreMeta) -> Self {
+        Self { db, poison, written: Default::default(), meta }
+    }
+
+    /// Says which log entry the rows contain after this transaction.
+    pub fn set_applied(&mut self, position: LogPosition) {
+        self.meta.applied = Some(position);
+    }
+
+    /// Replaces the membership.
+    pub fn set_membership(&mut self, membership: Vec<u8>) {
+        self.meta.membership = membership;
+    }
+
+    pub(super) fn commit(self) -> Result<StoreMeta> {
+        let mut batch = WriteBatch::default();
+        for (family, rows) in Family::ALL.into_iter().zip(self.written) {
+            let handle = handle(self.db, family)?;
+            for (key, value) in rows {
+                match value {
+                    Some(value) => batch.put_cf(handle, key, value),
+                    None => batch.delete_cf(handle, key),
+                }
+            }
+        }
+        batch.put(META_KEY, self.meta.encode()?);
+        self.db
+            .write_opt(batch, &no_wal())
+            .map_err(|error| self.poison.set(failed("writing to the state database", error)))?;
+        Ok(self.meta)
+    }
+}
+
+pub(super) fn no_wal() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    options
+}
+
+impl Read for Txn<'_> {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        if let Some(value) = self.written[family as usize].get(key) {
+            return Ok(value.clone());
+        }
+        self.db
+            .get_cf(handle(self.db, family)?, key)
+            .map_err(|error| self.poison.set(failed("reading a row", error)))
+    }
+
+    fn scan(&self, family: Family, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Row>> {
+        let stored = self.db.raw_iterator_cf_opt(handle(self.db, family)?, read_options(family, prefix));
+        merged(stored, Some(&self.written[family as usize]), prefix, from, limit)
+            .map_err(|error| self.poison.set(failed("scanning rows", error)))
+    }
+}
+
+impl View for Txn<'_> {
+    fn put(&mut self, family: Family, key: &[u8], value: Vec<u8>) {
+        self.written[family as usize].insert(key.to_vec(), Some(value));
+    }
+
+    fn delete(&mut self, family: Family, key: &[u8]) {
+        self.written[family as usize].insert(key.to_vec(), None);
+    }
+}
+
+impl fmt::Debug for Txn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Txn").field("meta", &self.meta).finish_non_exhaustive()
+    }
+}
