@@ -1,0 +1,123 @@
+//! Turns a captured working copy into what a commit carries: hashes it, uploads what is large.
+
+use super::read::BlobReader;
+use super::working::Captured;
+use crate::meta::Meta;
+use bytes::Bytes;
+use sitefs_base::limits::{CHUNK_SIZE, CONTENT_DEADLINE, INLINE_MAX};
+use sitefs_base::op::{BlobWanted, ChunkLayout, Extra, Grant, NewContent, Uploaded};
+use sitefs_base::{Content, Digest, Errno, Error, Extent, Result, op};
+use sitefs_blobstore::VerifiedBytes;
+
+/// Chunks hashed and uploaded before the next are read: bounds the memory of a large commit.
+const WINDOW: usize = 4;
+
+/// What a commit carries.
+pub struct Prepared {
+    /// The content.
+    pub content: NewContent,
+    /// The uploads that it rests on.
+    pub uploaded: Vec<Uploaded>,
+    /// The content as a row, where it is known whole.
+    pub row: Option<Content>,
+    /// Small content, to be kept for reading back.
+    pub keep: Option<VerifiedBytes>,
+}
+
+/// Prepares the commit of `captured`.
+pub fn prepare(meta: &Meta, blobs: &BlobReader, captured: &Captured) -> Result<Prepared> {
+    if let Some(whole) = &captured.whole {
+        let hot_max = meta.session().attached().map_or(0, |attached| attached.hot_max as usize);
+        if whole.len() <= INLINE_MAX {
+            let bytes = Bytes::copy_from_slice(whole);
+            let row = if whole.is_empty() { Content::Empty } else { Content::Inline(bytes.clone()) };
+            return Ok(Prepared {
+                content: NewContent::Inline(bytes),
+                uploaded: Vec::new(),
+                row: Some(row),
+                keep: None,
+            });
+        }
+        if whole.len() <= hot_max {
+            return Ok(prepare_hot(VerifiedBytes::of(Bytes::copy_from_slice(whole))));
+        }
+    }
+    prepare_chunks(meta, blobs, captured)
+}
+
+fn extent(offset: u64, bytes: &VerifiedBytes) -> Extent {
+    let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    Extent { offset, len, digest: bytes.digest(), blob_offset: 0 }
+}
+
+fn prepare_hot(bytes: VerifiedBytes) -> Prepared {
+    Prepared {
+        content: NewContent::Hot { digest: bytes.digest(), bytes: Bytes::clone(&bytes) },
+        uploaded: Vec::new(),
+        row: Some(Content::Extents(vec![extent(0, &bytes)])),
+        keep: Some(bytes),
+    }
+}
+
+fn prepare_chunks(meta: &Meta, blobs: &BlobReader, captured: &Captured) -> Result<Prepared> {
+    let mut changed = Vec::with_capacity(captured.chunks.len());
+    let mut uploaded = Vec::new();
+    for window in captured.chunks.chunks(WINDOW) {
+        let mut pieces: Vec<VerifiedBytes> = Vec::with_capacity(WINDOW);
+        for chunk in window {
+            let bytes = read_chunk(captured, *chunk)?;
+            if bytes.iter().all(|byte| *byte == 0) {
+                changed.push(ChunkLayout { chunk: *chunk, extents: Vec::new() });
+                continue;
+            }
+            let bytes = VerifiedBytes::of(Bytes::from(bytes));
+            let extents = vec![extent(u64::from(*chunk) * CHUNK_SIZE, &bytes)];
+            changed.push(ChunkLayout { chunk: *chunk, extents });
+            pieces.push(bytes);
+        }
+        uploaded.extend(upload(meta, blobs, &pieces)?);
+    }
+    changed.sort_by_key(|layout| layout.chunk);
+    Ok(Prepared {
+        content: NewContent::Chunks { size: captured.size, changed },
+        uploaded,
+        row: None,
+        keep: None,
+    })
+}
+
+fn read_chunk(captured: &Captured, chunk: u32) -> Result<Vec<u8>> {
+    match &captured.whole {
+        Some(whole) if chunk == 0 => Ok(whole.clone()),
+        _ => captured.source.read(chunk, captured.size),
+    }
+}
+
+/// Uploads blobs that the store does not have; one after the other within a window.
+fn upload(meta: &Meta, blobs: &BlobReader, pieces: &[VerifiedBytes]) -> Result<Vec<Uploaded>> {
+    if pieces.is_empty() {
+        return Ok(Vec::new());
+    }
+    let wanted = |piece: &VerifiedBytes| BlobWanted {
+        digest: piece.digest(),
+        len: u32::try_from(piece.len()).unwrap_or(u32::MAX),
+    };
+    let grant = op::Op::Grant { blobs: pieces.iter().map(wanted).collect() };
+    let refused = |errno: Errno| Error::refused(errno, "asking for leave to upload");
+    let outcome = meta.mutate(grant, CONTENT_DEADLINE).map_err(refused)?;
+    let Extra::Grants(grants) = outcome.extra else {
+        return Err(Error::internal("the cell answered a grant with something else"));
+    };
+    let mut uploaded: Vec<Uploaded> = Vec::new();
+    for (piece, grant) in pieces.iter().zip(grants) {
+        let Grant::Upload { generation, target } = grant else { continue };
+        let digest: Digest = piece.digest();
+        if uploaded.iter().any(|done| done.digest == digest) {
+            continue;
+        }
+        blobs.cell().store(digest, generation, Bytes::clone(piece), &target)?;
+        uploaded.push(Uploaded { digest, generation });
+        blobs.keep(piece);
+    }
+    Ok(uploaded)
+}

@@ -1,0 +1,171 @@
+//! Verified reads of blobs: what is open, then the disk cache, then the cell or the object store.
+
+use super::transfer::CellBlobs;
+use crate::meta::{Cx, Meta, Op, Stop};
+use bytes::Bytes;
+use lru::LruCache;
+use sitefs_base::{Digest, Errno, Error, InodeId, Kind, Result};
+use sitefs_blobstore::{CacheStats, CachedBlob, DiskCache, VerifiedBytes};
+use std::{
+    collections::HashMap,
+    num::NonZeroUsize,
+    os::unix::fs::FileExt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Blobs kept open, so that a read of one needs no look at the cache. They are pinned there.
+const OPEN_MAX: NonZeroUsize = non_zero(64);
+/// Blobs up to this size are kept in memory when they were just written or fetched.
+const IN_MEMORY_MAX: usize = 64 * 1024;
+
+const fn non_zero(n: usize) -> NonZeroUsize {
+    match NonZeroUsize::new(n) {
+        Some(n) => n,
+        None => NonZeroUsize::MIN,
+    }
+}
+
+/// A blob that can be read.
+#[derive(Clone)]
+enum Blob {
+    File(CachedBlob),
+    Memory(Bytes),
+}
+
+impl Blob {
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<()> {
+        match self {
+            Self::File(cached) => {
+                let read = cached.file.read_exact_at(into, offset);
+                read.map_err(|error| Error::io("reading a cached blob", error))
+            }
+            Self::Memory(bytes) => {
+                let from = usize::try_from(offset).unwrap_or(usize::MAX);
+                let part = bytes.get(from..from.saturating_add(into.len()));
+                into.copy_from_slice(part.ok_or_else(|| Error::corrupt("an extent goes beyond its blob"))?);
+                Ok(())
+            }
+        }
+    }
+}
+
+type Flight = Arc<Mutex<()>>;
+
+/// Reads blobs of the mounted volume.
+pub struct BlobReader {
+    meta: Arc<Meta>,
+    cell: CellBlobs,
+    cache: DiskCache,
+    open: Mutex<LruCache<Digest, Blob>>,
+    flights: Mutex<HashMap<Digest, Flight>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl BlobReader {
+    /// Reads through `cache`, and through `cell` what is not there.
+    pub fn new(meta: Arc<Meta>, cell: CellBlobs, cache: DiskCache) -> Self {
+        let open = Mutex::new(LruCache::new(OPEN_MAX));
+        Self { meta, cell, cache, open, flights: Mutex::new(HashMap::new()) }
+    }
+
+    /// Transfers of blobs.
+    pub fn cell(&self) -> &CellBlobs {
+        &self.cell
+    }
+
+    /// What the cache holds and did.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
+    }
+
+    /// Reads `into.len()` bytes at `offset` of a blob that `ino` references.
+    pub fn read(&self, cx: Cx, ino: InodeId, digest: Digest, offset: u64, into: &mut [u8]) -> Op<()> {
+        let known = lock(&self.open).get(&digest).cloned();
+        let blob = match known {
+            Some(blob) => blob,
+            None if cx == Cx::Fast => return Err(Stop::WouldBlock),
+            None => self.open(ino, digest)?,
+        };
+        blob.read(offset, into).map_err(|error| {
+            tracing::error!(%digest, error = error.chain(), "a blob cannot be read");
+            lock(&self.open).pop(&digest);
+            Stop::Errno(Errno::EIO)
+        })
+    }
+
+    fn open(&self, ino: InodeId, digest: Digest) -> Op<Blob> {
+        let flight = Arc::clone(lock(&self.flights).entry(digest).or_default());
+        let result = {
+            let _alone = lock(&flight);
+            self.open_alone(ino, digest)
+        };
+        let mut flights = lock(&self.flights);
+        if Arc::strong_count(&flight) == 2 {
+            flights.remove(&digest);
+        }
+        result
+    }
+
+    fn open_alone(&self, ino: InodeId, digest: Digest) -> Op<Blob> {
+        if let Some(blob) = lock(&self.open).get(&digest) {
+            return Ok(blob.clone());
+        }
+        let cached = self.cache.open_blob(&digest).unwrap_or_else(|error| {
+            tracing::warn!(error = error.chain(), "the disk cache cannot be read");
+            None
+        });
+        let blob = match cached {
+            Some(cached) => Blob::File(cached),
+            None => self.admit(self.fetch(ino, digest)?),
+        };
+        lock(&self.open).put(digest, blob.clone());
+        Ok(blob)
+    }
+
+    /// Fetches from where the cell says; a second time if the first brought wrong bytes.
+    fn fetch(&self, ino: InodeId, digest: Digest) -> Op<VerifiedBytes> {
+        for last in [false, true] {
+            let locations = self.meta.resolve(Cx::Slow, ino, vec![digest])?;
+            let Some(Some(location)) = locations.first() else {
+                tracing::error!(%digest, %ino, "the cell knows no place of a blob that the file needs");
+                return Err(Errno::EIO.into());
+            };
+            match self.cell.fetch(ino, digest, location) {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) if error.kind() == Kind::Corrupt && !last => {
+                    tracing::error!(%digest, error = error.chain(), "a blob arrived damaged; fetching it again");
+                }
+                Err(error) => {
+                    tracing::error!(%digest, error = error.chain(), "a blob cannot be fetched");
+                    break;
+                }
+            }
+        }
+        Err(Errno::EIO.into())
+    }
+
+    fn admit(&self, blob: VerifiedBytes) -> Blob {
+        let digest = blob.digest();
+        if let Err(error) = self.cache.insert(&blob) {
+            tracing::debug!(error = error.chain(), "a blob is not kept in the disk cache");
+        } else if blob.len() > IN_MEMORY_MAX
+            && let Ok(Some(cached)) = self.cache.open_blob(&digest)
+        {
+            return Blob::File(cached);
+        }
+        Blob::Memory(blob.into_bytes())
+    }
+
+    /// Takes in a blob that this mount has just committed, so that reading it back fetches nothing.
+    pub fn keep(&self, blob: &VerifiedBytes) {
+        if blob.len() <= IN_MEMORY_MAX {
+            lock(&self.open).put(blob.digest(), Blob::Memory(Bytes::clone(blob)));
+        }
+        if let Err(error) = self.cache.insert(blob) {
+            tracing::debug!(error = error.chain(), "a blob is not kept in the disk cache");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Moves the bytes of blobs: by presigned requests, or through the cell. With [`crate::meta`]'s
+//! session stream, the only user of tonic in this crate.
+
+use crate::meta::{Channel, Session};
+use bytes::Bytes;
+use sitefs_base::limits::{CHUNK_SIZE, CONTENT_DEADLINE};
+use sitefs_base::op::Location;
+use sitefs_base::session::{FetchBlob, StoreBlob};
+use sitefs_base::{Digest, Error, Generation, InodeId, Result};
+use sitefs_blobstore::{Transfer, VerifiedBytes};
+use sitefs_proto::pb::{FetchRequest, StoreRequest, blobs_client::BlobsClient};
+use std::{future::Future, sync::Arc};
+
+/// Fetches and stores blobs for one session.
+pub struct CellBlobs {
+    session: Arc<Session>,
+    channel: Channel,
+    transfer: Transfer,
+}
+
+impl CellBlobs {
+    /// Transfers for `session`, over `channel` where the cell is the way.
+    pub fn new(session: Arc<Session>, channel: Channel) -> Self {
+        Self { session, channel, transfer: Transfer::new() }
+    }
+
+    /// Runs `work` on the session's runtime; the caller's thread waits, at most for the deadline.
+    fn wait<T>(&self, what: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.session.runtime().block_on(async {
+            let late = |_| Error::unavailable(format!("{what} took longer than {CONTENT_DEADLINE:?}"));
+            tokio::time::timeout(CONTENT_DEADLINE, work).await.map_err(late)?
+        })
+    }
+
+    fn client(&self) -> BlobsClient<Channel> {
+        BlobsClient::new(self.channel.clone())
+            .max_decoding_message_size(sitefs_proto::MESSAGE_MAX)
+            .max_encoding_message_size(sitefs_proto::MESSAGE_MAX)
+    }
+
+    fn group(&self) -> Result<sitefs_base::GroupId> {
+        let attached = self.session.attached();
+        attached
+            .map(|attached| attached.group)
+            .ok_or_else(|| Error::unavailable("the session is not attached"))
+    }
+
+    /// The bytes of a blob, verified.
+    pub fn fetch(&self, ino: InodeId, digest: Digest, from: &Location) -> Result<VerifiedBytes> {
+        let bytes = self.wait("fetching a blob", async {
+            match from {
+                Location::Cell => {
+                    let fetch = FetchBlob { session: self.session.id(), ino, digest };
+                    let request = FetchRequest::from((self.group()?, fetch));
+                    let reply = self.client().fetch(request).await;
+                    Ok(reply.map_err(|status| sitefs_proto::error_from_status(&status))?.into_inner().data)
+                }
+                Location::Url { url, headers, .. } => {
+                    self.transfer.get(url, headers, CHUNK_SIZE, CONTENT_DEADLINE).await
+                }
+            }
+        })?;
+        VerifiedBytes::check(digest, bytes)
+    }
+
+    /// Uploads a blob to where it was granted.
+    pub fn store(&self, digest: Digest, generation: Generation, bytes: Bytes, to: &Location) -> Result<()> {
+        self.wait("uploading a blob", async {
+            match to {
+                Location::Cell => {
+                    let store = StoreBlob { session: self.session.id(), digest, generation, bytes };
+                    let request = StoreRequest::from((self.group()?, store));
+                    let reply = self.client().store(request).await;
+                    reply.map(drop).map_err(|status| sitefs_proto::error_from_status(&status))
+                }
+                Location::Url { url, headers, .. } => {
+                    self.transfer.put(url, headers, bytes, CONTENT_DEADLINE).await.map(drop)
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,426 @@
+//! The working copy of a file that is being written.
+//!
+//! Small files live in memory and never touch the local disk; larger ones in an unnamed sparse
+//! file. A copy of an existing file starts without its content: chunks are brought in when a write
+//! touches part of them, so that a large file is never downloaded whole.
+
+use sitefs_base::limits::{CHUNK_SIZE, HOT_MAX};
+use sitefs_base::{Error, Result};
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Files up to this many bytes are kept in memory while they are written.
+const MEMORY_MAX: u64 = HOT_MAX as u64;
+
+#[derive(Debug)]
+enum Store {
+    Memory(Vec<u8>),
+    Disk(Arc<File>),
+}
+
+/// A local copy of a file, whole or in part, and what of it is newer than the cell's.
+#[derive(Debug)]
+pub struct Working {
+    store: Store,
+    /// Where an unnamed file is made when the copy outgrows memory.
+    dir: PathBuf,
+    size: u64,
+    /// Content of the cell's version counts below this offset, in chunks that are not local.
+    base_len: u64,
+    /// The length of the cell's version as it was when this copy began, or last committed.
+    cell_len: u64,
+    /// The shortest length that this copy had since then: what lies behind must be sent again.
+    shortest: u64,
+    /// Chunks whose content is here.
+    local: BTreeSet<u32>,
+    /// Chunks that differ from the cell's.
+    dirty: BTreeSet<u32>,
+    /// Whether anything at all differs, the length included.
+    changed: bool,
+}
+
+/// What a commit has to send, taken at one moment.
+#[derive(Debug)]
+pub struct Captured {
+    /// The length of the file.
+    pub size: u64,
+    /// Chunks to send, ascending.
+    pub chunks: Vec<u32>,
+    /// The whole content, if it is small enough to travel in the commit.
+    pub whole: Option<Vec<u8>>,
+    /// Reads chunks of a larger file.
+    pub source: ChunkSource,
+}
+
+/// Reads the chunks of a captured working copy. Later writes may show in it; they mark their
+/// chunks dirty again, so the next commit carries them.
+#[derive(Clone, Debug)]
+pub enum ChunkSource {
+    /// Content that was in memory.
+    Memory(Arc<Vec<u8>>),
+    /// Content in a file.
+    Disk(Arc<File>),
+}
+
+impl ChunkSource {
+    /// The bytes of `chunk` in a file of `size` bytes.
+    pub fn read(&self, chunk: u32, size: u64) -> Result<Vec<u8>> {
+        let start = u64::from(chunk) * CHUNK_SIZE;
+        let len = usize_of(CHUNK_SIZE.min(size.saturating_sub(start)));
+        let mut bytes = vec![0; len];
+        match self {
+            Self::Memory(all) => {
+                let start = usize_of(start).min(all.len());
+                let end = (start + len).min(all.len());
+                bytes[..end - start].copy_from_slice(&all[start..end]);
+            }
+            Self::Disk(file) => read_padded(file, &mut bytes, start)?,
+        }
+        Ok(bytes)
+    }
+}
+
+fn usize_of(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+fn chunk_of(offset: u64) -> u32 {
+    u32::try_from(offset / CHUNK_SIZE).unwrap_or(u32::MAX)
+}
+
+/// Reads `bytes.len()` bytes at `offset`; what is behind the end of the file reads as zeros.
+fn read_padded(file: &File, bytes: &mut [u8], offset: u64) -> Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::io("reading the working copy", error)),
+        }
+    }
+    bytes[done..].fill(0);
+    Ok(())
+}
+
+impl Working {
+    /// An empty file; `dir` is on the local disk and takes what outgrows memory.
+    pub fn empty(dir: &Path) -> Self {
+        Self::of(dir, 0, 0)
+    }
+
+    /// A copy of an existing file of `len` bytes, none of which is here yet.
+    pub fn of_existing(dir: &Path, len: u64) -> Self {
+        Self::of(dir, len, len)
+    }
+
+    /// An existing file of `cell_len` bytes, emptied: nothing of it is needed any more.
+    pub fn truncated(dir: &Path, cell_len: u64) -> Self {
+        let mut working = Self::of(dir, 0, cell_len);
+        working.changed = true;
+        working
+    }
+
+    fn of(dir: &Path, size: u64, cell_len: u64) -> Self {
+        Self {
+            store: Store::Memory(Vec::new()),
+            dir: dir.to_owned(),
+            size,
+            base_len: size,
+            cell_len,
+            shortest: size,
+            local: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            changed: false,
+        }
+    }
+
+    /// The length of the file in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether it differs from what the cell has.
+    pub fn is_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// The part of `offset..offset + len` in chunk `chunk` that comes from the cell: its end.
+    pub fn base_len(&self) -> u64 {
+        self.base_len
+    }
+
+    /// Chunks of `offset..offset + len` whose content is neither here nor a hole.
+    pub fn missing(&self, offset: u64, len: u64) -> Vec<u32> {
+        if len == 0 || offset >= self.base_len {
+            return Vec::new();
+        }
+        let last = (offset + len - 1).min(self.base_len - 1);
+        (chunk_of(offset)..=chunk_of(last)).filter(|chunk| !self.local.contains(chunk)).collect()
+    }
+
+    /// Chunks that must be here before `offset..offset + len` is written: those written in part.
+    pub fn missing_for_write(&self, offset: u64, len: u64) -> Vec<u32> {
+        let end = offset + len;
+        let mut missing = self.missing(offset, len);
+        missing.retain(|chunk| {
+            let start = u64::from(*chunk) * CHUNK_SIZE;
+            let covered_to = (start + CHUNK_SIZE).min(self.base_len);
+            offset > start || end < covered_to
+        });
+        missing
+    }
+
+    /// Brings in the cell's bytes of `chunk`.
+    pub fn fill(&mut self, chunk: u32, bytes: &[u8]) -> Result<()> {
+        if self.local.contains(&chunk) {
+            return Ok(());
+        }
+        let start = u64::from(chunk) * CHUNK_SIZE;
+        let useful = usize_of(self.base_len.saturating_sub(start)).min(bytes.len());
+        self.put(start, &bytes[..useful])?;
+        self.local.insert(chunk);
+        Ok(())
+    }
+
+    /// Reads at `offset` what is here; chunks named by [`Self::missing`] read as zeros.
+    pub fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let len = usize_of(self.size.saturating_sub(offset)).min(len);
+        let mut bytes = vec![0; len];
+        match &self.store {
+            Store::Memory(all) => {
+                let start = usize_of(offset).min(all.len());
+                let end = (start + len).min(all.len());
+                bytes[..end - start].copy_from_slice(&all[start..end]);
+            }
+            Store::Disk(file) => read_padded(file, &mut bytes, offset)?,
+        }
+        Ok(bytes)
+    }
+
+    /// Writes `bytes` at `offset`, which must not miss chunks for it.
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let end = offset + bytes.len() as u64;
+        self.put(offset, bytes)?;
+        for chunk in chunk_of(offset)..=chunk_of(end - 1) {
+            self.local.insert(chunk);
+            self.dirty.insert(chunk);
+        }
+        self.size = self.size.max(end);
+        self.changed = true;
+        Ok(())
+    }
+
+    /// The chunk that must be here before the file is cut to `size`.
+    pub fn missing_for_resize(&self, size: u64) -> Vec<u32> {
+        if size >= self.size || size % CHUNK_SIZE == 0 { Vec::new() } else { self.missing(size - 1, 1) }
+    }
+
+    /// Cuts or extends the file; the new part reads as zeros.
+    pub fn resize(&mut self, size: u64) -> Result<()> {
+        if size < self.size {
+            self.cut(size)?;
+        }
+        self.size = size;
+        self.changed = true;
+        Ok(())
+    }
+
+    fn cut(&mut self, size: u64) -> Result<()> {
+        match &mut self.store {
+            Store::Memory(all) => all.truncate(usize_of(size)),
+            Store::Disk(file) => {
+                file.set_len(size).map_err(|error| Error::io("truncating the working copy", error))?;
+            }
+        }
+        self.base_len = self.base_len.min(size);
+        self.shortest = self.shortest.min(size);
+        let first_gone = u32::try_from(size.div_ceil(CHUNK_SIZE)).unwrap_or(u32::MAX);
+        self.local.split_off(&first_gone);
+        self.dirty.split_off(&first_gone);
+        if size % CHUNK_SIZE != 0 && self.local.contains(&chunk_of(size)) {
+            self.dirty.insert(chunk_of(size));
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let end = offset + bytes.len() as u64;
+        if end > MEMORY_MAX {
+            self.spill()?;
+        }
+        match &mut self.store {
+            Store::Memory(all) => {
+                if all.len() < usize_of(end) {
+                    all.resize(usize_of(end), 0);
+                }
+                all[usize_of(offset)..usize_of(end)].copy_from_slice(bytes);
+                Ok(())
+            }
+            Store::Disk(file) => {
+                file.write_all_at(bytes, offset).map_err(|error| Error::io("writing the working copy", error))
+            }
+        }
+    }
+
+    fn spill(&mut self) -> Result<()> {
+        let Store::Memory(all) = &self.store else { return Ok(()) };
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_TMPFILE)
+            .open(&self.dir)
+            .map_err(|error| Error::io("making a working copy", error))?;
+        file.write_all_at(all, 0).map_err(|error| Error::io("writing the working copy", error))?;
+        self.store = Store::Disk(Arc::new(file));
+        Ok(())
+    }
+
+    /// Chunks that must be here before [`Self::capture`]: all, if the file is small.
+    pub fn missing_for_capture(&self) -> Vec<u32> {
+        if self.size <= MEMORY_MAX {
+            self.missing(0, self.size)
+        } else if self.cell_len <= MEMORY_MAX {
+            self.missing(0, self.cell_len)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Takes what has to be sent and counts it as sent; [`Self::restore`] takes that back.
+    pub fn capture(&mut self) -> Result<Captured> {
+        let whole = if self.size <= MEMORY_MAX { Some(self.read(0, usize_of(self.size))?) } else { None };
+        let mut chunks = std::mem::take(&mut self.dirty);
+        // Chunks that the cell still has behind the shortest length would come back as old bytes.
+        let stale_from = self.shortest.div_ceil(CHUNK_SIZE);
+        let stale_to = self.cell_len.min(self.size).div_ceil(CHUNK_SIZE);
+        chunks.extend((stale_from..stale_to).filter_map(|chunk| u32::try_from(chunk).ok()));
+        // A file that was whole in a row or in one small blob is sent again from its beginning.
+        if whole.is_none() && self.cell_len <= MEMORY_MAX && self.local.contains(&0) {
+            chunks.insert(0);
+        }
+        self.changed = false;
+        let source = match &self.store {
+            Store::Memory(all) => {
+                ChunkSource::Memory(Arc::new(if whole.is_some() { Vec::new() } else { all.clone() }))
+            }
+            Store::Disk(file) => ChunkSource::Disk(Arc::clone(file)),
+        };
+        Ok(Captured { size: self.size, chunks: chunks.into_iter().collect(), whole, source })
+    }
+
+    /// The capture was committed: the cell has it.
+    pub fn committed(&mut self, captured: &Captured) {
+        self.cell_len = captured.size;
+        self.shortest = self.size.min(captured.size);
+    }
+
+    /// The capture was not committed: it has to be sent again.
+    pub fn restore(&mut self, captured: &Captured) {
+        self.dirty.extend(captured.chunks.iter().filter(|chunk| u64::from(**chunk) * CHUNK_SIZE < self.size));
+        self.changed = true;
+    }
+
+    /// Makes `offset..offset + len` read as zeros without changing the length; the range must not
+    /// miss chunks for a write.
+    pub fn punch(&mut self, offset: u64, len: u64) -> Result<()> {
+        let end = (offset + len).min(self.size);
+        let mut at = offset;
+        let zeros = vec![0; 64 * 1024];
+        while at < end {
+            let step = (end - at).min(zeros.len() as u64);
+            self.write(at, &zeros[..usize_of(step)])?;
+            at += step;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_write_in_the_middle_of_a_large_file_misses_only_its_chunks() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut working = Working::of_existing(dir.path(), 5 * CHUNK_SIZE);
+        assert_eq!(working.missing_for_write(CHUNK_SIZE + 5, CHUNK_SIZE), [1, 2]);
+        assert_eq!(working.missing_for_write(CHUNK_SIZE, CHUNK_SIZE), [0u32; 0]);
+        working.fill(1, &vec![7; usize_of(CHUNK_SIZE)]).unwrap();
+        working.fill(2, &vec![8; usize_of(CHUNK_SIZE)]).unwrap();
+        working.write(CHUNK_SIZE + 5, b"x").unwrap();
+        let captured = working.capture().unwrap();
+        assert_eq!(captured.chunks, [1]);
+        assert_eq!(captured.source.read(1, captured.size).unwrap()[4..7], [7, b'x', 7]);
+    }
+
+    #[test]
+    fn what_was_cut_off_is_sent_as_a_hole_when_the_file_grows_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut working = Working::of_existing(dir.path(), 4 * CHUNK_SIZE);
+        working.resize(CHUNK_SIZE).unwrap();
+        working.resize(3 * CHUNK_SIZE).unwrap();
+        assert!(working.missing(CHUNK_SIZE, CHUNK_SIZE).is_empty());
+        assert_eq!(working.capture().unwrap().chunks, [1, 2]);
+    }
+
+    #[test]
+    fn a_failed_commit_is_sent_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut working = Working::empty(dir.path());
+        working.write(0, &vec![1; 200_000]).unwrap();
+        let captured = working.capture().unwrap();
+        assert!(!working.is_changed());
+        working.restore(&captured);
+        assert!(working.is_changed());
+        assert_eq!(working.capture().unwrap().chunks, [0]);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Write(u64, u8, usize),
+        Resize(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0u64..100_000, any::<u8>(), 1usize..40_000)
+                .prop_map(|(at, byte, len)| Step::Write(at, byte, len)),
+            (0u64..120_000).prop_map(Step::Resize),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_a_plain_buffer_reads(steps in prop::collection::vec(step(), 1..20)) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut working = Working::empty(dir.path());
+            let mut model: Vec<u8> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Write(at, byte, len) => {
+                        working.write(at, &vec![byte; len]).unwrap();
+                        let at = usize::try_from(at).unwrap();
+                        if model.len() < at + len { model.resize(at + len, 0); }
+                        model[at..at + len].fill(byte);
+                    }
+                    Step::Resize(size) => {
+                        working.resize(size).unwrap();
+                        model.resize(usize::try_from(size).unwrap(), 0);
+                    }
+                }
+                prop_assert_eq!(working.size(), model.len() as u64);
+                prop_assert_eq!(&working.read(0, model.len()).unwrap(), &model);
+            }
+        }
+    }
+}

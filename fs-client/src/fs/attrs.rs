@@ -1,0 +1,179 @@
+//! Lookup and attributes.
+
+use super::node::{Node, apply};
+use super::{Cx, Fs, Op};
+use crate::meta::Stop;
+use sitefs_base::limits::{FILE_MAX, INLINE_MAX, METADATA_DEADLINE};
+use sitefs_base::op::{self, Place, SetAttr};
+use sitefs_base::{Attr, Content, Errno, FileKind, Inode, InodeId};
+use std::sync::Arc;
+
+/// How long the kernel may keep an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lifetime {
+    /// Until the feed takes it back.
+    UntilChanged,
+    /// Not at all: something here is ahead of the cell, or the answer may be out of date.
+    None,
+}
+
+impl Lifetime {
+    /// `UntilChanged` if the feed covers the answer.
+    pub fn of(current: bool) -> Self {
+        if current { Self::UntilChanged } else { Self::None }
+    }
+}
+
+/// Attributes for the kernel.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The node's number at the kernel.
+    pub node: InodeId,
+    /// The attributes; `attr.ino` is what programs see.
+    pub attr: Attr,
+    /// How long they may be kept.
+    pub lifetime: Lifetime,
+}
+
+impl Fs {
+    /// The attributes of a node as programs should see them.
+    pub(super) fn view(&self, node: &Node, attr: Attr, current: bool) -> View {
+        let state = node.state();
+        let ahead = state.is_ahead() || (attr.kind == FileKind::Directory && self.has_pending(node.ino));
+        let mut attr = state.view(attr);
+        if attr.kind == FileKind::Directory {
+            self.show_pending(node.ino, &mut attr);
+        }
+        View { node: node.ino, attr, lifetime: Lifetime::of(current && !ahead) }
+    }
+
+    /// A directory changed when the newest of its unpublished files was created.
+    fn show_pending(&self, dir: InodeId, attr: &mut Attr) {
+        let pending: Vec<Arc<Node>> = {
+            let pending = super::lock(&self.pending);
+            pending.get(&dir).map(|names| names.values().cloned().collect()).unwrap_or_default()
+        };
+        for node in pending {
+            if let Some(unpublished) = &node.state().unpublished {
+                let created = unpublished.attr.ctime;
+                attr.mtime = attr.mtime.max(created);
+                attr.ctime = attr.ctime.max(created);
+            }
+        }
+    }
+
+    /// Finds a name; counts a reference for the kernel. `Ok(None)` says that the name is absent,
+    /// with how long that may be believed.
+    pub fn lookup(&self, cx: Cx, place: &Place) -> Op<(Option<View>, Lifetime)> {
+        if let Some(node) = self.pending_at(place)
+            && let Some(attr) = { node.state().unpublished.as_ref().map(|own| own.attr.clone()) }
+        {
+            self.looked_up(node.ino);
+            return Ok((Some(self.view(&node, attr, true)), Lifetime::UntilChanged));
+        }
+        let found = self.meta.lookup(cx, place)?;
+        let Some(inode) = found.value else {
+            return Ok((None, Lifetime::of(found.current)));
+        };
+        let node = self.looked_up(inode.attr.ino);
+        Ok((Some(self.view(&node, inode.attr, found.current)), Lifetime::of(found.current)))
+    }
+
+    /// The attributes of an inode.
+    pub fn getattr(&self, cx: Cx, ino: InodeId) -> Op<View> {
+        let node = self.known_node(ino).unwrap_or_else(|| Arc::new(Node::new(ino)));
+        if let Some(attr) = { node.state().unpublished.as_ref().map(|own| own.attr.clone()) } {
+            return Ok(self.view(&node, attr, true));
+        }
+        let (inode, current) = self.inode_of(cx, &node)?;
+        Ok(self.view(&node, inode.attr, current))
+    }
+
+    /// Changes attributes. What a later commit will carry anyway stays here until then.
+    pub fn setattr(&self, cx: Cx, ino: InodeId, set: &SetAttr) -> Op<View> {
+        self.writable()?;
+        if set.size.is_some_and(|size| size > FILE_MAX) {
+            return Err(Errno::EFBIG.into());
+        }
+        let node = self.node(ino);
+        if self.set_here(cx, &node, set)? {
+            return self.getattr(cx, ino);
+        }
+        if cx == Cx::Fast {
+            return Err(Stop::WouldBlock);
+        }
+        if set.size.is_some() && self.must_resize_here(&node)? {
+            self.resize_here(cx, &node, set.size.unwrap_or(0))?;
+            self.commit(&node)?;
+            let rest = SetAttr { size: None, ..set.clone() };
+            return if rest.is_empty() { self.getattr(cx, ino) } else { self.setattr(cx, ino, &rest) };
+        }
+        self.set_at_cell(&node, set)?;
+        self.getattr(cx, ino)
+    }
+
+    /// Applies `set` locally if the node is ahead of the cell; says whether it did.
+    fn set_here(&self, cx: Cx, node: &Arc<Node>, set: &SetAttr) -> Op<bool> {
+        {
+            let state = node.state();
+            let has_acl = state.last.as_ref().is_some_and(|last| last.attr.flags.has_access_acl);
+            let ahead = state.gone || state.unpublished.is_some() || state.is_dirty();
+            if !ahead || (has_acl && set.mode.is_some()) {
+                return Ok(false);
+            }
+        }
+        if let Some(size) = set.size {
+            self.resize_here(cx, node, size)?;
+        }
+        let now = self.clock.now();
+        let mut state = node.state();
+        let mut rest = SetAttr { size: None, ..set.clone() };
+        for time in [&mut rest.atime, &mut rest.mtime] {
+            if *time == Some(op::SetTime::Now) {
+                *time = Some(op::SetTime::Written(now));
+            }
+        }
+        if state.gone {
+            if let Some(last) = &mut state.last {
+                apply(&mut last.attr, &rest, now);
+                last.attr.ctime = now;
+            }
+            return Ok(true);
+        }
+        state.merge(&rest);
+        if let Some(own) = &mut state.unpublished {
+            own.attr.ctime = now;
+        }
+        Ok(true)
+    }
+
+    /// Whether a change of length has to be made on a working copy: there is one, or the content
+    /// stands in the row and would outgrow it.
+    fn must_resize_here(&self, node: &Arc<Node>) -> Op<bool> {
+        if node.state().draft.is_some() {
+            return Ok(true);
+        }
+        let (inode, _) = self.inode_of(Cx::Slow, node)?;
+        Ok(matches!(&inode.content, Content::Inline(bytes) if bytes.len() <= INLINE_MAX))
+    }
+
+    fn set_at_cell(&self, node: &Arc<Node>, set: &SetAttr) -> Op<()> {
+        let row = node.state().row;
+        let change = op::Op::SetAttr { ino: row, set: set.clone() };
+        let outcome = self.meta.mutate(change, METADATA_DEADLINE)?;
+        if set.mode.is_some() {
+            self.meta.forget_xattrs(row);
+        }
+        let mut state = node.state();
+        if let Some(attr) = outcome.attrs.into_iter().find(|attr| attr.ino == row) {
+            if set.size.is_some() {
+                // The kernel has cut its own pages: they are of the new version.
+                state.page_cver = state.page_cver.map(|_| attr.cver);
+                state.last = None;
+            } else if let Some(Inode { attr: last, .. }) = &mut state.last {
+                *last = attr;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! What happens to files that stay open: they are published and committed in time (DESIGN D14).
+
+use super::{Fs, Node, lock};
+use std::{
+    sync::{
+        Arc,
+        mpsc::{RecvTimeoutError, Sender, channel},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+const EVERY: Duration = Duration::from_millis(500);
+const PUBLISH_AFTER: Duration = Duration::from_secs(1);
+const COMMIT_AFTER: Duration = Duration::from_secs(30);
+
+/// The thread that looks after files that stay open; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Background {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Background {
+    /// Starts looking after the files of `fs`.
+    pub fn start(fs: Arc<Fs>) -> std::io::Result<Self> {
+        let (stop, stopped) = channel();
+        let run = move || {
+            while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                fs.look_after_open_files();
+            }
+        };
+        let thread = std::thread::Builder::new().name("sitefs-open".into()).spawn(run)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that looks after open files panicked");
+        }
+    }
+}
+
+impl Fs {
+    fn look_after_open_files(&self) {
+        let now = self.clock.boottime();
+        for node in self.waiting_nodes(|node| {
+            let state = node.state();
+            state.unpublished.as_ref().is_some_and(|own| now.saturating_sub(own.since) >= PUBLISH_AFTER)
+        }) {
+            if let Err(stop) = self.publish(&node) {
+                tracing::warn!(ino = %node.ino, ?stop, "an open file could not be published");
+            }
+        }
+        for node in self.waiting_nodes(|node| {
+            let state = node.state();
+            state.draft.as_ref().is_some_and(|draft| {
+                let dirty = draft.dirty_since.is_some_and(|since| now.saturating_sub(since) >= COMMIT_AFTER);
+                dirty && !draft.whole && draft.copy.is_changed()
+            })
+        }) {
+            if let Err(stop) = self.commit(&node) {
+                tracing::warn!(ino = %node.ino, ?stop, "an open file could not be committed");
+            }
+        }
+    }
+
+    /// Commits everything that is not committed; gives how many files could not be.
+    pub fn drain(&self) -> usize {
+        let ahead = self.waiting_nodes(|node| node.state().is_ahead() && !node.state().gone);
+        ahead.iter().filter(|node| self.commit(node).is_err()).count()
+    }
+
+    fn waiting_nodes(&self, waits: impl Fn(&Node) -> bool) -> Vec<Arc<Node>> {
+        let all: Vec<Arc<Node>> = lock(&self.nodes).values().cloned().collect();
+        all.into_iter().filter(|node| waits(node)).collect()
+    }
+}

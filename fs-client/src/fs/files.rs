@@ -1,0 +1,458 @@
+//! Files: create, open, read, write, flush, release.
+
+use super::attrs::View;
+use super::node::{Draft, Node, Unpublished, without_setid};
+use super::{Cx, Fs, Handle, Op, lock};
+use crate::data::{Working, read_content};
+use crate::meta::Stop;
+use sitefs_base::limits::{CHUNK_SIZE, FILE_MAX};
+use sitefs_base::op::{Create, Place};
+use sitefs_base::{Attr, AttrFlags, Content, Errno, Error, FileKind, Inode, InodeId, Seq};
+use std::sync::Arc;
+
+/// An opened file.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    /// The handle.
+    pub fh: u64,
+    /// Whether the kernel's pages of this inode are of the current version.
+    pub keep_cache: bool,
+}
+
+/// An open that empties the file.
+#[derive(Clone, Copy, Debug)]
+pub struct Truncate {
+    /// The program may not keep set-id bits.
+    pub kill_setid: bool,
+}
+
+/// How a write is meant.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteKind {
+    /// At the end, wherever that is.
+    pub append: bool,
+    /// By a program that may not keep set-id bits.
+    pub kill_setid: bool,
+}
+
+/// The errno for a local failure: space is the only thing a program can act on.
+fn local_errno(error: &Error) -> Errno {
+    match error.errno() {
+        full @ (Errno::ENOSPC | Errno::EDQUOT) => full,
+        _ => Errno::EIO,
+    }
+}
+
+fn failed(error: &Error) -> Stop {
+    tracing::error!(error = error.chain(), "a working copy failed");
+    local_errno(error).into()
+}
+
+impl Fs {
+    /// Creates a file and opens it. The cell hears of it when it is closed, synced, or after a
+    /// second; an exclusive create reserves the name at once.
+    pub fn create(
+        &self,
+        cx: Cx,
+        place: &Place,
+        create: Create,
+        exclusive: bool,
+        truncate: Option<Truncate>,
+    ) -> Op<(View, Opened)> {
+        self.writable()?;
+        if let Some(found) = self.existing_for_create(cx, place, exclusive)? {
+            let opened = self.open(cx, found, true, truncate)?;
+            self.looked_up(found);
+            return Ok((self.getattr(cx, found)?, opened));
+        }
+        let dir = self.getattr(cx, place.parent)?.attr;
+        self.room_for(0, 1)?;
+        if dir.nlink == 0 {
+            return Err(Errno::ENOENT.into());
+        }
+        if dir.flags.has_default_acl {
+            return self.create_at_cell(cx, place, create, exclusive);
+        }
+        if exclusive {
+            self.meta.reserve(cx, place.clone())?;
+        }
+        let ino = self.meta.new_number(cx)?;
+        let create = own_create(create, &dir);
+        let node = self.looked_up(ino);
+        let attr = self.fresh_attr(ino, &create);
+        let (fh, view) = {
+            let mut state = node.state();
+            let since = self.clock.boottime();
+            state.unpublished =
+                Some(Unpublished { place: place.clone(), create, exclusive, since, attr: attr.clone() });
+            let copy = Working::empty(&self.work_dir);
+            state.draft = Some(Draft { copy, base: None, dirty_since: None, whole: true });
+            drop(state);
+            self.add_pending(place, &node);
+            (self.add_handle(&node, true), View { node: ino, attr, lifetime: super::Lifetime::UntilChanged })
+        };
+        Ok((view, Opened { fh, keep_cache: false }))
+    }
+
+    /// What a create finds under its name; the kernel may not have known of it.
+    fn existing_for_create(&self, cx: Cx, place: &Place, exclusive: bool) -> Op<Option<InodeId>> {
+        let node = match self.pending_at(place) {
+            Some(node) => node.ino,
+            None => match self.meta.lookup(cx, place)?.value {
+                Some(inode) if inode.attr.kind == FileKind::Directory => return Err(Errno::EISDIR.into()),
+                Some(inode) => inode.attr.ino,
+                None => return Ok(None),
+            },
+        };
+        if exclusive {
+            return Err(Errno::EEXIST.into());
+        }
+        Ok(Some(node))
+    }
+
+    /// Creates by a commit at once: the cell works out what the file inherits.
+    fn create_at_cell(&self, cx: Cx, place: &Place, create: Create, exclusive: bool) -> Op<(View, Opened)> {
+        if cx == Cx::Fast {
+            return Err(Stop::WouldBlock);
+        }
+        let ino = self.meta.new_number(cx)?;
+        let ino = self.create_empty(place, ino, create, exclusive)?;
+        self.looked_up(ino);
+        let opened = self.open(cx, ino, true, None)?;
+        if let Some(node) = self.known_node(ino) {
+            let mut state = node.state();
+            let copy = Working::empty(&self.work_dir);
+            state.draft = Some(Draft { copy, base: None, dirty_since: None, whole: true });
+        }
+        Ok((self.getattr(cx, ino)?, opened))
+    }
+
+    fn fresh_attr(&self, ino: InodeId, create: &Create) -> Attr {
+        let now = self.clock.now();
+        Attr {
+            ino,
+            kind: FileKind::File,
+            mode: create.mode,
+            uid: create.uid,
+            gid: create.gid,
+            nlink: 1,
+            size: 0,
+            allocated: 0,
+            rdev: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            cver: Seq::ZERO,
+            flags: AttrFlags::default(),
+        }
+    }
+
+    fn add_handle(&self, node: &Arc<Node>, writes: bool) -> u64 {
+        {
+            let mut state = node.state();
+            state.handles += 1;
+            state.writers += u32::from(writes);
+        }
+        let fh = self.new_handle();
+        lock(&self.handles).insert(fh, Arc::new(Handle { node: Arc::clone(node), writes }));
+        fh
+    }
+
+    /// Opens a file; with `truncate` it is empty from now on, for this mount, and loses its set-id
+    /// bits if the caller may not keep them.
+    pub fn open(&self, cx: Cx, ino: InodeId, writes: bool, truncate: Option<Truncate>) -> Op<Opened> {
+        if writes || truncate.is_some() {
+            self.writable()?;
+        }
+        let node = self.node(ino);
+        let unpublished = node.state().unpublished.is_some();
+        let inode = if unpublished { None } else { Some(self.inode_of(cx, &node)?.0) };
+        let keep_cache = {
+            let mut state = node.state();
+            let keep = match &inode {
+                Some(inode) => {
+                    state.is_dirty() || state.page_cver.replace(inode.attr.cver) == Some(inode.attr.cver)
+                }
+                None => true,
+            };
+            if inode.is_some() {
+                state.last = inode;
+            }
+            keep
+        };
+        if let Some(truncate) = truncate {
+            self.truncate_at_open(&node, truncate)?;
+        }
+        Ok(Opened { fh: self.add_handle(&node, writes), keep_cache: keep_cache && truncate.is_none() })
+    }
+
+    fn truncate_at_open(&self, node: &Node, truncate: Truncate) -> Op<()> {
+        let (now, since) = (self.clock.now(), self.clock.boottime());
+        let mut state = node.state();
+        let cell_len = state.last.as_ref().map_or(0, |last| last.attr.size);
+        match &mut state.draft {
+            Some(draft) => draft.copy.resize(0).map_err(|error| failed(&error))?,
+            none => {
+                let copy = Working::truncated(&self.work_dir, cell_len);
+                *none = Some(Draft { copy, base: None, dirty_since: None, whole: true });
+            }
+        }
+        if let Some(draft) = &mut state.draft {
+            draft.whole = true;
+            draft.dirty_since.get_or_insert(since);
+        }
+        state.written = Some(now);
+        state.set.kill_setid |= truncate.kill_setid;
+        Ok(())
+    }
+
+    /// Reads up to `len` bytes.
+    pub fn read(&self, cx: Cx, fh: u64, offset: u64, len: usize) -> Op<Vec<u8>> {
+        let node = Arc::clone(&self.handle(fh)?.node);
+        let local = {
+            let state = node.state();
+            match &state.draft {
+                None => None,
+                Some(draft) => {
+                    let bytes = draft.copy.read(offset, len).map_err(|error| failed(&error))?;
+                    let missing = draft.copy.missing(offset, bytes.len() as u64);
+                    Some((bytes, missing, draft.copy.base_len(), draft.base.clone()))
+                }
+            }
+        };
+        let Some((mut bytes, missing, base_len, base)) = local else {
+            let (inode, _) = self.inode_of(cx, &node)?;
+            return self.read_row(cx, &node, &inode, offset, len);
+        };
+        let end = (offset + bytes.len() as u64).min(base_len);
+        for chunk in missing {
+            let start = u64::from(chunk) * CHUNK_SIZE;
+            let (from, to) = (start.max(offset), (start + CHUNK_SIZE).min(end));
+            let Some(base) = base.as_ref().filter(|_| from < to) else { continue };
+            let part = self.read_row(cx, &node, base, from, index(to - from))?;
+            bytes[index(from - offset)..][..part.len()].copy_from_slice(&part);
+        }
+        Ok(bytes)
+    }
+
+    /// Reads the cell's version of a file.
+    fn read_row(&self, cx: Cx, node: &Node, inode: &Inode, offset: u64, len: usize) -> Op<Vec<u8>> {
+        let mut layout = match cx {
+            Cx::Fast => node.layout.try_lock().map_err(|_| Stop::WouldBlock)?,
+            Cx::Slow => lock(&node.layout),
+        };
+        read_content(cx, &self.blobs, &self.meta, &mut layout, inode, offset, len)
+    }
+
+    /// Writes; gives the number of bytes written, which is all of them.
+    pub fn write(&self, cx: Cx, fh: u64, offset: u64, bytes: &[u8], kind: WriteKind) -> Op<u32> {
+        let handle = self.handle(fh)?;
+        let node = &handle.node;
+        let len = bytes.len() as u64;
+        self.begin_draft(cx, node)?;
+        loop {
+            let missing = {
+                let mut state = node.state();
+                let Some(draft) = &mut state.draft else { return Err(Stop::WouldBlock) };
+                let offset = if kind.append { draft.copy.size() } else { offset };
+                let end = offset.checked_add(len).filter(|end| *end <= FILE_MAX).ok_or(Errno::EFBIG)?;
+                let missing = draft.copy.missing_for_write(offset, len);
+                if missing.is_empty() {
+                    self.room_for(end.saturating_sub(draft.copy.size()), 0)?;
+                    draft.copy.write(offset, bytes).map_err(|error| failed(&error))?;
+                    draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
+                    state.written = Some(self.clock.now());
+                    state.set.mtime = None;
+                    state.set.kill_setid |= kind.kill_setid;
+                    return Ok(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+                }
+                missing
+            };
+            self.fill(cx, node, &missing)?;
+        }
+    }
+
+    /// Makes a working copy of the cell's version, if there is none.
+    pub(super) fn begin_draft(&self, cx: Cx, node: &Arc<Node>) -> Op<()> {
+        if node.state().draft.is_some() {
+            return Ok(());
+        }
+        let (inode, _) = self.inode_of(cx, node)?;
+        let copy = Working::of_existing(&self.work_dir, inode.attr.size);
+        let mut state = node.state();
+        state.draft.get_or_insert(Draft { copy, base: Some(inode), dirty_since: None, whole: false });
+        Ok(())
+    }
+
+    /// Brings chunks of the cell's version into the working copy.
+    pub(super) fn fill(&self, cx: Cx, node: &Node, missing: &[u32]) -> Op<()> {
+        for chunk in missing {
+            let base = { node.state().draft.as_ref().and_then(|draft| draft.base.clone()) };
+            let start = u64::from(*chunk) * CHUNK_SIZE;
+            let bytes = match &base {
+                Some(base) => self.read_row(cx, node, base, start, index(CHUNK_SIZE))?,
+                None => Vec::new(),
+            };
+            if let Some(draft) = &mut node.state().draft {
+                draft.copy.fill(*chunk, &bytes).map_err(|error| failed(&error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes the length of the working copy, which is made if there is none.
+    pub(super) fn resize_here(&self, cx: Cx, node: &Arc<Node>, size: u64) -> Op<()> {
+        if !node.state().gone || node.state().draft.is_none() {
+            self.begin_draft(cx, node)?;
+        }
+        loop {
+            let missing = {
+                let mut state = node.state();
+                let Some(draft) = &mut state.draft else { return Err(Errno::EIO.into()) };
+                let missing = draft.copy.missing_for_resize(size);
+                if missing.is_empty() {
+                    self.room_for(size.saturating_sub(draft.copy.size()), 0).or_else(|stop| {
+                        // A longer file of holes takes no room.
+                        if size > draft.copy.size() { Ok(()) } else { Err(stop) }
+                    })?;
+                    draft.copy.resize(size).map_err(|error| failed(&error))?;
+                    draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
+                    state.written = Some(self.clock.now());
+                    return Ok(());
+                }
+                missing
+            };
+            self.fill(cx, node, &missing)?;
+        }
+    }
+
+    /// Refuses what would go beyond the volume's limits, as far as they are known here.
+    fn room_for(&self, bytes: u64, inodes: u64) -> Op<()> {
+        let usage = self.meta.usage();
+        let full =
+            |used: u64, more: u64, limit: u64| limit > 0 && more > 0 && used.saturating_add(more) > limit;
+        if full(usage.bytes_used, bytes, usage.bytes_limit)
+            || full(usage.inodes_used, inodes, usage.inodes_limit)
+        {
+            return Err(Errno::ENOSPC.into());
+        }
+        Ok(())
+    }
+
+    /// Allocates or removes space in the working copy.
+    pub fn fallocate(&self, fh: u64, offset: u64, len: u64, mode: i32) -> Op<()> {
+        let handle = self.handle(fh)?;
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let zero = mode & (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE) != 0;
+        let end = offset.checked_add(len).filter(|end| *end <= FILE_MAX).ok_or(Errno::EFBIG)?;
+        self.begin_draft(Cx::Slow, &handle.node)?;
+        let size = { handle.node.state().draft.as_ref().map_or(0, |draft| draft.copy.size()) };
+        if !keep_size || end <= size {
+            self.room_for(end.saturating_sub(size), 0)?;
+        }
+        if !keep_size && end > size {
+            self.resize_here(Cx::Slow, &handle.node, end)?;
+        }
+        if zero {
+            let missing =
+                handle.node.state().draft.as_ref().map(|draft| draft.copy.missing_for_write(offset, len));
+            self.fill(Cx::Slow, &handle.node, &missing.unwrap_or_default())?;
+            let mut state = handle.node.state();
+            if let Some(draft) = &mut state.draft {
+                draft.copy.punch(offset, len).map_err(|error| failed(&error))?;
+                draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
+            }
+            state.written = Some(self.clock.now());
+        }
+        Ok(())
+    }
+
+    /// The next data or hole from `offset`, by the layout of the committed file.
+    pub fn seek(&self, fh: u64, offset: u64, data: bool) -> Op<u64> {
+        let node = Arc::clone(&self.handle(fh)?.node);
+        if node.state().is_ahead() && !node.state().gone {
+            self.commit(&node)?;
+        }
+        let (inode, _) = self.inode_of(Cx::Slow, &node)?;
+        let size = inode.attr.size;
+        if offset >= size {
+            return Err(Errno::ENXIO.into());
+        }
+        if !matches!(inode.content, Content::Extents(_) | Content::Chunked | Content::Empty) {
+            return Ok(if data { offset } else { size });
+        }
+        let extents = lock(&node.layout).extents(Cx::Slow, &self.meta, &inode, offset, size - offset)?;
+        let mut at = offset;
+        for extent in extents {
+            if data && extent.end() > at {
+                return Ok(extent.offset.max(at));
+            }
+            if extent.offset > at {
+                break;
+            }
+            at = at.max(extent.end());
+        }
+        if data { Err(Errno::ENXIO.into()) } else { Ok(at.min(size)) }
+    }
+
+    /// A descriptor is being closed: what it wrote is committed when this returns.
+    pub fn flush(&self, fh: u64) -> Op<()> {
+        let handle = self.handle(fh)?;
+        if handle.writes { self.commit(&handle.node) } else { Ok(()) }
+    }
+
+    /// Whether [`Self::flush`] has nothing to do.
+    pub fn flush_is_idle(&self, fh: u64) -> bool {
+        self.handle(fh).is_ok_and(|handle| !handle.writes || !handle.node.state().is_ahead())
+    }
+
+    /// Content and attributes are committed when this returns.
+    pub fn fsync(&self, fh: u64) -> Op<()> {
+        self.commit(&Arc::clone(&self.handle(fh)?.node))
+    }
+
+    /// The last descriptor of a handle is gone. What a mapping wrote after the last flush is
+    /// committed now.
+    pub fn release(&self, cx: Cx, fh: u64) -> Op<()> {
+        let handle = self.handle(fh)?;
+        if handle.writes && handle.node.state().is_ahead() {
+            if cx == Cx::Fast {
+                return Err(Stop::WouldBlock);
+            }
+            if let Err(stop) = self.commit(&handle.node) {
+                tracing::error!(ino = %handle.node.ino, ?stop, "changes of a closed file could not be committed");
+            }
+        }
+        lock(&self.handles).remove(&fh);
+        let mut state = handle.node.state();
+        state.handles -= 1;
+        state.writers -= u32::from(handle.writes);
+        if state.writers == 0 && !state.is_ahead() && !(state.gone && state.handles > 0) {
+            state.draft = None;
+        }
+        let unused = state.lookups == 0 && state.handles == 0;
+        drop(state);
+        if unused {
+            lock(&self.nodes).remove(&handle.node.ino);
+        }
+        Ok(())
+    }
+}
+
+fn index(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+/// Owner and mode of a new file in a directory without a default ACL.
+fn own_create(create: Create, dir: &Attr) -> Create {
+    let inherits_group = dir.mode & 0o2000 != 0;
+    let gid = if inherits_group { dir.gid } else { create.gid };
+    let mode = create.mode & !create.umask & 0o7777;
+    // The kernel has taken set-group-id from callers that may not give it away.
+    let mode = if inherits_group && create.uid != 0 && create.gid != gid {
+        without_setid(mode) | (mode & 0o4000)
+    } else {
+        mode
+    };
+    Create { mode, umask: 0, uid: create.uid, gid }
+}

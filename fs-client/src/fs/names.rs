@@ -1,0 +1,184 @@
+//! Names: making, linking, moving and removing them.
+
+use super::attrs::View;
+use super::node::Node;
+use super::{Caller, Cx, Fs, Op, lock};
+use sitefs_base::limits::{METADATA_DEADLINE, SYMLINK_MAX};
+use sitefs_base::op::{self, Create, Outcome, Place, RenameMode};
+use sitefs_base::{Content, Errno, FileKind, Inode, InodeId};
+use std::sync::Arc;
+
+impl Fs {
+    /// Makes a directory.
+    pub fn mkdir(&self, at: &Place, create: Create) -> Op<View> {
+        self.make(at, Content::Empty, |at| op::Op::Mkdir { at, create })
+    }
+
+    /// Makes an empty file, fifo, socket or device node.
+    pub fn mknod(&self, at: &Place, kind: FileKind, rdev: u32, create: Create) -> Op<View> {
+        self.make(at, Content::Empty, |at| op::Op::Mknod { at, kind, rdev, create })
+    }
+
+    /// Makes a symbolic link.
+    pub fn symlink(&self, at: &Place, target: &[u8], caller: Caller) -> Op<View> {
+        if target.len() > SYMLINK_MAX {
+            return Err(Errno::ENAMETOOLONG.into());
+        }
+        let create = Create { mode: 0o777, umask: 0, uid: caller.uid, gid: caller.gid };
+        let target = bytes::Bytes::copy_from_slice(target);
+        self.make(at, Content::Target(target.clone()), |at| op::Op::Symlink { at, target, create })
+    }
+
+    fn make(&self, at: &Place, content: Content, op: impl FnOnce(Place) -> op::Op) -> Op<View> {
+        self.writable()?;
+        if self.pending_at(at).is_some() {
+            return Err(Errno::EEXIST.into());
+        }
+        let outcome = self.meta.mutate(op(at.clone()), METADATA_DEADLINE)?;
+        let (Some(ino), seq) = (outcome.ino, outcome.seq) else { return Err(Errno::EIO.into()) };
+        let Some(attr) = outcome.attrs.into_iter().find(|attr| attr.ino == ino) else {
+            return Err(Errno::EIO.into());
+        };
+        self.meta.inode_changed(seq, Inode { attr: attr.clone(), content });
+        self.meta.name_changed(seq, at, Some(ino));
+        let node = self.looked_up(ino);
+        Ok(self.view(&node, attr, true))
+    }
+
+    /// The target of a symbolic link.
+    pub fn readlink(&self, cx: Cx, ino: InodeId) -> Op<bytes::Bytes> {
+        match self.inode_of(cx, &self.node(ino))?.0.content {
+            Content::Target(target) => Ok(target),
+            _ => Err(Errno::EINVAL.into()),
+        }
+    }
+
+    /// Gives an inode another name.
+    pub fn link(&self, ino: InodeId, at: &Place) -> Op<View> {
+        self.writable()?;
+        if self.pending_at(at).is_some() {
+            return Err(Errno::EEXIST.into());
+        }
+        let node = self.node(ino);
+        self.publish(&node)?;
+        if node.state().gone {
+            return Err(Errno::ENOENT.into());
+        }
+        let row = node.state().row;
+        let outcome = self.meta.mutate(op::Op::Link { ino: row, at: at.clone() }, METADATA_DEADLINE)?;
+        self.meta.name_changed(outcome.seq, at, Some(row));
+        self.looked_up(node.ino);
+        self.getattr(Cx::Slow, node.ino)
+    }
+
+    /// Removes a name that is not a directory.
+    pub fn unlink(&self, at: &Place) -> Op<()> {
+        self.writable()?;
+        if let Some(node) = self.pending_at(at)
+            && self.drop_unpublished(&node)?
+        {
+            return Ok(());
+        }
+        let victim = self.victim(at)?;
+        let outcome = self.meta.mutate(op::Op::Unlink { at: at.clone() }, METADATA_DEADLINE)?;
+        self.meta.name_changed(outcome.seq, at, None);
+        self.lost_a_name(victim, &outcome);
+        Ok(())
+    }
+
+    /// Forgets a file that the cell never knew; false if it has to be removed there. A reserved
+    /// name is published first: that gives the reservation back.
+    fn drop_unpublished(&self, node: &Arc<Node>) -> Op<bool> {
+        let _alone = lock(&node.committing);
+        let unpublished = node.state().unpublished.clone();
+        let Some(unpublished) = unpublished else { return Ok(false) };
+        if unpublished.exclusive {
+            self.publish_alone(node)?;
+            return Ok(false);
+        }
+        self.remove_pending(&unpublished);
+        let mut state = node.state();
+        let attr = state.view(unpublished.attr);
+        state.unpublished = None;
+        state.gone = true;
+        state.last = Some(Inode { attr, content: Content::Empty });
+        Ok(true)
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, at: &Place) -> Op<()> {
+        self.writable()?;
+        let victim = self.victim(at)?;
+        if victim.as_ref().is_some_and(|node| self.has_pending(node.ino)) {
+            return Err(Errno::ENOTEMPTY.into());
+        }
+        let outcome = self.meta.mutate(op::Op::Rmdir { at: at.clone() }, METADATA_DEADLINE)?;
+        self.meta.name_changed(outcome.seq, at, None);
+        self.lost_a_name(victim, &outcome);
+        Ok(())
+    }
+
+    /// Moves a name.
+    pub fn rename(&self, from: &Place, to: &Place, mode: RenameMode) -> Op<()> {
+        self.writable()?;
+        for place in [from, to] {
+            if let Some(node) = self.pending_at(place) {
+                self.publish(&node)?;
+            }
+        }
+        let moved = self.meta.lookup(Cx::Slow, from)?.value.ok_or(Errno::ENOENT)?.attr;
+        let target = if mode == RenameMode::NoReplace { None } else { self.victim(to)? };
+        if target.as_ref().is_some_and(|node| mode == RenameMode::Replace && self.has_pending(node.ino)) {
+            return Err(Errno::ENOTEMPTY.into());
+        }
+        let op = op::Op::Rename { from: from.clone(), to: to.clone(), mode };
+        let outcome = self.meta.mutate(op, METADATA_DEADLINE)?;
+        let same = target.as_ref().is_some_and(|node| node.state().row == moved.ino);
+        if same && mode == RenameMode::Replace {
+            // Two names of one inode: POSIX leaves both.
+            return Ok(());
+        }
+        let swapped =
+            if mode == RenameMode::Exchange { target.as_ref().map(|node| node.state().row) } else { None };
+        self.meta.name_changed(outcome.seq, from, swapped);
+        self.meta.name_changed(outcome.seq, to, Some(moved.ino));
+        if moved.kind == FileKind::Directory {
+            self.meta.forget_listing(moved.ino);
+        }
+        match swapped {
+            Some(other) => self.meta.forget_listing(other),
+            None => self.lost_a_name(target, &outcome),
+        }
+        Ok(())
+    }
+
+    /// The node under a name that is about to go, with its row kept for handles that stay open.
+    fn victim(&self, at: &Place) -> Op<Option<Arc<Node>>> {
+        let Some(inode) = self.meta.lookup(Cx::Slow, at)?.value else { return Ok(None) };
+        let node = self.known_node(inode.attr.ino).unwrap_or_else(|| Arc::new(Node::new(inode.attr.ino)));
+        node.state().last = Some(inode);
+        Ok(Some(node))
+    }
+
+    fn lost_a_name(&self, victim: Option<Arc<Node>>, outcome: &Outcome) {
+        let Some(node) = victim else { return };
+        let mut state = node.state();
+        let row = state.row;
+        match outcome.attrs.iter().find(|attr| attr.ino == row) {
+            Some(attr) => {
+                if let Some(last) = &mut state.last {
+                    last.attr = attr.clone();
+                }
+            }
+            None => {
+                state.gone = true;
+                if let Some(last) = &mut state.last {
+                    last.attr.nlink = 0;
+                    last.attr.ctime = self.clock.now().max(last.attr.ctime);
+                }
+                drop(state);
+                self.meta.forget_inode(row);
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What the mount knows of an inode beside the cell's row: lookups, open handles, changes that are
+//! not committed yet.
+
+use crate::data::{LayoutView, Working};
+use sitefs_base::op::{Create, Place, SetAttr, SetTime};
+use sitefs_base::{Attr, FileKind, Inode, InodeId, Seq, Time};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// An inode that the kernel knows, or that has open handles.
+#[derive(Debug)]
+pub struct Node {
+    /// Its number at the kernel.
+    pub ino: InodeId,
+    /// Held by whoever commits, so that commits of one file do not overlap. May be held while
+    /// waiting for the cell; never taken by the session's task.
+    pub committing: Mutex<()>,
+    /// Layout rows that reads needed. May be held while waiting for the cell.
+    pub layout: Mutex<LayoutView>,
+    state: Mutex<NodeState>,
+}
+
+impl Node {
+    /// A node nobody has looked up.
+    pub fn new(ino: InodeId) -> Self {
+        let state = NodeState {
+            row: ino,
+            lookups: 0,
+            handles: 0,
+            writers: 0,
+            last: None,
+            gone: false,
+            unpublished: None,
+            draft: None,
+            set: SetAttr::default(),
+            written: None,
+            page_cver: None,
+        };
+        Self { ino, committing: Mutex::new(()), layout: Mutex::default(), state: Mutex::new(state) }
+    }
+
+    /// The changing part; held for moments only, never while waiting.
+    pub fn state(&self) -> MutexGuard<'_, NodeState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The changing part of a node.
+#[derive(Debug)]
+pub struct NodeState {
+    /// The inode at the cell: another than the node's number if two mounts created one name.
+    pub row: InodeId,
+    /// References that the kernel holds.
+    pub lookups: u64,
+    /// Open handles.
+    pub handles: u32,
+    /// Handles that can write.
+    pub writers: u32,
+    /// The row as last seen while handles were open: what is read after the last name is gone.
+    pub last: Option<Inode>,
+    /// The inode has no names any more.
+    pub gone: bool,
+    /// Created here, and the cell does not know it yet.
+    pub unpublished: Option<Unpublished>,
+    /// The working copy.
+    pub draft: Option<Draft>,
+    /// Changes of attributes that ride in the next commit.
+    pub set: SetAttr,
+    /// When content last changed here, if that is not committed.
+    pub written: Option<Time>,
+    /// The content version that fills the kernel's pages, if they hold one version.
+    pub page_cver: Option<Seq>,
+}
+
+/// A file that only this mount knows.
+#[derive(Clone, Debug)]
+pub struct Unpublished {
+    /// The name that it will have.
+    pub place: Place,
+    /// Its owner and mode.
+    pub create: Create,
+    /// Whether the name is reserved for it at the cell.
+    pub exclusive: bool,
+    /// CLOCK_BOOTTIME of its creation.
+    pub since: Duration,
+    /// Its attributes as far as they are known.
+    pub attr: Attr,
+}
+
+/// A working copy and the version that it began from.
+#[derive(Debug)]
+pub struct Draft {
+    /// The local content.
+    pub copy: Working,
+    /// Where chunks that are not local come from.
+    pub base: Option<Inode>,
+    /// CLOCK_BOOTTIME of the first change that is not committed.
+    pub dirty_since: Option<Duration>,
+    /// Whether a handle of this mount created or emptied the file: then it is not shown half done.
+    pub whole: bool,
+}
+
+impl NodeState {
+    /// Whether attributes here differ from the cell's row, or may soon.
+    pub fn is_ahead(&self) -> bool {
+        self.unpublished.is_some() || !self.set.is_empty() || self.is_dirty()
+    }
+
+    /// Whether content here is newer than the cell's.
+    pub fn is_dirty(&self) -> bool {
+        self.draft.as_ref().is_some_and(|draft| draft.copy.is_changed())
+    }
+
+    /// `attr` with the changes that are not committed.
+    pub fn view(&self, mut attr: Attr) -> Attr {
+        attr.ino = self.row;
+        if let Some(draft) = &self.draft
+            && draft.copy.is_changed()
+        {
+            attr.size = draft.copy.size();
+            attr.allocated = attr.size;
+        }
+        if let Some(written) = self.written {
+            attr.mtime = written;
+            attr.ctime = attr.ctime.max(written);
+        }
+        if self.gone {
+            attr.nlink = 0;
+        }
+        let now = attr.ctime;
+        apply(&mut attr, &self.set, now);
+        attr
+    }
+
+    /// Adds changes of attributes to those that wait.
+    pub fn merge(&mut self, set: &SetAttr) {
+        let waiting = &mut self.set;
+        waiting.mode = set.mode.or(waiting.mode);
+        waiting.uid = set.uid.or(waiting.uid);
+        waiting.gid = set.gid.or(waiting.gid);
+        waiting.atime = set.atime.or(waiting.atime);
+        waiting.mtime = set.mtime.or(waiting.mtime);
+        waiting.kill_setid |= set.kill_setid;
+        if set.mtime.is_some() {
+            self.written = None;
+        }
+    }
+}
+
+/// Applies `set` to `attr` as the cell will: for views of what is not committed.
+pub fn apply(attr: &mut Attr, set: &SetAttr, now: Time) {
+    let is_file = attr.kind != FileKind::Directory;
+    if let Some(mode) = set.mode {
+        attr.mode = mode;
+    }
+    if set.mode.is_none() && is_file && (set.kill_setid || set.uid.is_some() || set.gid.is_some()) {
+        attr.mode = without_setid(attr.mode);
+    }
+    attr.uid = set.uid.unwrap_or(attr.uid);
+    attr.gid = set.gid.unwrap_or(attr.gid);
+    let time = |set: Option<SetTime>, old: Time| match set {
+        None => old,
+        Some(SetTime::Now) => now,
+        Some(SetTime::At(time) | SetTime::Written(time)) => time,
+    };
+    attr.atime = time(set.atime, attr.atime);
+    attr.mtime = time(set.mtime, attr.mtime);
+}
+
+/// A mode without set-user-id, and without set-group-id where that means execution.
+pub fn without_setid(mode: u16) -> u16 {
+    let group = if mode & 0o010 != 0 { 0o2000 } else { 0 };
+    mode & !(0o4000 | group)
+}

@@ -1,0 +1,570 @@
+//! One method per request: convert, call, convert back. What can be answered from here is answered
+//! in the FUSE thread; the rest goes to a thread that may wait for the cell.
+
+use super::convert::{
+    BLOCK, attr, entry_attr, errno, inode, kind, kind_of_mode, no_entry, permissions, place, set_time, ttl,
+};
+use crate::fs::{Caller, DirItem, Fs, Lifetime, Truncate, View, WriteKind};
+use crate::meta::{Cx, Op, Stop};
+use crate::mount::Ended;
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use sitefs_base::op::{Create, RenameMode, SetAttr, XattrMode};
+use sitefs_base::Errno;
+use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path, sync::Arc, time::SystemTime};
+use tokio::runtime::Handle;
+
+/// The largest write request, in bytes.
+const MAX_WRITE: u32 = 1 << 20;
+const GENERATION: Generation = Generation(0);
+
+/// Answers the kernel's requests with the operations of [`Fs`].
+pub struct Adapter {
+    fs: Arc<Fs>,
+    runtime: Handle,
+    ended: Arc<Ended>,
+}
+
+impl Adapter {
+    /// Answers with `fs`; what has to wait runs on blocking threads of `runtime`. `ended` is set
+    /// when the kernel ends the session.
+    pub fn new(fs: Arc<Fs>, runtime: Handle, ended: Arc<Ended>) -> Self {
+        Self { fs, runtime, ended }
+    }
+
+    /// Tries `op` here; if it would have to wait, runs it where it may.
+    fn run<T, R: Send + 'static>(
+        &self,
+        reply: R,
+        op: impl Fn(&Fs, Cx) -> Op<T> + Send + 'static,
+        done: impl FnOnce(R, Result<T, Errno>) + Send + 'static,
+    ) {
+        match op(&self.fs, Cx::Fast) {
+            Ok(result) => done(reply, Ok(result)),
+            Err(Stop::Errno(errno)) => done(reply, Err(errno)),
+            Err(Stop::WouldBlock) => self.wait(reply, move |fs| op(fs, Cx::Slow), done),
+        }
+    }
+
+    /// Runs `op` where it may wait.
+    fn wait<T, R: Send + 'static>(
+        &self,
+        reply: R,
+        op: impl FnOnce(&Fs) -> Op<T> + Send + 'static,
+        done: impl FnOnce(R, Result<T, Errno>) + Send + 'static,
+    ) {
+        let fs = Arc::clone(&self.fs);
+        // The reply is the only thing that anybody waits for; the runtime owns the thread.
+        drop(self.runtime.spawn_blocking(move || match op(&fs) {
+            Ok(result) => done(reply, Ok(result)),
+            Err(Stop::Errno(errno)) => done(reply, Err(errno)),
+            Err(Stop::WouldBlock) => done(reply, Err(Errno::EIO)),
+        }));
+    }
+}
+
+fn caller(req: &Request) -> Caller {
+    Caller { uid: req.uid(), gid: req.gid() }
+}
+
+fn create_args(req: &Request, mode: u32, umask: u32) -> Create {
+    Create { mode: permissions(mode), umask: permissions(umask), uid: req.uid(), gid: req.gid() }
+}
+
+fn reply_entry(reply: ReplyEntry, result: Result<View, Errno>) {
+    match result {
+        Ok(view) => {
+            let entry = ttl(Lifetime::UntilChanged);
+            reply.entry_with_ttls(&ttl(view.lifetime), &entry, &entry_attr(&view), GENERATION);
+        }
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn reply_attr(reply: ReplyAttr, result: Result<View, Errno>) {
+    match result {
+        Ok(view) => reply.attr(&ttl(view.lifetime), &attr(&view.attr, view.attr.ino)),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn reply_xattr(reply: ReplyXattr, size: u32, result: Result<impl AsRef<[u8]>, Errno>) {
+    match result {
+        Ok(value) => {
+            let value = value.as_ref();
+            let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
+            match size {
+                0 => reply.size(len),
+                size if size < len => reply.error(errno(Errno::ERANGE)),
+                _ => reply.data(value),
+            }
+        }
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+/// Converts a place or answers with the reason why it is none.
+macro_rules! place_or {
+    ($reply:expr, $parent:expr, $name:expr) => {
+        match place($parent, $name) {
+            Ok(place) => place,
+            Err(error) => return $reply.error(errno(error)),
+        }
+    };
+}
+
+fn wanted_capabilities() -> [InitFlags; 7] {
+    [
+        InitFlags::FUSE_ATOMIC_O_TRUNC,
+        InitFlags::FUSE_DONT_MASK,
+        InitFlags::FUSE_POSIX_ACL,
+        InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        InitFlags::FUSE_DO_READDIRPLUS,
+        InitFlags::FUSE_PARALLEL_DIROPS,
+        InitFlags::FUSE_CACHE_SYMLINKS,
+    ]
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for capability in wanted_capabilities() {
+            if config.add_capabilities(capability).is_err() {
+                tracing::info!(?capability, "this kernel does not offer a FUSE feature");
+            }
+        }
+        if let Err(most) = config.set_max_write(MAX_WRITE) {
+            config.set_max_write(most).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        }
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.ended.set();
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let at = place_or!(reply, parent, name);
+        let done = |reply: ReplyEntry, result: Result<(Option<View>, Lifetime), Errno>| match result {
+            Ok((Some(view), entry)) => {
+                reply.entry_with_ttls(&ttl(view.lifetime), &ttl(entry), &entry_attr(&view), GENERATION);
+            }
+            Ok((None, lifetime)) => reply.entry(&ttl(lifetime), &no_entry(), GENERATION),
+            Err(error) => reply.error(errno(error)),
+        };
+        self.run(reply, move |fs, cx| fs.lookup(cx, &at), done);
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.fs.forget(inode(ino), nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.run(reply, move |fs, cx| fs.getattr(cx, inode(ino)), reply_attr);
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let mut set = SetAttr {
+            mode: mode.map(permissions),
+            uid,
+            gid,
+            size,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+            kill_setid: size.is_some() && req.uid() != 0,
+        };
+        // A request that sets nothing is how the kernel asks for set-id bits to go.
+        set.kill_setid |= set.is_empty();
+        self.run(reply, move |fs, cx| fs.setattr(cx, inode(ino), &set), reply_attr);
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let done = |reply: ReplyData, result: Result<bytes::Bytes, Errno>| match result {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(errno(error)),
+        };
+        self.run(reply, move |fs, cx| fs.readlink(cx, inode(ino)), done);
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let at = place_or!(reply, parent, name);
+        let Some(kind) = kind_of_mode(mode) else { return reply.error(errno(Errno::EINVAL)) };
+        let create = create_args(req, mode, umask);
+        self.wait(reply, move |fs| fs.mknod(&at, kind, rdev, create), reply_entry);
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let at = place_or!(reply, parent, name);
+        let create = create_args(req, mode, umask);
+        self.wait(reply, move |fs| fs.mkdir(&at, create), reply_entry);
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let at = place_or!(reply, parent, name);
+        self.wait(reply, move |fs| fs.unlink(&at), reply_empty);
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let at = place_or!(reply, parent, name);
+        self.wait(reply, move |fs| fs.rmdir(&at), reply_empty);
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let at = place_or!(reply, parent, name);
+        let (target, caller) = (target.as_os_str().as_bytes().to_vec(), caller(req));
+        self.wait(reply, move |fs| fs.symlink(&at, &target, caller), reply_entry);
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let from = place_or!(reply, parent, name);
+        let to = place_or!(reply, newparent, newname);
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
+        } else {
+            return reply.error(errno(Errno::EINVAL));
+        };
+        self.wait(reply, move |fs| fs.rename(&from, &to, mode), reply_empty);
+    }
+
+    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let at = place_or!(reply, newparent, newname);
+        self.wait(reply, move |fs| fs.link(inode(ino), &at), reply_entry);
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let writes = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        let truncate = (flags.0 & libc::O_TRUNC != 0).then_some(Truncate { kill_setid: req.uid() != 0 });
+        let done = |reply: ReplyOpen, result: Result<crate::fs::Opened, Errno>| match result {
+            Ok(opened) => {
+                let keep = if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
+                reply.opened(FileHandle(opened.fh), keep);
+            }
+            Err(error) => reply.error(errno(error)),
+        };
+        self.run(reply, move |fs, cx| fs.open(cx, inode(ino), writes, truncate), done);
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let at = place_or!(reply, parent, name);
+        let create = create_args(req, mode, umask);
+        let exclusive = flags & libc::O_EXCL != 0;
+        let truncate = (flags & libc::O_TRUNC != 0).then_some(Truncate { kill_setid: req.uid() != 0 });
+        let done = |reply: ReplyCreate, result: Result<(View, crate::fs::Opened), Errno>| match result {
+            Ok((view, opened)) => {
+                let fh = FileHandle(opened.fh);
+                reply.created(&ttl(view.lifetime), &entry_attr(&view), GENERATION, fh, FopenFlags::empty());
+            }
+            Err(error) => reply.error(errno(error)),
+        };
+        self.run(reply, move |fs, cx| fs.create(cx, &at, create.clone(), exclusive, truncate), done);
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let len = usize::try_from(size).unwrap_or(0);
+        let done = |reply: ReplyData, result: Result<Vec<u8>, Errno>| match result {
+            Ok(bytes) => reply.data(&bytes),
+            Err(error) => reply.error(errno(error)),
+        };
+        self.run(reply, move |fs, cx| fs.read(cx, fh.0, offset, len), done);
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let from_pages = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let kind = WriteKind {
+            append: flags.0 & libc::O_APPEND != 0 && !from_pages,
+            kill_setid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+        };
+        let done = |reply: ReplyWrite, result: Result<u32, Errno>| match result {
+            Ok(written) => reply.written(written),
+            Err(error) => reply.error(errno(error)),
+        };
+        match self.fs.write(Cx::Fast, fh.0, offset, data, kind) {
+            Err(Stop::WouldBlock) => {
+                let data = data.to_vec();
+                self.wait(reply, move |fs| fs.write(Cx::Slow, fh.0, offset, &data, kind), done);
+            }
+            Err(Stop::Errno(error)) => done(reply, Err(error)),
+            Ok(written) => done(reply, Ok(written)),
+        }
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        if self.fs.flush_is_idle(fh.0) {
+            return reply.ok();
+        }
+        self.wait(reply, move |fs| fs.flush(fh.0), reply_empty);
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.run(reply, move |fs, cx| fs.release(cx, fh.0), reply_empty);
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.wait(reply, move |fs| fs.fsync(fh.0), reply_empty);
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(self.fs.opendir(inode(ino))), FopenFlags::empty());
+    }
+
+    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let fs = Arc::clone(&self.fs);
+        let work = move |cx: Cx| {
+            let mut add = |item: &DirItem<'_>| {
+                let name = OsStr::from_bytes(item.name);
+                !reply.add(INodeNo(item.ino.get()), item.cookie, kind(item.kind), name)
+            };
+            match fs.readdir(cx, fh.0, offset, false, &mut add) {
+                Ok(()) => reply.ok(),
+                Err(Stop::Errno(error)) => reply.error(errno(error)),
+                Err(Stop::WouldBlock) => reply.error(errno(Errno::EIO)),
+            }
+        };
+        drop(self.runtime.spawn_blocking(move || work(Cx::Slow)));
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let fs = Arc::clone(&self.fs);
+        let work = move |cx: Cx| {
+            let mut add = |item: &DirItem<'_>| !add_plus(&mut reply, item);
+            match fs.readdir(cx, fh.0, offset, true, &mut add) {
+                Ok(()) => reply.ok(),
+                Err(Stop::Errno(error)) => reply.error(errno(error)),
+                Err(Stop::WouldBlock) => reply.error(errno(Errno::EIO)),
+            }
+        };
+        drop(self.runtime.spawn_blocking(move || work(Cx::Slow)));
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.releasedir(fh.0);
+        reply.ok();
+    }
+
+    /// Names are committed when the operations that change them return: nothing is left to do.
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let usage = self.fs.meta().usage();
+        let block = u64::from(BLOCK);
+        let blocks = usage.bytes_limit / block;
+        let free = usage.bytes_limit.saturating_sub(usage.bytes_used) / block;
+        let inodes_free = usage.inodes_limit.saturating_sub(usage.inodes_used);
+        reply.statfs(blocks, free, free, usage.inodes_limit, inodes_free, BLOCK, 255, BLOCK);
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let mode = match flags {
+            libc::XATTR_CREATE => XattrMode::Create,
+            libc::XATTR_REPLACE => XattrMode::Replace,
+            _ => XattrMode::Any,
+        };
+        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+        self.wait(reply, move |fs| fs.setxattr(inode(ino), &name, &value, mode), reply_empty);
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let name = name.as_bytes().to_vec();
+        let done = move |reply, result: Result<bytes::Bytes, Errno>| reply_xattr(reply, size, result);
+        self.run(reply, move |fs, cx| fs.getxattr(cx, inode(ino), &name), done);
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let done = move |reply, result: Result<Vec<u8>, Errno>| reply_xattr(reply, size, result);
+        self.run(reply, move |fs, cx| fs.listxattr(cx, inode(ino)), done);
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        self.wait(reply, move |fs| fs.removexattr(inode(ino), &name), reply_empty);
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.wait(reply, move |fs| fs.fallocate(fh.0, offset, length, mode), reply_empty);
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(errno(Errno::ENXIO)) };
+        let data = match whence {
+            libc::SEEK_DATA => true,
+            libc::SEEK_HOLE => false,
+            _ => return reply.error(errno(Errno::EINVAL)),
+        };
+        let done = |reply: ReplyLseek, result: Result<u64, Errno>| match result {
+            Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
+            Err(error) => reply.error(errno(error)),
+        };
+        self.wait(reply, move |fs| fs.seek(fh.0, offset, data), done);
+    }
+
+    /// Not offered yet: the kernel copies by reading and writing, and does not ask again.
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+}
+
+/// Adds an entry with its inode, or without where that is not known here; true when it is full.
+fn add_plus(reply: &mut ReplyDirectoryPlus, item: &DirItem<'_>) -> bool {
+    let name = OsStr::from_bytes(item.name);
+    match &item.view {
+        Some(view) => {
+            let number = INodeNo(view.node.get());
+            reply.add(number, item.cookie, name, &ttl(view.lifetime), &entry_attr(view), GENERATION)
+        }
+        None => {
+            // Without a lifetime only number and kind count; programs skip entries without a number.
+            let number = INodeNo(item.ino.get());
+            let plain = fuser::FileAttr { ino: number, kind: kind(item.kind), ..no_entry() };
+            reply.add(number, item.cookie, name, &ttl(Lifetime::None), &plain, GENERATION)
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Mounting: by mount(2) as type `fuse.sitefs`, or by fusermount3 for users who may not.
+
+use super::adapter::Adapter;
+use super::notify::Notifier;
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use rustix::mount::{MountFlags, UnmountFlags};
+use sitefs_base::{Error, Result};
+use std::{
+    fs::File,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+/// Threads that read requests: what can be answered at once never waits behind a large write.
+const READERS: usize = 2;
+
+/// How a volume is mounted.
+#[derive(Clone, Debug)]
+pub struct MountArgs {
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// What mount tables show as source: `CELL:VOLUME`.
+    pub source: String,
+    /// Whether writing is refused by the kernel already.
+    pub read_only: bool,
+    /// Whether users other than the one who mounts may enter.
+    pub allow_other: bool,
+}
+
+/// A mount in the kernel.
+pub struct KernelMount {
+    session: Option<BackgroundSession>,
+    mountpoint: PathBuf,
+    /// Mounted by mount(2); otherwise fuser unmounts through fusermount3.
+    own: bool,
+}
+
+fn no_fuse(error: std::io::Error) -> Error {
+    Error::io("opening /dev/fuse: is the fuse module loaded, and may this container use it?", error)
+}
+
+impl KernelMount {
+    /// Mounts, and answers requests with `adapter`.
+    pub fn start(args: &MountArgs, adapter: Adapter) -> Result<(Self, Notifier)> {
+        let acl = if args.allow_other { SessionACL::All } else { SessionACL::Owner };
+        let mut config = Config::default();
+        config.acl = acl;
+        config.n_threads = Some(READERS);
+        let own = rustix::process::geteuid().is_root();
+        let failed = |error| Error::io(format!("mounting on {}", args.mountpoint.display()), error);
+        let session = if own {
+            let device = open_device()?;
+            mount_here(args, &device)?;
+            Session::from_fd(adapter, device, acl, config).map_err(failed)
+        } else {
+            config.mount_options = vec![
+                MountOption::FSName(args.source.clone()),
+                MountOption::Subtype("sitefs".into()),
+                MountOption::DefaultPermissions,
+                if args.read_only { MountOption::RO } else { MountOption::RW },
+            ];
+            Session::new(adapter, &args.mountpoint, &config).map_err(failed)
+        };
+        let session = session.inspect_err(|_| {
+            if own {
+                let _ = rustix::mount::unmount(&args.mountpoint, UnmountFlags::DETACH);
+            }
+        })?;
+        let device = session.as_fd().try_clone_to_owned().map_err(failed)?;
+        let notifier = Notifier::new(session.notifier(), device);
+        let session = session.spawn().map_err(failed)?;
+        Ok((Self { session: Some(session), mountpoint: args.mountpoint.clone(), own }, notifier))
+    }
+
+    /// Unmounts. A mount in use leaves the tree at once and ends when its last user does.
+    pub fn unmount(&mut self) -> Result<()> {
+        let Some(session) = self.session.take() else { return Ok(()) };
+        if !self.own {
+            let failed = |error| Error::io(format!("unmounting {}", self.mountpoint.display()), error);
+            return session.umount_and_join().map_err(failed);
+        }
+        if session.guard.is_finished() {
+            return Ok(());
+        }
+        let unmounted = rustix::mount::unmount(&self.mountpoint, UnmountFlags::NOFOLLOW)
+            .or_else(|_| rustix::mount::unmount(&self.mountpoint, UnmountFlags::DETACH));
+        unmounted
+            .map_err(|error| Error::io(format!("unmounting {}", self.mountpoint.display()), error.into()))
+    }
+}
+
+impl Drop for KernelMount {
+    fn drop(&mut self) {
+        if let Err(error) = self.unmount() {
+            tracing::error!(error = error.chain(), "the mount stays behind");
+        }
+    }
+}
+
+fn open_device() -> Result<OwnedFd> {
+    File::options().read(true).write(true).open("/dev/fuse").map(OwnedFd::from).map_err(no_fuse)
+}
+
+fn mount_here(args: &MountArgs, device: &OwnedFd) -> Result<()> {
+    let mut options = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        rustix::process::getuid().as_raw(),
+        rustix::process::getgid().as_raw()
+    );
+    if args.allow_other {
+        options.push_str(",allow_other");
+    }
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    if args.read_only {
+        flags |= MountFlags::RDONLY;
+    }
+    let options = std::ffi::CString::new(options).map_err(|_| Error::internal("mount options hold a NUL"))?;
+    rustix::mount::mount(args.source.as_str(), &args.mountpoint, "fuse.sitefs", flags, options.as_c_str())
+        .map_err(|error| Error::io(format!("mounting on {}", args.mountpoint.display()), error.into()))
+}
+
+/// Detaches what a crashed daemon left mounted on `path`; says whether there was something.
+/// Anything else mounted there is left alone.
+pub fn clear_dead_mount(path: &Path) -> Result<bool> {
+    let dead = std::fs::metadata(path).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN));
+    if !dead || !is_ours(path) {
+        return Ok(false);
+    }
+    let detached = rustix::mount::unmount(path, UnmountFlags::DETACH);
+    let failed = |error: rustix::io::Errno| {
+        Error::io(format!("detaching the dead mount on {}", path.display()), error.into())
+    };
+    detached.map(|()| true).map_err(failed)
+}
+
+fn is_ours(path: &Path) -> bool {
+    let Ok(table) = std::fs::read_to_string("/proc/self/mountinfo") else { return false };
+    let path = absolute(path);
+    table.lines().any(|line| {
+        let mut fields = line.split(' ');
+        let on = fields.nth(4).map(|on| on.replace("\\040", " "));
+        on.as_deref() == path.to_str() && line.contains(" - fuse.sitefs ")
+    })
+}
+
+/// An absolute form of a path whose last part may be a dead mount.
+fn absolute(path: &Path) -> PathBuf {
+    match (
+        path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }),
+        path.file_name(),
+    ) {
+        (Some(parent), Some(name)) => {
+            parent.canonicalize().map_or_else(|_| path.to_owned(), |parent| parent.join(name))
+        }
+        _ => path.to_owned(),
+    }
+}

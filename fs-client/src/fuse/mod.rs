@@ -1,0 +1,9 @@
+//! The edge to the kernel: converts requests to operations of [`crate::fs`] and back.
+
+mod adapter;
+mod convert;
+mod kernel;
+mod notify;
+
+pub use adapter::Adapter;
+pub use kernel::{KernelMount, MountArgs, clear_dead_mount};

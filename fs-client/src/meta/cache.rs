@@ -1,0 +1,159 @@
+//! What is remembered of the tree. Every entry is true at its seq and dropped by the feed, never
+//! by time; the tables are bounded.
+
+use super::listing::Listing;
+use bytes::Bytes;
+use lru::LruCache;
+use sitefs_base::op::{Change, Place};
+use sitefs_base::{Attr, Inode, InodeId, Seq};
+use std::{num::NonZeroUsize, sync::Arc};
+
+const INODES_MAX: NonZeroUsize = non_zero(65_536);
+const NAMES_MAX: NonZeroUsize = non_zero(131_072);
+const LISTINGS_MAX: NonZeroUsize = non_zero(64);
+const XATTRS_MAX: NonZeroUsize = non_zero(1024);
+
+const fn non_zero(n: usize) -> NonZeroUsize {
+    match NonZeroUsize::new(n) {
+        Some(n) => n,
+        None => NonZeroUsize::MIN,
+    }
+}
+
+/// Names and values of an inode's extended attributes.
+pub type Xattrs = Arc<Vec<(Bytes, Bytes)>>;
+
+struct At<T> {
+    seq: Seq,
+    value: T,
+}
+
+/// The remembered rows.
+pub struct Cache {
+    inodes: LruCache<InodeId, At<Inode>>,
+    names: LruCache<Place, At<Option<InodeId>>>,
+    listings: LruCache<InodeId, At<Arc<Listing>>>,
+    xattrs: LruCache<InodeId, At<Xattrs>>,
+    /// The last event that was applied: an older answer must not be remembered.
+    watermark: Seq,
+}
+
+fn remember<K: std::hash::Hash + Eq, T>(table: &mut LruCache<K, At<T>>, key: K, seq: Seq, value: T) {
+    if table.peek(&key).is_none_or(|known| known.seq <= seq) {
+        table.put(key, At { seq, value });
+    }
+}
+
+impl Cache {
+    /// Nothing remembered.
+    pub fn new() -> Self {
+        Self {
+            inodes: LruCache::new(INODES_MAX),
+            names: LruCache::new(NAMES_MAX),
+            listings: LruCache::new(LISTINGS_MAX),
+            xattrs: LruCache::new(XATTRS_MAX),
+            watermark: Seq::ZERO,
+        }
+    }
+
+    /// Whether an answer that holds at `seq` may be remembered and handed out with a lifetime.
+    pub fn is_current(&self, seq: Seq) -> bool {
+        seq >= self.watermark
+    }
+
+    pub fn inode(&mut self, ino: InodeId) -> Option<Inode> {
+        self.inodes.get(&ino).map(|known| known.value.clone())
+    }
+
+    pub fn name(&mut self, place: &Place) -> Option<Option<InodeId>> {
+        self.names.get(place).map(|known| known.value)
+    }
+
+    pub fn listing(&mut self, dir: InodeId) -> Option<Arc<Listing>> {
+        self.listings.get(&dir).map(|known| Arc::clone(&known.value))
+    }
+
+    pub fn xattrs(&mut self, ino: InodeId) -> Option<Xattrs> {
+        self.xattrs.get(&ino).map(|known| Arc::clone(&known.value))
+    }
+
+    pub fn put_inode(&mut self, seq: Seq, inode: Inode) {
+        if self.is_current(seq) {
+            remember(&mut self.inodes, inode.attr.ino, seq, inode);
+        }
+    }
+
+    pub fn put_name(&mut self, seq: Seq, place: Place, ino: Option<InodeId>) {
+        if self.is_current(seq) {
+            remember(&mut self.names, place, seq, ino);
+        }
+    }
+
+    pub fn put_listing(&mut self, seq: Seq, dir: InodeId, listing: Arc<Listing>) {
+        if self.is_current(seq) {
+            remember(&mut self.listings, dir, seq, listing);
+        }
+    }
+
+    pub fn put_xattrs(&mut self, seq: Seq, ino: InodeId, xattrs: Xattrs) {
+        if self.is_current(seq) {
+            remember(&mut self.xattrs, ino, seq, xattrs);
+        }
+    }
+
+    /// Takes in attributes from a reply to this mount's own mutation. Content stays if its version
+    /// did not change; otherwise the row is asked for again.
+    pub fn put_attr(&mut self, seq: Seq, attr: Attr) {
+        let Some(known) = self.inodes.get_mut(&attr.ino) else { return };
+        if known.seq > seq {
+            return;
+        }
+        if known.value.attr.cver == attr.cver {
+            known.seq = seq;
+            known.value.attr = attr;
+        } else {
+            self.inodes.pop(&attr.ino);
+        }
+    }
+
+    pub fn forget_inode(&mut self, ino: InodeId) {
+        self.inodes.pop(&ino);
+    }
+
+    pub fn forget_listing(&mut self, dir: InodeId) {
+        self.listings.pop(&dir);
+    }
+
+    pub fn forget_xattrs(&mut self, ino: InodeId) {
+        self.xattrs.pop(&ino);
+    }
+
+    /// Drops what an event of another mount made untrue.
+    pub fn apply(&mut self, seq: Seq, changes: &[Change]) {
+        self.watermark = self.watermark.max(seq);
+        for change in changes {
+            match change {
+                Change::Name(place) => {
+                    self.names.pop(place);
+                    self.listings.pop(&place.parent);
+                    self.inodes.pop(&place.parent);
+                }
+                Change::Attr(ino) | Change::Content(ino) => {
+                    self.inodes.pop(ino);
+                }
+                Change::Xattr(ino) => {
+                    self.inodes.pop(ino);
+                    self.xattrs.pop(ino);
+                }
+            }
+        }
+    }
+
+    /// Forgets everything; answers from before `watermark` are not remembered either.
+    pub fn clear(&mut self) {
+        self.inodes.clear();
+        self.names.clear();
+        self.listings.clear();
+        self.xattrs.clear();
+    }
+}

@@ -1,0 +1,41 @@
+//! Metadata: the session with the cell, what is cached of it, and the feed that keeps it true.
+
+mod cache;
+mod listing;
+mod remote;
+mod service;
+mod session;
+
+pub use listing::Listing;
+pub use remote::{CellAddress, Channel, attach, keep_attached};
+pub use service::{Meta, Watcher};
+pub use session::{Session, SessionStatus};
+
+use sitefs_base::Errno;
+
+/// Whether an operation may wait for the cell. The FUSE thread tries everything with `Fast` first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cx {
+    /// Answer from what is here, or say [`Stop::WouldBlock`].
+    Fast,
+    /// Wait for the cell if necessary.
+    Slow,
+}
+
+/// Why an operation did not give a result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// The program gets this errno.
+    Errno(Errno),
+    /// Nothing was done: try again with [`Cx::Slow`].
+    WouldBlock,
+}
+
+impl From<Errno> for Stop {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+/// The result of a file operation.
+pub type Op<T> = Result<T, Stop>;

@@ -1,0 +1,194 @@
+//! The connection that carries a session: attach, frames in both directions, re-attach.
+//! With [`crate::data`]'s transfers through the cell, the only user of tonic in this crate.
+
+use super::service::Watcher;
+use super::session::{FRAMES_MAX, Session};
+use sitefs_base::session::{Attach, Attached, Closing, PROTOCOL_MAX, PROTOCOL_MIN, ToCell, ToMount};
+use sitefs_base::{Error, Identity, Kind, Random, Result, SessionId, VolumeName, limits};
+use sitefs_proto::pb::session_client::SessionClient;
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tonic::Streaming;
+
+/// A channel to the cell, shared by the session and the transfers of blobs.
+pub type Channel = tonic::transport::Channel;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const PING_EVERY: Duration = Duration::from_secs(1);
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// A stream that brings nothing for so long is taken for dead: pings are answered each second.
+const SILENCE_MAX: Duration = limits::LEASE;
+
+/// Where the cell is and who asks.
+#[derive(Clone, Debug)]
+pub struct CellAddress {
+    /// `HOST:PORT` of the session listener.
+    pub address: String,
+    /// The volume to attach.
+    pub volume: VolumeName,
+    /// The identity to claim.
+    pub identity: Identity,
+}
+
+impl CellAddress {
+    /// A channel that connects when it is first used, and again whenever it must.
+    pub fn channel(&self) -> Result<Channel> {
+        let uri = format!("http://{}", self.address);
+        let endpoint = tonic::transport::Endpoint::from_shared(uri).map_err(|error| {
+            Error::invalid(format!("{:?} is not a HOST:PORT", self.address)).because(error)
+        })?;
+        Ok(endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .connect_lazy())
+    }
+}
+
+/// An attached stream.
+pub struct Stream {
+    attached: Attached,
+    link: mpsc::Sender<ToCell>,
+    frames: Streaming<sitefs_proto::pb::ServerFrame>,
+}
+
+impl Stream {
+    /// What the cell said.
+    pub fn attached(&self) -> &Attached {
+        &self.attached
+    }
+}
+
+fn next_frame(
+    frame: Option<std::result::Result<sitefs_proto::pb::ServerFrame, tonic::Status>>,
+) -> Result<ToMount> {
+    match frame {
+        Some(Ok(frame)) => ToMount::try_from(frame),
+        Some(Err(status)) => Err(sitefs_proto::error_from_status(&status)),
+        None => Err(Error::unavailable("the cell closed the session")),
+    }
+}
+
+fn closing_error(closing: Closing) -> Error {
+    match closing {
+        Closing::NotHere { leader } => Error::unavailable(format!(
+            "this node does not lead; ask {}",
+            leader.as_deref().unwrap_or("another node")
+        )),
+        Closing::SessionGone => Error::conflict("the cell has forgotten this session"),
+        Closing::Refused { kind, reason } => Error::new(kind, reason),
+        Closing::Unavailable { reason } => Error::unavailable(reason),
+    }
+}
+
+/// Opens a stream and attaches `session` to it.
+pub async fn attach(channel: &Channel, cell: &CellAddress, session: &Session) -> Result<Stream> {
+    let (link, outgoing) = mpsc::channel::<ToCell>(FRAMES_MAX);
+    let known = session.attached();
+    let hello = Attach {
+        protocol_min: PROTOCOL_MIN,
+        protocol_max: PROTOCOL_MAX,
+        volume: cell.volume.clone(),
+        session: session.id(),
+        incarnation: known.as_ref().map(|known| known.incarnation),
+        since: known.is_some().then(|| session.applied()),
+        claimed_identity: cell.identity.to_string(),
+    };
+    let gone = |_| Error::unavailable("the session's stream is closed");
+    link.send(ToCell::Attach(hello)).await.map_err(gone)?;
+    let outgoing = ReceiverStream::new(outgoing).map(sitefs_proto::pb::ClientFrame::from);
+    let opened = async {
+        let mut client = SessionClient::new(channel.clone())
+            .max_decoding_message_size(sitefs_proto::MESSAGE_MAX)
+            .max_encoding_message_size(sitefs_proto::MESSAGE_MAX);
+        let reply = client.open(outgoing).await.map_err(|status| sitefs_proto::error_from_status(&status))?;
+        let mut frames = reply.into_inner();
+        match next_frame(frames.next().await)? {
+            ToMount::Attached(attached) => Ok(Stream { attached, link, frames }),
+            ToMount::Closing(closing) => Err(closing_error(closing)),
+            _ => Err(Error::invalid("the cell did not answer the attach first")),
+        }
+    };
+    let late = |_| Error::unavailable(format!("the cell at {} did not answer in time", cell.address));
+    timeout(limits::METADATA_DEADLINE, opened).await.map_err(late)?
+}
+
+/// Carries frames over `stream` until it breaks.
+async fn carry(stream: Stream, session: &Session, watcher: &dyn Watcher) -> Error {
+    let Stream { attached, link, mut frames } = stream;
+    if !attached.resumed {
+        watcher.resync();
+    }
+    for frame in session.link_up(attached, link.clone()) {
+        if link.send(frame).await.is_err() {
+            return Error::unavailable("the session's stream is closed");
+        }
+    }
+    let mut ticks = tokio::time::interval(PING_EVERY);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {
+                if link.send(session.ping()).await.is_err() {
+                    return Error::unavailable("the session's stream is closed");
+                }
+            }
+            frame = timeout(SILENCE_MAX, frames.next()) => {
+                let Ok(frame) = frame else { return Error::unavailable("the cell is silent") };
+                match next_frame(frame) {
+                    Ok(ToMount::Closing(closing)) => return closing_error(closing),
+                    Ok(frame) => deliver(frame, session, watcher),
+                    Err(error) => return error,
+                }
+            }
+        }
+    }
+}
+
+fn deliver(frame: ToMount, session: &Session, watcher: &dyn Watcher) {
+    match &frame {
+        ToMount::Event(event) => watcher.event(event),
+        ToMount::Resync { .. } => watcher.resync(),
+        _ => {}
+    }
+    session.receive(frame);
+}
+
+/// Keeps the session attached, beginning with `stream`, until the mount ends. A refusal is final:
+/// operations then fail, and the reason is logged.
+pub async fn keep_attached(
+    stream: Stream,
+    channel: Channel,
+    cell: CellAddress,
+    session: Arc<Session>,
+    watcher: Arc<dyn Watcher>,
+    random: Arc<dyn Random>,
+) {
+    let mut reason = carry(stream, &session, &*watcher).await;
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        session.link_down();
+        match reason.kind() {
+            Kind::Conflict => session.begin_again(SessionId::new(random.next_u128())),
+            Kind::Unavailable => {}
+            _ => tracing::error!(reason = reason.chain(), "the cell refuses this mount"),
+        }
+        tracing::warn!(reason = reason.chain(), "the session is not attached");
+        loop {
+            let jitter = random.next_u64() % 100;
+            tokio::time::sleep(backoff + backoff * u32::try_from(jitter).unwrap_or(0) / 100).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+            match attach(&channel, &cell, &session).await {
+                Ok(stream) => {
+                    tracing::info!("the session is attached again");
+                    backoff = BACKOFF_MIN;
+                    reason = carry(stream, &session, &*watcher).await;
+                    break;
+                }
+                Err(error) => tracing::debug!(reason = error.chain(), "attaching failed"),
+            }
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The session as operations see it: they put a request in and wait for its reply, whatever
+//! happens to the connection meanwhile. [`super::remote`] carries the frames.
+
+use super::{Cx, Op, Stop};
+use sitefs_base::limits::{METADATA_DEADLINE, SESSION_OPS_MAX};
+use sitefs_base::op::{Answer, AnswerBody, OpEnvelope, OpResult, Outcome, Query, Usage};
+use sitefs_base::session::{Attached, ToCell, ToMount};
+use sitefs_base::{Clock, Errno, OpId, Seq, SessionId, op};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc, oneshot},
+};
+
+/// Questions that may be unanswered at a time.
+const QUERIES_MAX: usize = 256;
+/// Frames waiting to be sent; more than all operations and questions together.
+pub const FRAMES_MAX: usize = 2 * (SESSION_OPS_MAX + QUERIES_MAX);
+
+type QueryReply = oneshot::Sender<Result<Answer, Errno>>;
+
+struct PendingOp {
+    body: op::Op,
+    reply: Option<oneshot::Sender<OpResult>>,
+}
+
+struct State {
+    id: SessionId,
+    next_op: OpId,
+    next_tag: u64,
+    ops: BTreeMap<OpId, PendingOp>,
+    queries: HashMap<u64, (Query, QueryReply)>,
+    link: Option<mpsc::Sender<ToCell>>,
+    attached: Option<Attached>,
+    applied: Seq,
+    usage: Usage,
+    renewed_at: Option<Duration>,
+}
+
+/// What `sitefs status` may tell of a session.
+#[derive(Clone, Debug)]
+pub struct SessionStatus {
+    /// Whether a stream is attached now.
+    pub connected: bool,
+    /// The last event or reply applied.
+    pub seq: Seq,
+    /// Operations without a reply.
+    pub unanswered: usize,
+    /// How long ago the cell renewed the lease.
+    pub since_renewal: Option<Duration>,
+}
+
+/// A mount's session with its cell.
+pub struct Session {
+    state: Mutex<State>,
+    op_slots: Semaphore,
+    query_slots: Semaphore,
+    handle: Handle,
+    clock: Arc<dyn Clock>,
+}
+
+impl Session {
+    /// A session that is not attached yet; waiting happens on `handle`'s runtime.
+    pub fn new(id: SessionId, handle: Handle, clock: Arc<dyn Clock>) -> Self {
+        let state = State {
+            id,
+            next_op: OpId::new(1),
+            next_tag: 1,
+            ops: BTreeMap::new(),
+            queries: HashMap::new(),
+            link: None,
+            attached: None,
+            applied: Seq::ZERO,
+            usage: Usage::default(),
+            renewed_at: None,
+        };
+        Self {
+            state: Mutex::new(state),
+            op_slots: Semaphore::new(SESSION_OPS_MAX),
+            query_slots: Semaphore::new(QUERIES_MAX),
+            handle,
+            clock,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The session's id.
+    pub fn id(&self) -> SessionId {
+        self.state().id
+    }
+
+    /// The runtime on which waiting happens.
+    pub fn runtime(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// What the cell said at the last attach.
+    pub fn attached(&self) -> Option<Attached> {
+        self.state().attached.clone()
+    }
+
+    /// Space and inodes, as last heard.
+    pub fn usage(&self) -> Usage {
+        self.state().usage
+    }
+
+    /// The position of the feed that has been applied.
+    pub fn applied(&self) -> Seq {
+        self.state().applied
+    }
+
+    /// How the session stands.
+    pub fn status(&self) -> SessionStatus {
+        let state = self.state();
+        SessionStatus {
+            connected: state.link.is_some(),
+            seq: state.applied,
+            unanswered: state.ops.len(),
+            since_renewal: state.renewed_at.map(|at| self.clock.boottime().saturating_sub(at)),
+        }
+    }
+
+    /// Executes a mutation. Waits for a place, then at most `deadline` for the reply; after that
+    /// the operation goes on in the background and its outcome is unknown (`EIO`).
+    pub fn mutate(&self, body: op::Op, deadline: Duration) -> Result<Outcome, Errno> {
+        self.handle.block_on(async {
+            let answered = async {
+                let slot = self.op_slots.acquire().await.map_err(|_| Errno::EIO)?;
+                let (reply, answer) = oneshot::channel();
+                let (frame, link) = self.register_op(body, reply);
+                if let Some(link) = link {
+                    // A link that just broke is replaced, and the new one carries the frame.
+                    let _ = link.send(frame).await;
+                }
+                let result = answer.await.unwrap_or(Err(Errno::EIO));
+                drop(slot);
+                result
+            };
+            tokio::time::timeout(deadline, answered).await.unwrap_or(Err(Errno::EIO))
+        })
+    }
+
+    fn register_op(
+        &self,
+        body: op::Op,
+        reply: oneshot::Sender<OpResult>,
+    ) -> (ToCell, Option<mpsc::Sender<ToCell>>) {
+        let mut state = self.state();
+        let op = state.next_op;
+        state.next_op = op.next();
+        state.ops.insert(op, PendingOp { body: body.clone(), reply: Some(reply) });
+        let ack_below = state.ops.keys().next().copied().unwrap_or(op);
+        let link = state.link.clone();
+        (ToCell::Op(OpEnvelope { session: state.id, op, ack_below, body }), link)
+    }
+
+    /// Asks the cell; with [`Cx::Fast`] it would have to wait, so it does not ask.
+    pub fn ask(&self, cx: Cx, query: Query) -> Op<(Seq, AnswerBody)> {
+        if cx == Cx::Fast {
+            return Err(Stop::WouldBlock);
+        }
+        let answer = self.handle.block_on(async {
+            let answered = async {
+                let _slot = self.query_slots.acquire().await.map_err(|_| Errno::EIO)?;
+                let (reply, answer) = oneshot::channel();
+                let (frame, link) = {
+                    let mut state = self.state();
+                    let tag = state.next_tag;
+                    state.next_tag += 1;
+                    state.queries.insert(tag, (query.clone(), reply));
+                    (ToCell::Query { tag, query }, state.link.clone())
+                };
+                if let Some(link) = link {
+                    let _ = link.send(frame).await;
+                }
+                answer.await.unwrap_or(Err(Errno::EIO))
+            };
+            tokio::time::timeout(METADATA_DEADLINE, answered).await.unwrap_or(Err(Errno::EIO))
+        })?;
+        Ok((answer.seq, answer.body))
+    }
+
+    /// A stream is attached: everything unanswered has to be sent again, in this order.
+    pub fn link_up(&self, attached: Attached, link: mpsc::Sender<ToCell>) -> Vec<ToCell> {
+        let mut state = self.state();
+        // The questions of callers that gave up need no answer.
+        state.queries.retain(|_, (_, reply)| !reply.is_closed());
+        state.next_op = state.next_op.max(attached.op_high_water.next());
+        state.usage = attached.usage;
+        if !attached.resumed {
+            state.applied = attached.seq;
+        }
+        state.attached = Some(attached);
+        state.link = Some(link);
+        let ack_below = state.ops.keys().next().copied().unwrap_or(state.next_op);
+        let ops = state.ops.iter().map(|(op, pending)| {
+            ToCell::Op(OpEnvelope { session: state.id, op: *op, ack_below, body: pending.body.clone() })
+        });
+        let queries =
+            state.queries.iter().map(|(tag, (query, _))| ToCell::Query { tag: *tag, query: query.clone() });
+        ops.chain(queries).collect()
+    }
+
+    /// The stream is gone.
+    pub fn link_down(&self) {
+        self.state().link = None;
+    }
+
+    /// The cell has forgotten the session: what was unanswered has an unknown outcome, and the
+    /// mount goes on as session `id`.
+    pub fn begin_again(&self, id: SessionId) {
+        let mut state = self.state();
+        state.id = id;
+        state.next_op = OpId::new(1);
+        state.attached = None;
+        for (_, pending) in std::mem::take(&mut state.ops) {
+            if let Some(reply) = pending.reply {
+                let _ = reply.send(Err(Errno::EIO));
+            }
+        }
+        for (_, (_, reply)) in std::mem::take(&mut state.queries) {
+            let _ = reply.send(Err(Errno::EIO));
+        }
+    }
+
+    /// Takes in a frame that answers something or moves the session on.
+    pub fn receive(&self, frame: ToMount) {
+        let mut state = self.state();
+        match frame {
+            ToMount::OpReply { op, result } => {
+                let Some(pending) = state.ops.remove(&op) else { return };
+                drop(state);
+                if let Some(reply) = pending.reply {
+                    let _ = reply.send(result);
+                }
+            }
+            ToMount::Answer { tag, result } => {
+                let Some((_, reply)) = state.queries.remove(&tag) else { return };
+                drop(state);
+                let _ = reply.send(result);
+            }
+            ToMount::Renew { client_time, quorum_age, usage, .. } => {
+                state.renewed_at = Some(client_time.saturating_sub(quorum_age));
+                state.usage = usage;
+            }
+            ToMount::Event(event) => state.applied = state.applied.max(event.seq),
+            ToMount::Resync { floor } => state.applied = floor,
+            ToMount::Attached(_) | ToMount::Closing(_) => {}
+        }
+    }
+
+    /// Tells the cell that the session ends, if there is a stream.
+    pub async fn detach(&self) {
+        let link = self.state().link.clone();
+        if let Some(link) = link
+            && link.send(ToCell::Detach).await.is_ok()
+        {
+            // The cell closes the stream when it has taken this in.
+            let _ = tokio::time::timeout(METADATA_DEADLINE, link.closed()).await;
+        }
+    }
+
+    /// The next ping.
+    pub fn ping(&self) -> ToCell {
+        ToCell::Ping { client_time: self.clock.boottime(), acked: self.applied() }
+    }
+}

@@ -1,0 +1,229 @@
+//! A mount as a whole: its parts put together, and taken apart in order.
+
+use crate::data::{BlobReader, CellBlobs};
+use crate::fs::{Background, Fs, Notices};
+use crate::fuse::{Adapter, KernelMount, MountArgs};
+use crate::meta::{CellAddress, Meta, Session, SessionStatus, Watcher, attach, keep_attached};
+use sitefs_base::session::Attached;
+use sitefs_base::{
+    Clock, Error, Identity, OsRandom, Random, Result, SessionId, SystemClock, Tasks, VolumeName,
+};
+use sitefs_blobstore::{CacheOptions, CacheStats, DiskCache};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+use tokio::{runtime::Handle, sync::oneshot};
+
+/// Threads that may wait for the cell at a time; more requests wait their turn.
+const WAITERS_MAX: usize = 128;
+/// What stays free on the cache's file system.
+const MIN_FREE: u64 = 256 << 20;
+/// How long waiting threads get to finish when a mount ends.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What people choose about a mount.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MountOptions {
+    /// Refuse writing.
+    pub read_only: bool,
+    /// Let other users than the one who mounts in.
+    pub allow_other: bool,
+}
+
+/// What to mount, and with what.
+#[derive(Clone, Debug)]
+pub struct MountConfig {
+    /// The volume.
+    pub volume: VolumeName,
+    /// Where; an existing directory.
+    pub mountpoint: PathBuf,
+    /// The cell's session listener: `HOST:PORT`.
+    pub cell: String,
+    /// On the local disk: cached blobs and working copies. One mount at a time.
+    pub cache_dir: PathBuf,
+    /// The most that cached blobs may take, in bytes.
+    pub cache_bytes: u64,
+    /// The choices.
+    pub options: MountOptions,
+    /// Who mounts.
+    pub identity: Identity,
+}
+
+/// How a mount stands.
+#[derive(Clone, Debug)]
+pub struct MountStatus {
+    /// Its session.
+    pub session: SessionStatus,
+    /// Its disk cache.
+    pub cache: CacheStats,
+}
+
+/// A mounted volume; unmounts when dropped.
+pub struct Mount {
+    kernel: Mutex<KernelMount>,
+    ended: Arc<Ended>,
+    background: Mutex<Option<Background>>,
+    fs: Arc<Fs>,
+    tasks: Tasks,
+    network: Network,
+}
+
+/// Becomes true when the kernel has ended the session.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    ended: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Ended {
+    /// The session has ended.
+    pub(crate) fn set(&self) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*ended {
+            ended = self.changed.wait(ended).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// The thread that runs the mount's runtime.
+struct Network {
+    handle: Handle,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Network {
+    fn start() -> Result<Self> {
+        let failed = |error| Error::io("starting the mount's runtime", error);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(WAITERS_MAX)
+            .build()
+            .map_err(failed)?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let run = move || {
+            // An error says that the sender is gone: the mount ends either way.
+            drop(runtime.block_on(stopped));
+            runtime.shutdown_timeout(END_TIMEOUT);
+        };
+        let thread = std::thread::Builder::new().name("sitefs-net".into()).spawn(run).map_err(failed)?;
+        Ok(Self { handle, stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the mount's runtime panicked");
+        }
+    }
+}
+
+fn prepare_dir(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(|error| Error::io(format!("making {}", path.display()), error))
+}
+
+fn check_mountpoint(path: &Path) -> Result<()> {
+    let meta = std::fs::metadata(path)
+        .map_err(|error| Error::io(format!("using {} as mount point", path.display()), error))?;
+    if meta.is_dir() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{} is not a directory: a mount point must be one", path.display())))
+}
+
+impl Mount {
+    /// Attaches to the cell and mounts. When it returns, the tree can be used.
+    pub fn start(config: MountConfig) -> Result<Self> {
+        check_mountpoint(&config.mountpoint)?;
+        let work_dir = config.cache_dir.join("work");
+        prepare_dir(&work_dir)?;
+        let limits = CacheOptions { max_bytes: config.cache_bytes, min_free: MIN_FREE };
+        let cache = DiskCache::open(&config.cache_dir, limits)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let random: Arc<dyn Random> = Arc::new(OsRandom);
+        let network = Network::start()?;
+        let id = SessionId::new(random.next_u128());
+        let session = Arc::new(Session::new(id, network.handle.clone(), Arc::clone(&clock)));
+        let address = CellAddress {
+            address: config.cell.clone(),
+            volume: config.volume.clone(),
+            identity: config.identity.clone(),
+        };
+        let (channel, stream) = network.handle.block_on(async {
+            let channel = address.channel()?;
+            let stream = attach(&channel, &address, &session).await?;
+            Ok::<_, Error>((channel, stream))
+        })?;
+        let attached = stream.attached().clone();
+        let meta = Arc::new(Meta::new(Arc::clone(&session)));
+        let cell = CellBlobs::new(Arc::clone(&session), channel.clone());
+        let blobs = Arc::new(BlobReader::new(Arc::clone(&meta), cell, cache));
+        let (notices, queue, lost) = Notices::queue();
+        let read_only = config.options.read_only || attached.read_only;
+        let fs = Arc::new(Fs::new(meta, blobs, clock, notices, work_dir, read_only));
+        let tasks = Tasks::new();
+        let watcher: Arc<dyn Watcher> = Arc::clone(&fs) as Arc<dyn Watcher>;
+        {
+            let _in_runtime = network.handle.enter();
+            tasks.spawn(keep_attached(stream, channel, address, session, watcher, random));
+        }
+        let ended = Arc::new(Ended::default());
+        let adapter = Adapter::new(Arc::clone(&fs), network.handle.clone(), Arc::clone(&ended));
+        let (kernel, notifier) = KernelMount::start(&mount_args(&config, &attached, read_only), adapter)?;
+        let failed = |error| Error::io("starting the mount's threads", error);
+        notifier.start(Arc::clone(&fs), queue, lost).map_err(failed)?;
+        let background = Background::start(Arc::clone(&fs)).map_err(failed)?;
+        Ok(Self { kernel: Mutex::new(kernel), ended, background: Mutex::new(Some(background)), fs, tasks, network })
+    }
+
+    /// Waits until somebody unmounts.
+    pub fn wait_ended(&self) {
+        self.ended.wait();
+    }
+
+    /// How the mount stands.
+    pub fn status(&self) -> MountStatus {
+        let session = self.fs.meta().session().status();
+        MountStatus { session, cache: self.fs.blobs().cache_stats() }
+    }
+
+    /// Commits what is not committed, unmounts, and ends the session. Files that cannot be
+    /// committed are an error of kind `Unavailable`; the mount is gone all the same.
+    pub fn unmount(&self) -> Result<()> {
+        self.fs.drain();
+        let unmounted = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).unmount();
+        drop(self.background.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let left = self.fs.drain();
+        self.network.handle.block_on(async {
+            self.fs.meta().session().detach().await;
+            self.tasks.shutdown().await;
+        });
+        unmounted?;
+        match left {
+            0 => Ok(()),
+            left => Err(Error::unavailable(format!("{left} changed files could not be committed"))),
+        }
+    }
+}
+
+fn mount_args(config: &MountConfig, attached: &Attached, read_only: bool) -> MountArgs {
+    MountArgs {
+        mountpoint: config.mountpoint.clone(),
+        source: format!("{}:{}", attached.cell, config.volume),
+        read_only,
+        allow_other: config.options.allow_other,
+    }
+}
