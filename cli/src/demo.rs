@@ -19,6 +19,7 @@ use std::{
     fs::{self, File},
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use tokio::runtime::Runtime;
 
@@ -96,7 +97,7 @@ fn attend(
     runtime: &Runtime,
     stop: &mut Stop,
     server: &Server,
-    mount: Mount,
+    mount: Arc<Mount>,
     directory: &Path,
     data: &Path,
     output: &Output,
@@ -113,7 +114,7 @@ fn attend(
         }),
     };
     output.say("unmounting: content on its way is finished first");
-    let unmounted = mount::end(mount, directory);
+    let unmounted = mount::end(&mount, directory);
     ended.and(unmounted)
 }
 

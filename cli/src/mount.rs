@@ -14,11 +14,9 @@ use sitefs_client::{Mount, MountConfig, MountOptions};
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
-    time::Duration,
+    sync::Arc,
 };
-
-/// How soon it is noticed that somebody else has unmounted.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+use tokio::sync::oneshot;
 
 /// Mounts a volume until it is unmounted or told to stop (Ctrl-C, SIGTERM).
 #[derive(clap::Args)]
@@ -88,15 +86,15 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
         }
     });
     output.say("unmounting: content on its way is finished first");
-    end(mount, &directory)
+    end(&mount, &directory)
 }
 
 /// Mounts, and shows that this takes time.
-pub(crate) fn start(config: MountConfig) -> Result<Mount, Failure> {
+pub(crate) fn start(config: MountConfig) -> Result<Arc<Mount>, Failure> {
     let _progress = Progress::show("mounting");
-    let (cell, volume, at) = (&config.cell, &config.volume, &config.mountpoint);
-    let error = match Mount::start(&config) {
-        Ok(mount) => return Ok(mount),
+    let (cell, volume, at) = (config.cell.clone(), config.volume.clone(), config.mountpoint.clone());
+    let error = match Mount::start(config) {
+        Ok(mount) => return Ok(Arc::new(mount)),
         Err(error) => error.while_doing(format_args!("mounting {volume} at {}", at.display())),
     };
     let hint = match error.kind() {
@@ -109,24 +107,28 @@ pub(crate) fn start(config: MountConfig) -> Result<Mount, Failure> {
 }
 
 /// Waits until somebody unmounts.
-pub(crate) async fn ended(mount: &Mount) {
-    let mut look = tokio::time::interval(LOOK_EVERY);
-    while !mount.has_ended() {
-        look.tick().await;
+pub(crate) async fn ended(mount: &Arc<Mount>) {
+    let (tell, told) = oneshot::channel();
+    let mount = mount.clone();
+    let waiter = std::thread::Builder::new().name("sitefs-ended".to_owned());
+    // The thread ends with the mount. Without it the mount still ends at a signal.
+    let started = waiter.spawn(move || {
+        mount.wait_ended();
+        let _ = tell.send(());
+    });
+    match started {
+        Ok(_) => drop(told.await),
+        Err(_) => std::future::pending().await,
     }
 }
 
 /// Unmounts in order, and leaves no stale mount where that fails.
-pub(crate) fn end(mount: Mount, directory: &Path) -> Done {
+pub(crate) fn end(mount: &Mount, directory: &Path) -> Done {
     let ended = mount.unmount();
     if mountpoint::is_mounted(directory)? {
         mountpoint::detach(directory)?;
     }
-    match ended? {
-        0 => Ok(()),
-        left => Err(Error::conflict(format!("{left} files could not be sent to the cell")))
-            .hint("they stay in the cache directory"),
-    }
+    Ok(ended?)
 }
 
 /// Unmounts a volume.

@@ -1,5 +1,7 @@
 //! The command line: what it prints, and how it refuses what cannot be.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 use sitefs_tests::{Cell, Demo, MountPoint, can_mount, scratch, sitefs};
 use std::{fs, path::Path};
 

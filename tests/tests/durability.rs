@@ -1,5 +1,7 @@
 //! What close() or fsync() promised holds after the hardest end.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 use sitefs_base::{Random, SeededRandom};
 use sitefs_tests::{Cell, Demo, SOON, can_mount, content, files_of_size, is_mounted, skipped, wait_for};
 use std::{

@@ -1,5 +1,7 @@
 //! Real trees and real programs on a mount.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 use sitefs_tests::{Demo, can_mount, differences, run, skipped};
 use std::{
     env, fs,

@@ -1,5 +1,7 @@
 //! Blobs in a real S3 service: `scripts/minio start` gives the variables.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 use sitefs_tests::{Cell, Demo, can_mount, content, run, skipped};
 use std::{
     env, fs,

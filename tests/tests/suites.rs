@@ -1,6 +1,8 @@
 //! The correctness suites of `tests/suites` on a mount. What is known to fail is listed here by
 //! name, and in docs/SEMANTICS.md with the reason.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 use sitefs_tests::{Demo, Suite, can_mount, skipped};
 
 fn demo() -> Option<Demo> {
