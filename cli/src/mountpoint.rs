@@ -34,7 +34,7 @@ pub(crate) fn prepare(path: &Path, missing: Missing) -> Result<PathBuf> {
     let path = absolute(path)?;
     let mounted = mounts()?.into_iter().rev().find(|mount| mount.at == path);
     match (fs::metadata(&path), mounted) {
-        (Err(error), Some(mount)) if is_dead(&error) && mount.is_ours() => detach(&path)?,
+        (_, Some(mount)) if mount.is_ours() && is_dead(&path) => detach(&path)?,
         (_, Some(mount)) => return Err(taken(&path, &mount)),
         (Err(error), None) if error.kind() == io::ErrorKind::NotFound => make(&path, missing)?,
         (Err(error), None) => return Err(Error::io(format!("looking at {}", path.display()), error)),
@@ -117,7 +117,7 @@ pub(crate) fn unmount(path: &Path) -> Result<()> {
         let kind = String::from_utf8_lossy(&mount.kind);
         return Err(Error::invalid(format!("{} is a mount of {kind}, not of sitefs", path.display())));
     }
-    if fs::metadata(&path).is_err_and(|error| is_dead(&error)) {
+    if is_dead(&path) {
         return detach(&path);
     }
     match rustix::mount::unmount(&path, rustix::mount::UnmountFlags::empty()) {
@@ -155,9 +155,10 @@ fn fusermount(path: &Path, flags: &[&str]) -> Result<()> {
     Err(Error::unavailable(format!("fusermount3 could not unmount: {}", said.trim())))
 }
 
-/// What the kernel answers where the process behind a FUSE mount is gone.
-fn is_dead(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ENOTCONN)
+/// Whether the process behind the FUSE mount at `path` is gone. Attributes may still come from
+/// the kernel's cache then; statfs always asks.
+fn is_dead(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_err_and(|error| error == rustix::io::Errno::NOTCONN)
 }
 
 struct MountEntry {

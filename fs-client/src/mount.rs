@@ -186,7 +186,14 @@ impl Mount {
         let failed = |error| Error::io("starting the mount's threads", error);
         notifier.start(Arc::clone(&fs), queue, lost).map_err(failed)?;
         let background = Background::start(Arc::clone(&fs)).map_err(failed)?;
-        Ok(Self { kernel: Mutex::new(kernel), ended, background: Mutex::new(Some(background)), fs, tasks, network })
+        Ok(Self {
+            kernel: Mutex::new(kernel),
+            ended,
+            background: Mutex::new(Some(background)),
+            fs,
+            tasks,
+            network,
+        })
     }
 
     /// Waits until somebody unmounts.

@@ -112,6 +112,11 @@ impl Fs {
         self.getattr(cx, ino)
     }
 
+    /// Whether a handle of this mount can write the file.
+    pub fn has_writers(&self, ino: InodeId) -> bool {
+        self.known_node(ino).is_some_and(|node| node.state().writers > 0)
+    }
+
     /// Applies `set` locally if the node is ahead of the cell; says whether it did.
     fn set_here(&self, cx: Cx, node: &Arc<Node>, set: &SetAttr) -> Op<bool> {
         {

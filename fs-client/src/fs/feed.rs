@@ -2,8 +2,8 @@
 
 use super::Fs;
 use crate::meta::Watcher;
-use sitefs_base::InodeId;
 use sitefs_base::op::{Change, Event, Place};
+use sitefs_base::{InodeId, Seq};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -24,6 +24,8 @@ pub enum Notice {
     Name(Place),
     /// Everything.
     All(Vec<InodeId>),
+    /// All notices of the event at this position are before this one: the cell may count on it.
+    Through(Seq),
 }
 
 /// The way to the thread that tells the kernel; never blocks.
@@ -82,6 +84,7 @@ impl Watcher for Fs {
                 }
             }
         }
+        self.notices.send(Notice::Through(event.seq));
     }
 
     fn resync(&self) {

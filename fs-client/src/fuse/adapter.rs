@@ -8,13 +8,13 @@ use crate::fs::{Caller, DirItem, Fs, Lifetime, Truncate, View, WriteKind};
 use crate::meta::{Cx, Op, Stop};
 use crate::mount::Ended;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use sitefs_base::op::{Create, RenameMode, SetAttr, XattrMode};
 use sitefs_base::Errno;
+use sitefs_base::op::{Create, RenameMode, SetAttr, XattrMode};
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path, sync::Arc, time::SystemTime};
 use tokio::runtime::Handle;
 
@@ -201,12 +201,12 @@ impl Filesystem for Adapter {
             kill_setid: size.is_some() && req.uid() != 0,
         };
         // A request that sets nothing is how the kernel asks for set-id bits to go. It does not say
-        // whether chown(2) asks, which only owners may; writes ask with a flag of their own.
+        // whether a write asks or chown(2), which only owners may use: a write needs a handle.
         let only_kill = set.is_empty();
         set.kill_setid |= only_kill;
         let uid = req.uid();
         let op = move |fs: &Fs, cx| {
-            if only_kill && uid != 0 {
+            if only_kill && uid != 0 && !fs.has_writers(inode(ino)) {
                 let attr = fs.getattr(cx, inode(ino))?.attr;
                 if attr.uid != uid && attr.mode & 0o6000 != 0 {
                     return Err(Errno::EPERM.into());

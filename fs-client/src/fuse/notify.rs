@@ -43,6 +43,9 @@ impl Notifier {
             // Only a weak reference: the queue's entrance is in `fs`, and must be able to close.
             let fs = { Arc::downgrade(&fs) };
             for notice in notices {
+                if let (Notice::Through(seq), Some(fs)) = (&notice, fs.upgrade()) {
+                    fs.meta().session().acknowledge(*seq);
+                }
                 self.send(&notice);
                 if lost.swap(false, Ordering::AcqRel)
                     && let Some(fs) = fs.upgrade()
@@ -60,6 +63,7 @@ impl Notifier {
             Notice::Attr(ino) => drop(self.kernel.inval_inode(INodeNo(ino.get()), -1, 0)),
             Notice::Listing(ino) => drop(self.kernel.inval_inode(INodeNo(ino.get()), 0, 0)),
             Notice::Name(place) => drop(self.expire(place)),
+            Notice::Through(_) => {}
             Notice::All(nodes) => {
                 for ino in nodes {
                     drop(self.kernel.inval_inode(INodeNo(ino.get()), -1, 0));

@@ -267,6 +267,14 @@ impl Session {
         }
     }
 
+    /// Tells the cell that events up to `seq` are in force here. Never waits: if there is no room, the
+    /// next ping says it.
+    pub fn acknowledge(&self, seq: Seq) {
+        if let Some(link) = &self.state().link {
+            let _ = link.try_send(ToCell::Ack { seq });
+        }
+    }
+
     /// The next ping.
     pub fn ping(&self) -> ToCell {
         ToCell::Ping { client_time: self.clock.boottime(), acked: self.applied() }

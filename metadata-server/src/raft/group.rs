@@ -130,22 +130,32 @@ impl Group {
         self.inner.info.clone()
     }
 
-    /// What the group is doing.
-    pub fn status(&self) -> GroupStatus {
+    /// How long ago a quorum confirmed that this node leads; `None` when it does not lead. Cheap:
+    /// asked for every renewal of a lease.
+    pub fn quorum_age(&self) -> Option<Duration> {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow();
-        let leads = metrics.state == ServerState::Leader;
         let alone = metrics.membership_config.membership().voter_ids().count() == 1;
-        let age = if alone {
+        let confirmed = if alone {
             Some(Duration::ZERO)
         } else {
             metrics.millis_since_quorum_ack.map(Duration::from_millis)
         };
+        confirmed.filter(|_| metrics.state == ServerState::Leader)
+    }
+
+    /// What the group is doing.
+    pub fn status(&self) -> GroupStatus {
+        // Before the metrics are borrowed: to borrow them twice at a time can block for ever.
+        let quorum_age = self.quorum_age();
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow();
+        let leads = metrics.state == ServerState::Leader;
         let index = |position: Option<LogPosition>| position.map_or(0, |at| at.index);
         GroupStatus {
             term: metrics.current_term,
             leads,
-            quorum_age: age.filter(|_| leads),
+            quorum_age,
             last_log_index: metrics.last_log_index.unwrap_or(0),
             applied: index(self.inner.store.applied()),
             flushed: index(self.inner.store.flushed()),

@@ -104,5 +104,5 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send +
 
 /// How old the contact with the quorum is; `None` when this node may not renew leases (DESIGN D20).
 pub(super) fn quorum_age(group: &Group) -> Option<Duration> {
-    group.status().quorum_age.filter(|age| *age < QUORUM_AGE_MAX)
+    group.quorum_age().filter(|age| *age < QUORUM_AGE_MAX)
 }

@@ -93,6 +93,6 @@ async fn a_bucket_that_is_missing_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let backend = BackendConfig::S3 { endpoint, bucket: "no-such-bucket".to_owned(), region };
     let error = start(super::ServerConfig { backend, ..config(dir.path()) }).await.err().unwrap();
-    assert_eq!(error.kind(), Kind::NotFound);
+    assert_eq!(error.kind(), Kind::Invalid);
     assert!(error.doing().contains("no-such-bucket"), "{error}");
 }
