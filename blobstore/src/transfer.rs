@@ -91,19 +91,20 @@ impl Transfer {
         }
     }
 
-    /// Fetches exactly `expected_len` bytes by a presigned GET, within `deadline` from now. An object
-    /// of another length is [`sitefs_base::Kind::Corrupt`]; no more than `expected_len` is ever held.
+    /// Fetches an object of at most `max_len` bytes by a presigned GET, within `deadline` from now. A
+    /// larger one is [`sitefs_base::Kind::Corrupt`]; no more than `max_len` is ever held. Whether these
+    /// are the right bytes is for the digest to say: an extent knows no more of its blob.
     pub async fn get(
         &self,
         url: &str,
         headers: &[(String, String)],
-        expected_len: u64,
+        max_len: u64,
         deadline: Duration,
     ) -> Result<Bytes> {
         let call = Call::new(Method::GET, url, headers, Bytes::new())?;
         let mut tries = Tries::within(deadline);
         loop {
-            let attempt = async { exactly(self.send(&call).await?, expected_len).await };
+            let attempt = async { up_to(self.send(&call).await?, max_len).await };
             let ended = timeout_at(tries.end(), attempt).await;
             if let Some(bytes) = tries.settle(&call, ended).await? {
                 return Ok(bytes);
@@ -250,29 +251,25 @@ async fn stored(response: Response<Incoming>) -> Result<PutOutcome, Failure> {
     }
 }
 
-async fn exactly(response: Response<Incoming>, expected_len: u64) -> Result<Bytes, Failure> {
-    let wrong = |found: String| {
-        Failure::Final(Error::corrupt(format!("the object has {found} bytes instead of {expected_len}")))
-    };
+async fn up_to(response: Response<Incoming>, max_len: u64) -> Result<Bytes, Failure> {
+    let too_long = || Failure::Final(Error::corrupt(format!("the object has more than {max_len} bytes")));
     if !response.status().is_success() {
         return Err(refusal(response).await);
     }
     let mut body = response.into_body();
-    if let Some(announced) = body.size_hint().exact().filter(|len| *len != expected_len) {
-        return Err(wrong(announced.to_string()));
+    let announced = body.size_hint().exact().unwrap_or(0);
+    if announced > max_len {
+        return Err(too_long());
     }
-    let mut bytes = BytesMut::with_capacity(usize::try_from(expected_len).unwrap_or(0));
+    let mut bytes = BytesMut::with_capacity(usize::try_from(announced).unwrap_or(0));
     while let Some(frame) = body.frame().await {
         let frame = frame
             .map_err(|error| Failure::Retry(Error::unavailable("the answer broke off").because(error)))?;
         let Ok(piece) = frame.into_data() else { continue };
-        if (bytes.len() + piece.len()) as u64 > expected_len {
-            return Err(wrong("more".into()));
+        if (bytes.len() + piece.len()) as u64 > max_len {
+            return Err(too_long());
         }
         bytes.extend_from_slice(&piece);
-    }
-    if bytes.len() as u64 != expected_len {
-        return Err(wrong(bytes.len().to_string()));
     }
     Ok(bytes.freeze())
 }

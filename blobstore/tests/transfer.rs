@@ -147,13 +147,13 @@ async fn a_reset_in_the_body_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_body_of_another_length_is_corrupt() {
+async fn a_longer_body_is_corrupt_a_shorter_one_is_for_the_digest_to_judge() {
     for answer in [OK, Answer::Unmeasured("hello")] {
-        for len in [4, 6] {
-            let server = Server::start(std::slice::from_ref(&answer)).await;
-            assert_eq!(server.get(len, LONG).await.unwrap_err().kind(), Kind::Corrupt);
-            assert_eq!(server.requests().len(), 1);
-        }
+        let server = Server::start(std::slice::from_ref(&answer)).await;
+        assert_eq!(server.get(4, LONG).await.unwrap_err().kind(), Kind::Corrupt);
+        assert_eq!(server.requests().len(), 1);
+        let server = Server::start(std::slice::from_ref(&answer)).await;
+        assert_eq!(server.get(6, LONG).await.unwrap(), "hello");
     }
 }
 

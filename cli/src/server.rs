@@ -106,7 +106,6 @@ pub(crate) async fn start(config: ServerConfig) -> Result<Server, Failure> {
     };
     let hint = match error.kind() {
         _ if !with_bucket => return Err(error.into()),
-        Kind::NotFound => "make the bucket first, or check its name and --s3-endpoint",
         Kind::Denied => {
             "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do with the bucket"
         }

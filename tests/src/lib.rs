@@ -85,9 +85,10 @@ impl Drop for MountPoint {
     }
 }
 
-/// A temporary directory whose path has no symbolic links in it.
+/// A temporary directory whose path is short, because addresses of sockets are, and has no
+/// symbolic links in it.
 pub fn scratch() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::Builder::new().prefix("sitefs-test-").tempdir().expect("making a directory");
+    let dir = tempfile::Builder::new().prefix("sfs-").tempdir().expect("making a directory");
     let path = dir.path().canonicalize().expect("finding the directory");
     (dir, path)
 }

@@ -80,7 +80,7 @@ fn a_mount_reads_and_writes_s3_without_any_key() {
 fn a_missing_bucket_and_wrong_keys_are_one_clear_line() {
     let Some(endpoint) = endpoint() else { return };
     let missing = Demo::try_with(&["--s3-endpoint", &endpoint, "--bucket", "sitefs-no-such-bucket"], &[]);
-    missing.expect_err("a missing bucket was accepted").refused(66, "sitefs-no-such-bucket");
+    missing.expect_err("a missing bucket was accepted").refused(65, "sitefs-no-such-bucket");
     let bucket = bucket(&endpoint);
     let arguments = ["--s3-endpoint", endpoint.as_str(), "--bucket", &bucket];
     let wrong = Demo::try_with(&arguments, &[("AWS_SECRET_ACCESS_KEY", "wrong-wrong-wrong")]);

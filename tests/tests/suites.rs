@@ -19,7 +19,9 @@ fn demo() -> Option<Demo> {
 #[test]
 fn pjdfstest() {
     let Some(demo) = demo() else { return };
-    Suite::new("pjdfstest_rs.sh", demo.root()).expect(&[]);
+    // A new file gets its times when it is published, which is at close (DESIGN D14): the case looks
+    // at a file before and after closing it.
+    Suite::new("pjdfstest_rs.sh", demo.root()).expect(&["ftruncate::unchanged_ctime_failed"]);
 }
 
 #[test]
