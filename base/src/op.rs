@@ -147,6 +147,9 @@ pub struct Commit {
     pub content: Option<NewContent>,
     /// Changes of attributes. `set.size` must not be used here; `set.mtime` is the last write.
     pub set: SetAttr,
+    /// When the last of these changes was made, by the client's clock: becomes the ctime, not after
+    /// the time of execution and not before the one it had. Without it: the time of execution.
+    pub changed: Option<Time>,
     /// Creates the inode if it does not exist.
     pub create: Option<Create>,
     /// Publishes the inode under this name.

@@ -10,5 +10,4 @@ mod fuse;
 mod meta;
 mod mount;
 
-pub use fuse::clear_dead_mount;
 pub use mount::{Mount, MountConfig, MountOptions, MountStatus};

@@ -208,7 +208,7 @@ impl Mount {
     }
 
     /// Commits what is not committed, unmounts, and ends the session. Files that cannot be
-    /// committed are an error of kind `Unavailable`; the mount is gone all the same.
+    /// committed are an error of kind `Conflict`; the mount is gone all the same.
     pub fn unmount(&self) -> Result<()> {
         self.fs.drain();
         let unmounted = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).unmount();
@@ -221,7 +221,7 @@ impl Mount {
         unmounted?;
         match left {
             0 => Ok(()),
-            left => Err(Error::unavailable(format!("{left} changed files could not be committed"))),
+            left => Err(Error::conflict(format!("{left} changed files could not be committed"))),
         }
     }
 }

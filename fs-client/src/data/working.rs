@@ -224,7 +224,11 @@ impl Working {
 
     /// The chunk that must be here before the file is cut to `size`.
     pub fn missing_for_resize(&self, size: u64) -> Vec<u32> {
-        if size >= self.size || size.is_multiple_of(CHUNK_SIZE) { Vec::new() } else { self.missing(size - 1, 1) }
+        if size >= self.size || size.is_multiple_of(CHUNK_SIZE) {
+            Vec::new()
+        } else {
+            self.missing(size - 1, 1)
+        }
     }
 
     /// Cuts or extends the file; the new part reads as zeros.

@@ -146,9 +146,7 @@ impl Fs {
             return Ok(true);
         }
         state.merge(&rest);
-        if let Some(own) = &mut state.unpublished {
-            own.attr.ctime = now;
-        }
+        state.changed = Some(now);
         Ok(true)
     }
 

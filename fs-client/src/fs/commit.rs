@@ -20,6 +20,7 @@ struct Taken {
     captured: Option<Captured>,
     set: SetAttr,
     written: Option<Time>,
+    changed: Option<Time>,
     unpublished: Option<Unpublished>,
 }
 
@@ -71,10 +72,16 @@ impl Fs {
     fn send(&self, taken: &Taken) -> Result<(Outcome, Option<Prepared>), Errno> {
         let prepared = match &taken.captured {
             None => None,
-            Some(captured) => Some(prepare(&self.meta, &self.blobs, captured).map_err(|error| report(&error))?),
+            Some(captured) => {
+                Some(prepare(&self.meta, &self.blobs, captured).map_err(|error| report(&error))?)
+            }
         };
         let mut set = taken.set.clone();
-        if let (None, Some(written)) = (set.mtime, taken.written) {
+        if let Some(own) = &taken.unpublished {
+            // Programs have seen the times of the creation; they stay.
+            set.atime = set.atime.or(Some(SetTime::Written(own.attr.atime)));
+            set.mtime = set.mtime.or(Some(SetTime::Written(taken.written.unwrap_or(own.attr.mtime))));
+        } else if let (None, Some(written)) = (set.mtime, taken.written) {
             set.mtime = Some(SetTime::Written(written));
         }
         let mut pieces = prepared.as_ref().map(pieces).unwrap_or_default();
@@ -168,6 +175,7 @@ impl Fs {
                 captured: None,
                 set,
                 written: None,
+                changed: state.changed,
                 unpublished: state.unpublished.clone(),
             }
         };
@@ -196,6 +204,7 @@ impl Fs {
             expect_cver: None,
             content: None,
             set: SetAttr::default(),
+            changed: None,
             create: Some(create),
             link: Some(Publish { at: at.clone(), exclusive }),
             uploaded: Vec::new(),
@@ -222,6 +231,7 @@ fn take_now(state: &mut NodeState, dirty: bool) -> Result<Taken, Errno> {
         captured,
         set: std::mem::take(&mut state.set),
         written: state.written.take(),
+        changed: state.changed.take(),
         unpublished: state.unpublished.clone(),
     })
 }
@@ -254,7 +264,18 @@ fn commit_of(taken: &Taken, set: SetAttr, piece: Option<Piece>) -> op::Op {
     };
     let create = taken.unpublished.as_ref().map(|own| own.create.clone());
     let link = taken.unpublished.as_ref().map(publish_as);
-    op::Op::Commit(Commit { ino: taken.row, expect_cver: None, content, set, create, link, uploaded })
+    let own = taken.unpublished.as_ref().map(|own| own.attr.ctime);
+    let changed = taken.changed.or(own);
+    op::Op::Commit(Commit {
+        ino: taken.row,
+        expect_cver: None,
+        content,
+        set,
+        changed,
+        create,
+        link,
+        uploaded,
+    })
 }
 
 fn put_back(node: &Node, taken: Taken) {
@@ -263,6 +284,7 @@ fn put_back(node: &Node, taken: Taken) {
         draft.copy.restore(captured);
     }
     state.written = state.written.or(taken.written);
+    state.changed = state.changed.or(taken.changed);
     let newer = std::mem::replace(&mut state.set, taken.set);
     state.merge(&newer);
 }

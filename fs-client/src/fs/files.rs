@@ -201,7 +201,7 @@ impl Fs {
             draft.whole = true;
             draft.dirty_since.get_or_insert(since);
         }
-        state.written = Some(now);
+        state.wrote(now);
         state.set.kill_setid |= truncate.kill_setid;
         Ok(())
     }
@@ -261,7 +261,7 @@ impl Fs {
                     self.room_for(end.saturating_sub(draft.copy.size()).min(len), 0)?;
                     draft.copy.write(offset, bytes).map_err(|error| failed(&error))?;
                     draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
-                    state.written = Some(self.clock.now());
+                    state.wrote(self.clock.now());
                     state.set.mtime = None;
                     state.set.kill_setid |= kind.kill_setid;
                     return Ok(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
@@ -313,7 +313,7 @@ impl Fs {
                 if missing.is_empty() {
                     draft.copy.resize(size).map_err(|error| failed(&error))?;
                     draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
-                    state.written = Some(self.clock.now());
+                    state.wrote(self.clock.now());
                     return Ok(());
                 }
                 missing
@@ -358,7 +358,7 @@ impl Fs {
                 draft.copy.punch(offset, len).map_err(|error| failed(&error))?;
                 draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
             }
-            state.written = Some(self.clock.now());
+            state.wrote(self.clock.now());
         }
         Ok(())
     }

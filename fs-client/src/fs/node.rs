@@ -34,6 +34,7 @@ impl Node {
             draft: None,
             set: SetAttr::default(),
             written: None,
+            changed: None,
             page_cver: None,
         };
         Self { ino, committing: Mutex::new(()), layout: Mutex::default(), state: Mutex::new(state) }
@@ -68,6 +69,8 @@ pub struct NodeState {
     pub set: SetAttr,
     /// When content last changed here, if that is not committed.
     pub written: Option<Time>,
+    /// When anything last changed here, if that is not committed.
+    pub changed: Option<Time>,
     /// The content version that fills the kernel's pages, if they hold one version.
     pub page_cver: Option<Seq>,
 }
@@ -122,7 +125,9 @@ impl NodeState {
         }
         if let Some(written) = self.written {
             attr.mtime = written;
-            attr.ctime = attr.ctime.max(written);
+        }
+        if let Some(changed) = self.changed {
+            attr.ctime = attr.ctime.max(changed);
         }
         if self.gone {
             attr.nlink = 0;
@@ -130,6 +135,12 @@ impl NodeState {
         let now = attr.ctime;
         apply(&mut attr, &self.set, now);
         attr
+    }
+
+    /// Content changed at `now`.
+    pub fn wrote(&mut self, now: Time) {
+        self.written = Some(now);
+        self.changed = Some(now);
     }
 
     /// Adds changes of attributes to those that wait.

@@ -8,7 +8,7 @@ use sitefs_base::{Error, Result};
 use std::{
     fs::File,
     os::fd::{AsFd, AsRawFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 /// Threads that read requests: what can be answered at once never waits behind a large write.
@@ -118,41 +118,4 @@ fn mount_here(args: &MountArgs, device: &OwnedFd) -> Result<()> {
     let options = std::ffi::CString::new(options).map_err(|_| Error::internal("mount options hold a NUL"))?;
     rustix::mount::mount(args.source.as_str(), &args.mountpoint, "fuse.sitefs", flags, options.as_c_str())
         .map_err(|error| Error::io(format!("mounting on {}", args.mountpoint.display()), error.into()))
-}
-
-/// Detaches what a crashed daemon left mounted on `path`; says whether there was something.
-/// Anything else mounted there is left alone.
-pub fn clear_dead_mount(path: &Path) -> Result<bool> {
-    let dead = std::fs::metadata(path).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN));
-    if !dead || !is_ours(path) {
-        return Ok(false);
-    }
-    let detached = rustix::mount::unmount(path, UnmountFlags::DETACH);
-    let failed = |error: rustix::io::Errno| {
-        Error::io(format!("detaching the dead mount on {}", path.display()), error.into())
-    };
-    detached.map(|()| true).map_err(failed)
-}
-
-fn is_ours(path: &Path) -> bool {
-    let Ok(table) = std::fs::read_to_string("/proc/self/mountinfo") else { return false };
-    let path = absolute(path);
-    table.lines().any(|line| {
-        let mut fields = line.split(' ');
-        let on = fields.nth(4).map(|on| on.replace("\\040", " "));
-        on.as_deref() == path.to_str() && line.contains(" - fuse.sitefs ")
-    })
-}
-
-/// An absolute form of a path whose last part may be a dead mount.
-fn absolute(path: &Path) -> PathBuf {
-    match (
-        path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }),
-        path.file_name(),
-    ) {
-        (Some(parent), Some(name)) => {
-            parent.canonicalize().map_or_else(|_| path.to_owned(), |parent| parent.join(name))
-        }
-        _ => path.to_owned(),
-    }
 }

@@ -6,4 +6,4 @@ mod kernel;
 mod notify;
 
 pub use adapter::Adapter;
-pub use kernel::{KernelMount, MountArgs, clear_dead_mount};
+pub use kernel::{KernelMount, MountArgs};

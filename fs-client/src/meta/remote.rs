@@ -7,7 +7,10 @@ use sitefs_base::session::{Attach, Attached, Closing, PROTOCOL_MAX, PROTOCOL_MIN
 use sitefs_base::{Error, Identity, Kind, Random, Result, SessionId, VolumeName, limits};
 use sitefs_proto::pb::session_client::SessionClient;
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc::{self, error::TrySendError},
+    time::timeout,
+};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::Streaming;
 
@@ -122,21 +125,27 @@ async fn carry(stream: Stream, session: &Session, watcher: &dyn Watcher) -> Erro
     if !attached.resumed {
         watcher.resync();
     }
+    // The channel has room for everything that can be unanswered.
     for frame in session.link_up(attached, link.clone()) {
         if link.send(frame).await.is_err() {
             return Error::unavailable("the session's stream is closed");
         }
     }
     let mut ticks = tokio::time::interval(PING_EVERY);
+    let mut heard = tokio::time::Instant::now();
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                if link.send(session.ping()).await.is_err() {
+                if heard.elapsed() > SILENCE_MAX {
+                    return Error::unavailable("the cell is silent");
+                }
+                // Never waits for room: while this task waits it takes in no replies.
+                if let Err(TrySendError::Closed(_)) = link.try_send(session.ping()) {
                     return Error::unavailable("the session's stream is closed");
                 }
             }
-            frame = timeout(SILENCE_MAX, frames.next()) => {
-                let Ok(frame) = frame else { return Error::unavailable("the cell is silent") };
+            frame = frames.next() => {
+                heard = tokio::time::Instant::now();
                 match next_frame(frame) {
                     Ok(ToMount::Closing(closing)) => return closing_error(closing),
                     Ok(frame) => deliver(frame, session, watcher),

@@ -34,6 +34,18 @@ pub(super) fn set_attr(m: &mut Mutation, ino: InodeId, set: &SetAttr) -> Step<Do
 /// Applies everything in `set` but the size; ctime moves in any case, and mtime if content was
 /// `written` and `set` does not say otherwise.
 pub(super) fn update(m: &mut Mutation, node: &mut Node, set: &SetAttr, written: bool) -> Result<()> {
+    update_as_of(m, node, set, written, None)
+}
+
+/// [`update`] for changes that were made at `changed`, by the client's clock: ctime says so, but does
+/// not go back and is not in the future.
+pub(super) fn update_as_of(
+    m: &mut Mutation,
+    node: &mut Node,
+    set: &SetAttr,
+    written: bool,
+    changed: Option<Time>,
+) -> Result<()> {
     let at = m.at();
     if set.uid.is_some() || set.gid.is_some() || set.kill_setid {
         clear_set_id(node);
@@ -52,7 +64,7 @@ pub(super) fn update(m: &mut Mutation, node: &mut Node, set: &SetAttr, written: 
         None => (&mut node.row.mtime, &mut node.row.ctime),
     };
     *own_mtime = mtime.unwrap_or(*own_mtime);
-    *own_ctime = at;
+    *own_ctime = changed.map_or(at, |changed| changed.min(at).max(*own_ctime));
     Ok(())
 }
 

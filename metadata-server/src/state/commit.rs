@@ -79,7 +79,7 @@ fn change(m: &mut Mutation, mut node: Node, commit: &Commit) -> Step<Done> {
     } else {
         m.changed(Change::Attr(ino));
     }
-    attrs::update(m, &mut node, &commit.set, commit.content.is_some())?;
+    attrs::update_as_of(m, &mut node, &commit.set, commit.content.is_some(), commit.changed)?;
     m.save(&node)?;
     Ok(Done::with(ino))
 }
@@ -92,7 +92,9 @@ fn publish(m: &mut Mutation, commit: &Commit, create: &Create, link: &Publish) -
     if let Some(content) = &commit.content {
         content::write(m, &mut node, content, &commit.uploaded)?;
     }
-    attrs::update(m, &mut node, &commit.set, true)?;
+    // A new inode has no ctime that could go back.
+    node.row.ctime = commit.changed.unwrap_or(node.row.ctime).min(node.row.ctime);
+    attrs::update_as_of(m, &mut node, &commit.set, true, commit.changed)?;
     m.changed(Change::Content(node.ino));
     namespace::publish(m, &link.at, &node)
 }

@@ -109,16 +109,17 @@ fn a_commit() -> BoxedStrategy<Commit> {
         ino(),
         option::of(seq()),
         option::of(new_content()),
-        a_set_attr(),
+        (a_set_attr(), option::of(a_time())),
         option::of(a_create()),
         option::of(publish),
         vec(uploaded, 0..4),
     )
-        .prop_map(|(ino, expect_cver, content, set, create, link, uploaded)| Commit {
+        .prop_map(|(ino, expect_cver, content, (set, changed), create, link, uploaded)| Commit {
             ino,
             expect_cver,
             content,
             set,
+            changed,
             create,
             link,
             uploaded,

@@ -229,6 +229,7 @@ pub fn commit(ino: InodeId, name: &[u8], content: NewContent) -> Op {
         set: SetAttr::default(),
         create: Some(owner()),
         link: Some(Publish { at: place(name), exclusive: false }),
+        changed: None,
         uploaded: Vec::new(),
     })
 }

@@ -58,6 +58,7 @@ pub fn content(ino: InodeId, content: NewContent) -> Commit {
         set: SetAttr::default(),
         create: None,
         link: None,
+        changed: None,
         uploaded: Vec::new(),
     }
 }
@@ -187,6 +188,7 @@ impl Cell {
             set: SetAttr::default(),
             create: Some(by(0o644)),
             link,
+            changed: None,
             uploaded: vec![],
         }
     }
