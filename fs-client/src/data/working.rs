@@ -224,7 +224,7 @@ impl Working {
 
     /// The chunk that must be here before the file is cut to `size`.
     pub fn missing_for_resize(&self, size: u64) -> Vec<u32> {
-        if size >= self.size || size % CHUNK_SIZE == 0 { Vec::new() } else { self.missing(size - 1, 1) }
+        if size >= self.size || size.is_multiple_of(CHUNK_SIZE) { Vec::new() } else { self.missing(size - 1, 1) }
     }
 
     /// Cuts or extends the file; the new part reads as zeros.
@@ -249,7 +249,7 @@ impl Working {
         let first_gone = u32::try_from(size.div_ceil(CHUNK_SIZE)).unwrap_or(u32::MAX);
         self.local.split_off(&first_gone);
         self.dirty.split_off(&first_gone);
-        if size % CHUNK_SIZE != 0 && self.local.contains(&chunk_of(size)) {
+        if !size.is_multiple_of(CHUNK_SIZE) && self.local.contains(&chunk_of(size)) {
             self.dirty.insert(chunk_of(size));
         }
         Ok(())

@@ -57,6 +57,16 @@ impl Fs {
                 tracing::warn!(ino = %node.ino, ?stop, "an open file could not be published");
             }
         }
+        // Closed files whose commit failed: the program was told, the bytes are still here.
+        for node in self.waiting_nodes(|node| {
+            let state = node.state();
+            state.handles == 0 && !state.gone && state.is_ahead()
+        }) {
+            if let Err(stop) = self.commit(&node) {
+                tracing::warn!(ino = %node.ino, ?stop, "changes of a closed file still could not be committed");
+            }
+            self.forget(node.ino, 0);
+        }
         for node in self.waiting_nodes(|node| {
             let state = node.state();
             state.draft.as_ref().is_some_and(|draft| {

@@ -4,10 +4,12 @@ use super::node::{Node, NodeState, Unpublished};
 use super::{Fs, Notice, Op, lock};
 use crate::data::{Captured, Prepared, prepare};
 use crate::meta::Cx;
-use sitefs_base::limits::{CLOSE_DEADLINE, METADATA_DEADLINE};
-use sitefs_base::op::{self, Commit, Create, Extra, Outcome, Place, Publish, SetAttr, SetTime};
+use sitefs_base::limits::{CLOSE_DEADLINE, COMMIT_CHUNKS_MAX, METADATA_DEADLINE};
+use sitefs_base::op::{
+    self, ChunkLayout, Commit, Create, Extra, NewContent, Outcome, Place, Publish, SetAttr, SetTime, Uploaded,
+};
 use sitefs_base::{Content, Errno, Error, Inode, InodeId, Time};
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 /// How often a commit is prepared again because a grant or a blob was lost meanwhile.
 const ATTEMPTS: u32 = 3;
@@ -69,24 +71,21 @@ impl Fs {
     fn send(&self, taken: &Taken) -> Result<(Outcome, Option<Prepared>), Errno> {
         let prepared = match &taken.captured {
             None => None,
-            Some(captured) => {
-                Some(prepare(&self.meta, &self.blobs, captured).map_err(|error| report(&error))?)
-            }
+            Some(captured) => Some(prepare(&self.meta, &self.blobs, captured).map_err(|error| report(&error))?),
         };
         let mut set = taken.set.clone();
         if let (None, Some(written)) = (set.mtime, taken.written) {
             set.mtime = Some(SetTime::Written(written));
         }
-        let commit = Commit {
-            ino: taken.row,
-            expect_cver: None,
-            content: prepared.as_ref().map(|prepared| prepared.content.clone()),
-            set,
-            create: taken.unpublished.as_ref().map(|own| own.create.clone()),
-            link: taken.unpublished.as_ref().map(publish_as),
-            uploaded: prepared.as_ref().map(|prepared| prepared.uploaded.clone()).unwrap_or_default(),
+        let mut pieces = prepared.as_ref().map(pieces).unwrap_or_default();
+        let (last, first) = match pieces.pop() {
+            Some(last) => (Some(last), pieces),
+            None => (None, Vec::new()),
         };
-        let outcome = self.meta.mutate(op::Op::Commit(commit), CLOSE_DEADLINE)?;
+        for piece in first {
+            self.meta.mutate(commit_of(taken, SetAttr::default(), Some(piece)), CLOSE_DEADLINE)?;
+        }
+        let outcome = self.meta.mutate(commit_of(taken, set, last), CLOSE_DEADLINE)?;
         Ok((outcome, prepared))
     }
 
@@ -225,6 +224,37 @@ fn take_now(state: &mut NodeState, dirty: bool) -> Result<Taken, Errno> {
         written: state.written.take(),
         unpublished: state.unpublished.clone(),
     })
+}
+
+/// Part of new content, with the uploads that it rests on.
+type Piece = (NewContent, Vec<Uploaded>);
+
+/// What one log entry cannot carry goes in several commits: a file of more than 4 GiB of changes is
+/// not replaced at one moment for readers elsewhere.
+fn pieces(prepared: &Prepared) -> Vec<Piece> {
+    match &prepared.content {
+        NewContent::Chunks { size, changed } if changed.len() > COMMIT_CHUNKS_MAX => {
+            let piece = |part: &[ChunkLayout]| {
+                let digests: HashSet<_> =
+                    part.iter().flat_map(|chunk| &chunk.extents).map(|extent| extent.digest).collect();
+                let uploaded = prepared.uploaded.iter().filter(|done| digests.contains(&done.digest));
+                let content = NewContent::Chunks { size: *size, changed: part.to_vec() };
+                (content, uploaded.cloned().collect())
+            };
+            changed.chunks(COMMIT_CHUNKS_MAX).map(piece).collect()
+        }
+        content => vec![(content.clone(), prepared.uploaded.clone())],
+    }
+}
+
+fn commit_of(taken: &Taken, set: SetAttr, piece: Option<Piece>) -> op::Op {
+    let (content, uploaded) = match piece {
+        Some((content, uploaded)) => (Some(content), uploaded),
+        None => (None, Vec::new()),
+    };
+    let create = taken.unpublished.as_ref().map(|own| own.create.clone());
+    let link = taken.unpublished.as_ref().map(publish_as);
+    op::Op::Commit(Commit { ino: taken.row, expect_cver: None, content, set, create, link, uploaded })
 }
 
 fn put_back(node: &Node, taken: Taken) {

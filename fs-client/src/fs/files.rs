@@ -426,7 +426,8 @@ impl Fs {
         if state.writers == 0 && !state.is_ahead() && !(state.gone && state.handles > 0) {
             state.draft = None;
         }
-        let unused = state.lookups == 0 && state.handles == 0;
+        // What could not be committed stays, and is tried again in the background.
+        let unused = state.lookups == 0 && state.handles == 0 && (state.gone || !state.is_ahead());
         drop(state);
         if unused {
             lock(&self.nodes).remove(&handle.node.ino);

@@ -134,7 +134,7 @@ impl Fs {
         let unused = {
             let mut state = node.state();
             state.lookups = state.lookups.saturating_sub(count);
-            state.lookups == 0 && state.handles == 0 && state.unpublished.is_none()
+            state.lookups == 0 && state.handles == 0 && (state.gone || !state.is_ahead())
         };
         if unused {
             nodes.remove(&ino);

@@ -36,10 +36,10 @@ pub(super) fn commit(m: &mut Mutation, commit: &Commit) -> Step<Done> {
 fn target<'c>(m: &Mutation, commit: &'c Commit) -> Step<Target<'c>> {
     if let Some(node) = m.find(commit.ino)? {
         if let Some(link) = &commit.link {
-            // The inode was published before: only under this same name is that no mistake.
+            // The inode was published before, by a commit whose outcome the client does not know or
+            // as the first of several: only under this same name is that no mistake.
             let entry = m.dentry(&link.at)?;
             require(entry.is_some_and(|entry| entry.ino == commit.ino), Errno::EINVAL)?;
-            require(!link.exclusive, Errno::EEXIST)?;
         }
         return Ok(Target::Existing(Box::new(node)));
     }
