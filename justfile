@@ -12,6 +12,10 @@ demo *arguments:
 test:
     scripts/test
 
+# Measures a mount beside this machine's own file system.
+bench *arguments:
+    scripts/bench {{arguments}}
+
 # Formats everything.
 fmt:
     cargo fmt --all

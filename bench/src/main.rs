@@ -24,7 +24,9 @@ const WORDPRESS: &str = "/usr/share/wordpress";
 /// Measures a mounted directory beside a native one, in turns, and shows how many times slower it is.
 ///
 /// Warm rows are served from the kernel's caches where the file system allows that. Cold rows need root: the
-/// kernel's caches are dropped on the whole machine; what programs keep in their own memory stays.
+/// kernel's caches are dropped on the whole machine; what programs keep in their own memory stays. Most native
+/// calls end in the page cache: a target that stores before it answers is compared with less than it does.
+///
 /// Works in directories of its own below the two given ones and removes them; after a kill remove
 /// sitefs-bench-* by hand.
 #[derive(Parser)]
@@ -67,7 +69,7 @@ fn case_names() -> Vec<&'static str> {
 }
 
 fn list_of_cases() -> String {
-    let lines = cases::ALL.iter().map(|case| format!("\n  {:10} {}", case.name, case.about));
+    let lines = cases::ALL.iter().map(|case| format!("\n  {:12} {}", case.name, case.about));
     format!("Cases:{}", lines.collect::<String>())
 }
 
@@ -140,8 +142,10 @@ fn whereabouts(place: &Place) -> Result<Where> {
 fn plan(arguments: &Arguments, native: &Path) -> Result<(Plan, Vec<String>)> {
     let mut notes = Vec::new();
     let cold = !arguments.warm_only && machine::may_drop_caches();
-    if !cold {
-        notes.push("no cold rows: the kernel's caches were not dropped, which takes root".to_owned());
+    if arguments.warm_only {
+        notes.push("no cold rows, as was asked for".to_owned());
+    } else if !cold {
+        notes.push("no cold rows: only root may drop the kernel's caches".to_owned());
     }
     let untar = cases::ALL.iter().any(|case| case.name == "untar" && wanted(arguments, case));
     let tar = if untar { tar_file(arguments, native)? } else { None };

@@ -23,7 +23,7 @@ pub(crate) struct Case {
 }
 
 /// All cases, in the order in which they run.
-pub(crate) const ALL: [Case; 12] = [
+pub(crate) const ALL: [Case; 13] = [
     Case { name: "untar", about: "tar unpacks a tree; then it is removed", run: tree::untar },
     Case { name: "create-1", about: "create, write 8 KiB, close; 1 writer", run: small::create::<1> },
     Case { name: "create-4", about: "the same; 4 writers, each in its directory", run: small::create::<4> },
@@ -31,6 +31,11 @@ pub(crate) const ALL: [Case; 12] = [
         name: "create-16",
         about: "the same; 16 writers, each in its directory",
         run: small::create::<16>,
+    },
+    Case {
+        name: "create-fsync",
+        about: "create, write 8 KiB, fsync, close; 1 writer",
+        run: small::create_synced,
     },
     Case { name: "stat", about: "stat of files, warm", run: small::stat },
     Case { name: "absent", about: "stat of names that are not there, warm", run: small::absent },

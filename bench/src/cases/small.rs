@@ -7,7 +7,7 @@ use crate::{
 use sitefs_base::{Error, Result};
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     thread,
 };
@@ -34,6 +34,22 @@ pub(crate) fn create<const WRITERS: usize>(place: &Place, plan: &Plan, _: usize)
     shares.iter().flatten().try_for_each(|path| expect_size(path))?;
     remove(scratch)?;
     Ok(Series::side_by_side(all, wall).samples())
+}
+
+/// Creates, writes, syncs and closes files: what costs both sides a disk that has stored something.
+pub(crate) fn create_synced(place: &Place, plan: &Plan, _: usize) -> Result<Vec<Sample>> {
+    let scratch = place.scratch()?;
+    let mut bytes = Bytes::new(SMALL);
+    // Each waits for a disk: fewer are enough.
+    let series = Series::run(names(scratch.path(), plan.files.div_ceil(4)), |path| {
+        let written = File::create_new(&path).and_then(|mut file| {
+            file.write_all(bytes.next())?;
+            file.sync_all()
+        });
+        written.map_err(failed("creating", &path))
+    })?;
+    remove(scratch)?;
+    Ok(series.samples())
 }
 
 fn create_all(paths: &[PathBuf]) -> Result<Series> {

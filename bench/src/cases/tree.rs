@@ -45,8 +45,10 @@ fn tar_command(command: &mut Command) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
+    // It says the like of every file.
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(Error::invalid(format!("tar failed ({}): {}", output.status, said.trim())))
+    let said = said.lines().next().unwrap_or("it does not say why");
+    Err(Error::unavailable(format!("tar failed ({}): {said}", output.status)))
 }
 
 /// Lists a directory of 1,000 entries and stats each, after the kernel's caches were dropped, and again.
