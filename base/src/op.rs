@@ -34,6 +34,7 @@ pub struct OpEnvelope {
 
 /// A mutation of one volume.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "most operations are commits, and few are in memory at a time")]
 pub enum Op {
     /// New content, attributes and perhaps the first name of a file.
     Commit(Commit),

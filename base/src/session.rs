@@ -16,6 +16,7 @@ pub const PROTOCOL_MAX: u32 = 1;
 
 /// What a mount sends.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(clippy::large_enum_variant, reason = "most frames are operations, and few are in memory at a time")]
 pub enum ToCell {
     /// The first frame of a stream, and only that.
     Attach(Attach),

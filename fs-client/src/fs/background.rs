@@ -13,6 +13,7 @@ use std::{
 const EVERY: Duration = Duration::from_millis(500);
 const PUBLISH_AFTER: Duration = Duration::from_secs(1);
 const COMMIT_AFTER: Duration = Duration::from_secs(30);
+const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// The thread that looks after files that stay open; it ends when this is dropped.
 #[derive(Debug)]
@@ -60,10 +61,11 @@ impl Fs {
         // Closed files whose commit failed: the program was told, the bytes are still here.
         for node in self.waiting_nodes(|node| {
             let state = node.state();
-            state.handles == 0 && !state.gone && state.is_ahead()
+            state.handles == 0 && !state.gone && state.is_ahead() && state.retry_at <= now
         }) {
             if let Err(stop) = self.commit(&node) {
                 tracing::warn!(ino = %node.ino, ?stop, "changes of a closed file still could not be committed");
+                node.state().retry_at = now + RETRY_AFTER;
             }
             self.forget(node.ino, 0);
         }

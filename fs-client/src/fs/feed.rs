@@ -22,7 +22,7 @@ pub enum Notice {
     Listing(InodeId),
     /// What a name leads to.
     Name(Place),
-    /// Everything.
+    /// These inodes: attributes, listings and links.
     All(Vec<InodeId>),
     /// All notices of the event at this position are before this one: the cell may count on it.
     Through(Seq),
@@ -88,12 +88,15 @@ impl Watcher for Fs {
     }
 
     fn resync(&self) {
-        self.meta.clear();
+        let names = self.meta.clear();
         self.meta.drop_numbers();
         let nodes = self.known_nodes();
         for ino in &nodes {
             self.content_changed(*ino);
         }
         self.notices.send(Notice::All(nodes));
+        for place in names {
+            self.notices.send(Notice::Name(place));
+        }
     }
 }

@@ -35,6 +35,7 @@ impl Node {
             set: SetAttr::default(),
             written: None,
             changed: None,
+            retry_at: Duration::ZERO,
             page_cver: None,
         };
         Self { ino, committing: Mutex::new(()), layout: Mutex::default(), state: Mutex::new(state) }
@@ -71,6 +72,8 @@ pub struct NodeState {
     pub written: Option<Time>,
     /// When anything last changed here, if that is not committed.
     pub changed: Option<Time>,
+    /// CLOCK_BOOTTIME before which a failed commit is not tried again in the background.
+    pub retry_at: Duration,
     /// The content version that fills the kernel's pages, if they hold one version.
     pub page_cver: Option<Seq>,
 }

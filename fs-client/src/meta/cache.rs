@@ -149,11 +149,13 @@ impl Cache {
         }
     }
 
-    /// Forgets everything; answers from before `watermark` are not remembered either.
-    pub fn clear(&mut self) {
+    /// Forgets everything; gives the names, which the kernel may remember too.
+    pub fn clear(&mut self) -> Vec<Place> {
+        let names = self.names.iter().map(|(place, _)| place.clone()).collect();
         self.inodes.clear();
         self.names.clear();
         self.listings.clear();
         self.xattrs.clear();
+        names
     }
 }

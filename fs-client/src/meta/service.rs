@@ -62,9 +62,9 @@ impl Meta {
         self.cache().apply(event.seq, &event.changes);
     }
 
-    /// Forgets everything.
-    pub fn clear(&self) {
-        self.cache().clear();
+    /// Forgets everything; gives the names that were remembered.
+    pub fn clear(&self) -> Vec<Place> {
+        self.cache().clear()
     }
 
     /// The inode under a name; `None` if there is none in that directory.

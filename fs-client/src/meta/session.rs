@@ -13,7 +13,7 @@ use std::{
 };
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
 };
 
 /// Questions that may be unanswered at a time.
@@ -26,6 +26,8 @@ type QueryReply = oneshot::Sender<Result<Answer, Errno>>;
 struct PendingOp {
     body: op::Op,
     reply: Option<oneshot::Sender<OpResult>>,
+    /// The operation's place, held until its reply is there even if nobody waits for it any more.
+    _slot: OwnedSemaphorePermit,
 }
 
 struct State {
@@ -37,6 +39,8 @@ struct State {
     link: Option<mpsc::Sender<ToCell>>,
     attached: Option<Attached>,
     applied: Seq,
+    /// Events up to here are in force at the kernel too.
+    acked: Seq,
     usage: Usage,
     renewed_at: Option<Duration>,
 }
@@ -57,7 +61,7 @@ pub struct SessionStatus {
 /// A mount's session with its cell.
 pub struct Session {
     state: Mutex<State>,
-    op_slots: Semaphore,
+    op_slots: Arc<Semaphore>,
     query_slots: Semaphore,
     handle: Handle,
     clock: Arc<dyn Clock>,
@@ -75,12 +79,13 @@ impl Session {
             link: None,
             attached: None,
             applied: Seq::ZERO,
+            acked: Seq::ZERO,
             usage: Usage::default(),
             renewed_at: None,
         };
         Self {
             state: Mutex::new(state),
-            op_slots: Semaphore::new(SESSION_OPS_MAX),
+            op_slots: Arc::new(Semaphore::new(SESSION_OPS_MAX)),
             query_slots: Semaphore::new(QUERIES_MAX),
             handle,
             clock,
@@ -132,16 +137,14 @@ impl Session {
     pub fn mutate(&self, body: op::Op, deadline: Duration) -> Result<Outcome, Errno> {
         self.handle.block_on(async {
             let answered = async {
-                let slot = self.op_slots.acquire().await.map_err(|_| Errno::EIO)?;
+                let slot = Arc::clone(&self.op_slots).acquire_owned().await.map_err(|_| Errno::EIO)?;
                 let (reply, answer) = oneshot::channel();
-                let (frame, link) = self.register_op(body, reply);
+                let (frame, link) = self.register_op(body, reply, slot);
                 if let Some(link) = link {
                     // A link that just broke is replaced, and the new one carries the frame.
                     let _ = link.send(frame).await;
                 }
-                let result = answer.await.unwrap_or(Err(Errno::EIO));
-                drop(slot);
-                result
+                answer.await.unwrap_or(Err(Errno::EIO))
             };
             tokio::time::timeout(deadline, answered).await.unwrap_or(Err(Errno::EIO))
         })
@@ -151,11 +154,12 @@ impl Session {
         &self,
         body: op::Op,
         reply: oneshot::Sender<OpResult>,
+        slot: OwnedSemaphorePermit,
     ) -> (ToCell, Option<mpsc::Sender<ToCell>>) {
         let mut state = self.state();
         let op = state.next_op;
         state.next_op = op.next();
-        state.ops.insert(op, PendingOp { body: body.clone(), reply: Some(reply) });
+        state.ops.insert(op, PendingOp { body: body.clone(), reply: Some(reply), _slot: slot });
         let ack_below = state.ops.keys().next().copied().unwrap_or(op);
         let link = state.link.clone();
         (ToCell::Op(OpEnvelope { session: state.id, op, ack_below, body }), link)
@@ -196,6 +200,7 @@ impl Session {
         state.usage = attached.usage;
         if !attached.resumed {
             state.applied = attached.seq;
+            state.acked = attached.seq;
         }
         state.attached = Some(attached);
         state.link = Some(link);
@@ -251,7 +256,10 @@ impl Session {
                 state.usage = usage;
             }
             ToMount::Event(event) => state.applied = state.applied.max(event.seq),
-            ToMount::Resync { floor } => state.applied = floor,
+            ToMount::Resync { floor } => {
+                state.applied = floor;
+                state.acked = floor;
+            }
             ToMount::Attached(_) | ToMount::Closing(_) => {}
         }
     }
@@ -270,13 +278,15 @@ impl Session {
     /// Tells the cell that events up to `seq` are in force here. Never waits: if there is no room, the
     /// next ping says it.
     pub fn acknowledge(&self, seq: Seq) {
-        if let Some(link) = &self.state().link {
+        let mut state = self.state();
+        state.acked = state.acked.max(seq);
+        if let Some(link) = &state.link {
             let _ = link.try_send(ToCell::Ack { seq });
         }
     }
 
     /// The next ping.
     pub fn ping(&self) -> ToCell {
-        ToCell::Ping { client_time: self.clock.boottime(), acked: self.applied() }
+        ToCell::Ping { client_time: self.clock.boottime(), acked: self.state().acked }
     }
 }

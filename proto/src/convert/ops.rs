@@ -174,7 +174,7 @@ impl TryFrom<pb::Commit> for Commit {
             expect_cver: commit.expect_cver.map(Seq::new),
             content,
             set: set_attr(commit.set)?,
-            changed: commit.changed.map(Time::try_from).transpose()?,
+            changed: commit.changed.map(sitefs_base::Time::try_from).transpose()?,
             create: commit.create.map(Create::try_from).transpose()?,
             link: commit.link.map(Publish::try_from).transpose()?,
             uploaded: list(commit.uploaded, limits::COMMIT_CHUNKS_MAX, "uploads", Uploaded::try_from)?,
