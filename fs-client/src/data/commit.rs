@@ -5,9 +5,10 @@ use super::working::Captured;
 use crate::meta::Meta;
 use bytes::Bytes;
 use sitefs_base::limits::{CHUNK_SIZE, CONTENT_DEADLINE, INLINE_MAX};
-use sitefs_base::op::{BlobWanted, ChunkLayout, Extra, Grant, NewContent, Uploaded};
-use sitefs_base::{Content, Digest, Errno, Error, Extent, Result, op};
+use sitefs_base::op::{BlobWanted, ChunkLayout, Extra, Grant, Location, NewContent, Uploaded};
+use sitefs_base::{Content, Digest, Errno, Error, Extent, Generation, Result, op};
 use sitefs_blobstore::VerifiedBytes;
+use std::collections::HashMap;
 
 /// Chunks hashed and uploaded before the next are read: bounds the memory of a large commit.
 const WINDOW: usize = 4;
@@ -93,7 +94,7 @@ fn read_chunk(captured: &Captured, chunk: u32) -> Result<Vec<u8>> {
     }
 }
 
-/// Uploads blobs that the store does not have; one after the other within a window.
+/// Uploads blobs that the store does not have, all at once.
 fn upload(meta: &Meta, blobs: &BlobReader, pieces: &[VerifiedBytes]) -> Result<Vec<Uploaded>> {
     if pieces.is_empty() {
         return Ok(Vec::new());
@@ -108,16 +109,22 @@ fn upload(meta: &Meta, blobs: &BlobReader, pieces: &[VerifiedBytes]) -> Result<V
     let Extra::Grants(grants) = outcome.extra else {
         return Err(Error::internal("the cell answered a grant with something else"));
     };
-    let mut uploaded: Vec<Uploaded> = Vec::new();
+    let mut granted: HashMap<Digest, (&VerifiedBytes, Generation, Location)> = HashMap::new();
     for (piece, grant) in pieces.iter().zip(grants) {
-        let Grant::Upload { generation, target } = grant else { continue };
-        let digest: Digest = piece.digest();
-        if uploaded.iter().any(|done| done.digest == digest) {
-            continue;
+        if let Grant::Upload { generation, target } = grant {
+            granted.entry(piece.digest()).or_insert((piece, generation, target));
         }
-        blobs.cell().store(digest, generation, Bytes::clone(piece), &target)?;
-        uploaded.push(Uploaded { digest, generation });
-        blobs.keep(piece);
     }
-    Ok(uploaded)
+    // Each transfer waits on its own thread: at most a window of them.
+    std::thread::scope(|scope| {
+        let store =
+            |(digest, (piece, generation, target)): (Digest, (&VerifiedBytes, Generation, Location))| {
+                blobs.cell().store(digest, generation, Bytes::clone(piece), &target)?;
+                blobs.keep(piece);
+                Ok(Uploaded { digest, generation })
+            };
+        let transfers: Vec<_> = granted.into_iter().map(|one| scope.spawn(move || store(one))).collect();
+        let ended = |_| Err(Error::internal("a transfer panicked"));
+        transfers.into_iter().map(|transfer| transfer.join().unwrap_or_else(ended)).collect()
+    })
 }

@@ -17,7 +17,7 @@ use crate::{
 };
 use bytes::Bytes;
 use sitefs_base::{
-    Error, InodeId, Result, VolumeId,
+    Error, Result, VolumeId,
     limits::{CONTENT_DEADLINE, METADATA_DEADLINE},
     op::Location,
 };
@@ -63,17 +63,16 @@ impl Blobs {
         Ok(signed.map_or(Location::Cell, location))
     }
 
-    /// The bytes of a blob that `ino` references; `None` if it does not.
+    /// The bytes of a blob that `volume` has committed; `None` if it has not.
     pub async fn fetch(
         &self,
         volume: VolumeId,
-        ino: InodeId,
         digest: sitefs_base::Digest,
     ) -> Result<Option<VerifiedBytes>> {
         // A hot blob may be drained between the two reads; it is an object then.
         for _ in 0..2 {
             let reader = self.group.reader();
-            let Some(place) = state::locate(&reader, volume, ino, &[digest])?.pop().flatten() else {
+            let Some(place) = state::locate(&reader, volume, &[digest])?.pop().flatten() else {
                 return Ok(None);
             };
             let key = ObjectKey { site: place.site, digest, generation: place.generation };

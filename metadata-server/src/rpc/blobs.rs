@@ -53,7 +53,7 @@ impl BlobsService {
     async fn fetch_blob(&self, request: pb::FetchRequest) -> Result<pb::FetchReply> {
         let (group, FetchBlob { session, ino, digest }) = request.try_into()?;
         let member = self.member(group, session)?;
-        let found = self.cell.blobs.fetch(member.volume, ino, digest).await?;
+        let found = self.cell.blobs.fetch(member.volume, digest).await?;
         let bytes = found
             .ok_or_else(|| Error::not_found(format!("{ino} does not reference blob {}", digest.short())))?;
         Ok(pb::FetchReply { data: bytes.into_bytes() })

@@ -10,7 +10,7 @@ use crate::{
     state::{self, BlobPlace},
 };
 use sitefs_base::{
-    Digest, Errno, Error, InodeId, Result,
+    Digest, Errno, Error, Result,
     limits::COMMIT_CHUNKS_MAX,
     op::{Answer, AnswerBody, Location, Place, Query},
 };
@@ -34,7 +34,7 @@ pub(super) async fn run(stream: Arc<Stream>, tag: u64, query: Query) {
 impl Stream {
     async fn answer(&self, query: Query) -> Result<Answered> {
         match query {
-            Query::Resolve { ino, digests } => self.resolve(ino, digests).await,
+            Query::Resolve { digests, .. } => self.resolve(digests).await,
             Query::Reserve { at } => self.reserve(at),
             // A few rows: quicker than a change of threads.
             Query::Lookup { .. } | Query::Inode { .. } | Query::Xattrs { .. } | Query::Usage => {
@@ -47,7 +47,7 @@ impl Stream {
         }
     }
 
-    async fn resolve(&self, ino: InodeId, digests: Vec<Digest>) -> Result<Answered> {
+    async fn resolve(&self, digests: Vec<Digest>) -> Result<Answered> {
         if digests.len() > COMMIT_CHUNKS_MAX {
             return Ok(Err(Errno::EINVAL));
         }
@@ -55,7 +55,7 @@ impl Stream {
         let (seq, _) = usage(&self.cell, self.member.volume)?;
         let (reader, volume) = (self.cell.group.reader(), self.member.volume);
         let (digests, places) = off_thread(move || {
-            let places = state::locate(&reader, volume, ino, &digests)?;
+            let places = state::locate(&reader, volume, &digests)?;
             Ok((digests, places))
         })
         .await?;

@@ -1,11 +1,10 @@
 //! Where blobs are, for those who read, upload, drain and verify them.
 
 use super::{
-    Family, Read, keys, layout, reads,
-    rows::{self, BlobRow, BlobState, ChunkRow, HotRow, InodeRow, Loc, UnverifiedRow, UploadRow},
+    Family, Read, keys, reads,
+    rows::{self, BlobRow, BlobState, HotRow, Loc, UnverifiedRow, UploadRow},
 };
-use sitefs_base::{Digest, Extent, Generation, InodeId, Result, SiteId, VolumeId};
-use std::collections::BTreeSet;
+use sitefs_base::{Digest, Generation, Result, SiteId, VolumeId};
 
 /// Where a blob can be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,28 +37,19 @@ pub struct HotBlob {
 /// A blob in the object store that nobody has verified.
 pub type UnverifiedBlob = HotBlob;
 
-/// Where the blobs are that an inode references, now or in retained history (DESIGN D34), in order;
-/// `None` for a digest that it does not reference or that is not there.
-pub fn locate(
-    read: &dyn Read,
-    volume: VolumeId,
-    ino: InodeId,
-    digests: &[Digest],
-) -> Result<Vec<Option<BlobPlace>>> {
+/// Where blobs can be read by `volume`, in order; `None` for a digest that the volume never committed
+/// or that is not there. A volume may read what it has committed once, even if no row names it any
+/// more: a version that lived for less than a second leaves no history, but handles have it open.
+pub fn locate(read: &dyn Read, volume: VolumeId, digests: &[Digest]) -> Result<Vec<Option<BlobPlace>>> {
     let Some(row) = reads::volume(read, volume)? else {
         return Ok(vec![None; digests.len()]);
     };
-    let named = named(read, volume, ino, digests)?;
-    let place = |digest| if named.contains(digest) { place(read, row.site, digest) } else { Ok(None) };
-    digests.iter().map(place).collect()
+    digests.iter().map(|digest| place(read, row.site, volume, digest)).collect()
 }
 
-fn place(read: &dyn Read, site: SiteId, digest: &Digest) -> Result<Option<BlobPlace>> {
-    let row: Option<BlobRow> = rows::fetch(read, Family::Blob, &keys::blob(site, digest))?;
-    let readable = |row: &BlobRow| {
-        row.digest == *digest && matches!(row.state, BlobState::Present | BlobState::Condemned)
-    };
-    Ok(row.filter(readable).map(|row| BlobPlace {
+fn place(read: &dyn Read, site: SiteId, volume: VolumeId, digest: &Digest) -> Result<Option<BlobPlace>> {
+    let row = present(read, site, digest)?.filter(|row| row.vols.contains(&volume));
+    Ok(row.map(|row| BlobPlace {
         site,
         generation: row.generation,
         len: row.len,
@@ -68,38 +58,13 @@ fn place(read: &dyn Read, site: SiteId, digest: &Digest) -> Result<Option<BlobPl
     }))
 }
 
-/// Those of the digests that the inode's layout or its history names.
-fn named(read: &dyn Read, volume: VolumeId, ino: InodeId, digests: &[Digest]) -> Result<BTreeSet<Digest>> {
-    let mut missing: BTreeSet<Digest> = digests.iter().copied().collect();
-    let mut found = BTreeSet::new();
-    // Returns whether to look on.
-    let mut see = |extents: &[Extent]| {
-        for extent in extents {
-            found.extend(missing.take(&extent.digest));
-        }
-        !missing.is_empty()
+/// The row of a blob whose bytes are there.
+fn present(read: &dyn Read, site: SiteId, digest: &Digest) -> Result<Option<BlobRow>> {
+    let row: Option<BlobRow> = rows::fetch(read, Family::Blob, &keys::blob(site, digest))?;
+    let readable = |row: &BlobRow| {
+        row.digest == *digest && matches!(row.state, BlobState::Present | BlobState::Condemned)
     };
-    let key = keys::inode(volume, ino);
-    let current: Option<InodeRow> = rows::fetch(read, Family::Inode, &key)?;
-    let mut more = current.is_none_or(|row| see(row.extents())) && see(&[]);
-    if more {
-        layout::walk_rows(read, volume, ino, |extents| {
-            more = see(&extents);
-            more
-        })?;
-    }
-    if more {
-        reads::walk(read, Family::InodeHistory, &key, &key, |key, value| {
-            more = see(rows::decode::<InodeRow>(Family::InodeHistory, key, value)?.extents());
-            Ok(more)
-        })?;
-    }
-    if more {
-        reads::walk(read, Family::ChunkHistory, &key, &key, |key, value| {
-            Ok(see(&rows::decode::<ChunkRow>(Family::ChunkHistory, key, value)?.extents))
-        })?;
-    }
-    Ok(found)
+    Ok(row.filter(readable))
 }
 
 /// The bytes of a blob that the cell holds.
@@ -158,6 +123,6 @@ pub fn upload_slot(
     if let Some(slot) = slot.filter(|slot| slot.digest == *digest) {
         return Ok(Some(slot.len));
     }
-    let place = place(read, site, digest)?;
-    Ok(place.filter(|place| place.generation == generation).map(|place| place.len))
+    let present = present(read, site, digest)?;
+    Ok(present.filter(|row| row.generation == generation).map(|row| row.len))
 }

@@ -57,7 +57,7 @@ fn read_everything(view: &MemoryView, cell: &Cell, ino: sitefs_base::InodeId) ->
     for question in questions {
         errors.extend(query(view, cell.volume, &question).err());
     }
-    errors.extend(locate(view, cell.volume, ino, &[digest(1), digest(2)]).err());
+    errors.extend(locate(view, cell.volume, &[digest(1), digest(2)]).err());
     errors.extend(hot_blobs(view, None, 10).err());
     errors.extend(unverified(view, 10).err());
     errors.extend(volumes(view).err());

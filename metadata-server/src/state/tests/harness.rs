@@ -271,8 +271,8 @@ impl Cell {
         volume_info(&self.view, self.volume).unwrap().unwrap().usage
     }
 
-    pub fn place_of(&self, ino: InodeId, of: u8) -> Option<BlobPlace> {
-        locate(&self.view, self.volume, ino, &[digest(of)]).unwrap()[0]
+    pub fn place_of(&self, of: u8) -> Option<BlobPlace> {
+        locate(&self.view, self.volume, &[digest(of)]).unwrap()[0]
     }
 
     pub fn verified(&mut self, uploaded: &Uploaded) {
