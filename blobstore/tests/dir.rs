@@ -74,3 +74,16 @@ async fn a_directory_that_cannot_be_made_is_named() {
     let error = DirBackend::open(file.join("blobs")).unwrap_err();
     assert!(error.chain().contains("file/blobs"), "{}", error.chain());
 }
+
+#[tokio::test]
+async fn an_object_that_is_there_is_believed_only_if_it_has_the_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = DirBackend::open(dir.path()).unwrap();
+    let key = key(7, b"hello", 1);
+    store.put(&key, Bytes::from_static(b"hello")).await.unwrap();
+    // A power cut before the sync of the file can leave its length without its bytes.
+    std::fs::write(dir.path().join(key.to_string()), [0; 5]).unwrap();
+    store.put(&key, Bytes::from_static(b"hello")).await.unwrap();
+    assert_eq!(store.get(&key).await.unwrap(), "hello");
+    assert!(store.uses_own_disk());
+}

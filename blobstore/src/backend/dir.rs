@@ -84,13 +84,33 @@ impl DirBackend {
     fn put_now(&self, key: &ObjectKey, bytes: &[u8]) -> Result<()> {
         let path = self.path(key);
         let doing = |error| Error::io(format!("writing {}", path.display()), error);
-        match fs::metadata(&path) {
-            // Rename made it visible only when whole, so what is there is what was put.
-            Ok(there) if there.len() == bytes.len() as u64 => Ok(()),
-            Ok(_) => self.write(&path, bytes).map_err(doing),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.write(&path, bytes).map_err(doing),
-            Err(error) => Err(doing(error)),
+        if self.has_durably(&path, bytes).map_err(doing)? {
+            return Ok(());
         }
+        self.write(&path, bytes).map_err(doing)
+    }
+
+    /// Whether `path` has these bytes already; they are durable then. Whoever wrote them may have
+    /// died before its syncs, and a disk may have changed them since.
+    fn has_durably(&self, path: &Path, bytes: &[u8]) -> io::Result<bool> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if file.metadata()?.len() != bytes.len() as u64 {
+            return Ok(false);
+        }
+        let mut there = Vec::with_capacity(bytes.len());
+        (&file).take(OBJECT_MAX).read_to_end(&mut there)?;
+        if there != bytes {
+            return Ok(false);
+        }
+        file.sync_all()?;
+        for dir in path.ancestors().skip(1).take_while(|dir| dir.starts_with(&self.root)) {
+            sync_dir(dir)?;
+        }
+        Ok(true)
     }
 
     fn get_now(&self, key: &ObjectKey) -> Result<Bytes> {
@@ -272,6 +292,10 @@ impl Backend for DirBackend {
 
     /// Bytes come here only from the cell itself, which hashed them.
     fn enforces_digest(&self) -> bool {
+        true
+    }
+
+    fn uses_own_disk(&self) -> bool {
         true
     }
 }

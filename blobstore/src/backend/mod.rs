@@ -91,4 +91,9 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// True when [`Backend::check`] found that the store refuses bytes that do not have the digest
     /// in the request. If it does not, an object is unverified until the cell has hashed it (DESIGN D33).
     fn enforces_digest(&self) -> bool;
+
+    /// True when objects fill a disk of this machine, which may be the one of the cell's state.
+    fn uses_own_disk(&self) -> bool {
+        false
+    }
 }

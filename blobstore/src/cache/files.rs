@@ -72,9 +72,10 @@ impl Files {
         for entry in fs::read_dir(&self.blobs).map_err(doing)? {
             let entry = entry.map_err(doing)?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            if name.starts_with(TEMP_PREFIX) {
+            let is_dir = entry.file_type().map_err(doing)?.is_dir();
+            if name.starts_with(TEMP_PREFIX) && !is_dir {
                 fs::remove_file(entry.path()).map_err(doing)?;
-            } else if name.len() == 2 && entry.file_type().map_err(doing)?.is_dir() {
+            } else if name.len() == 2 && is_dir {
                 scan_fan(&entry.path(), &name, &mut found).map_err(doing)?;
             }
         }
@@ -97,9 +98,16 @@ impl Files {
 
     /// Writes a temporary file, not synced: after a restart every file is hashed before it is used.
     pub fn write_temp(&self, bytes: &[u8]) -> io::Result<Temp> {
-        let number = self.temps.fetch_add(1, Ordering::Relaxed);
-        let path = self.blobs.join(format!("{TEMP_PREFIX}{number}"));
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&path)?;
+        let (path, file) = loop {
+            let number = self.temps.fetch_add(1, Ordering::Relaxed);
+            let path = self.blobs.join(format!("{TEMP_PREFIX}{number}"));
+            match OpenOptions::new().write(true).create_new(true).mode(0o400).open(&path) {
+                Ok(file) => break (path, file),
+                // Something that is not ours; the numbers do not end before such names do.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        };
         let mut temp = Temp { path, file, published: false };
         temp.file.write_all(bytes)?;
         Ok(temp)

@@ -254,3 +254,13 @@ fn threads_that_insert_open_and_evict_see_only_right_bytes() {
     let cache = DiskCache::open(dir.path(), ROOMY).unwrap();
     assert!(cache.stats().blobs <= stats.blobs, "no file is left without an entry");
 }
+
+#[test]
+fn what_somebody_put_into_the_cache_is_left_alone_and_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("blobs/tmp-0")).unwrap();
+    let cache = DiskCache::open(dir.path(), ROOMY).unwrap();
+    cache.insert(&blob(1)).unwrap();
+    assert!(has(&cache, &blob(1)));
+    assert!(dir.path().join("blobs/tmp-0").is_dir());
+}
