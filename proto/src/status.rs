@@ -32,6 +32,11 @@ pub fn error_from_status(status: &Status) -> Error {
         .filter(|errno| (1..=4095).contains(errno))
         .map(Errno::new);
     let message = match status.message() {
+        "" if status.code() == Code::Unimplemented => {
+            "this address serves something else: mounts go to the cell's --listen address, `sitefs status` and \
+             `sitefs volume` to its --admin-listen address"
+                .to_owned()
+        }
         "" => format!("the cell answered {:?}", status.code()),
         message => message.to_owned(),
     };
@@ -90,6 +95,12 @@ mod tests {
         Kind::Limit,
         Kind::Internal,
     ];
+
+    #[test]
+    fn the_wrong_one_of_two_addresses_is_explained() {
+        let error = error_from_status(&Status::unimplemented(""));
+        assert!(error.doing().contains("--admin-listen"), "{error}");
+    }
 
     #[test]
     fn every_kind_survives_the_wire() {
