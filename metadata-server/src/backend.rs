@@ -38,8 +38,8 @@ impl BackendConfig {
 
     /// Refuses another backend than the one that the blobs of `data` are in.
     pub(crate) fn check_same(&self, data: &Path) -> Result<()> {
-        let found = match fs::read_to_string(file(data)) {
-            Ok(found) => found,
+        let found = match fs::read(file(data)) {
+            Ok(found) => String::from_utf8_lossy(&found).into_owned(),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(Error::io(format!("reading {}", file(data).display()), error)),
         };
@@ -129,5 +129,8 @@ mod tests {
         let error = bucket("two", "a").check_same(dir.path()).unwrap_err();
         assert!(error.doing().contains("bucket one, not in s3"), "{error}");
         assert!(BackendConfig::Directory.check_same(dir.path()).is_err());
+        fs::write(dir.path().join("backend"), b"\xff\xfe").unwrap();
+        let error = bucket("one", "a").check_same(dir.path()).unwrap_err();
+        assert_eq!(error.kind(), sitefs_base::Kind::Invalid);
     }
 }

@@ -4,7 +4,7 @@ pub use crate::backend::BackendConfig;
 
 use crate::{
     grant::{self, Blobs},
-    raft::{Group, GroupConfig},
+    raft::{DataDir, Group, GroupConfig},
     rpc::{AdminService, Auth, BlobsService, Cell, NewVolume, SessionService},
     state::{self, CommandBody},
 };
@@ -69,19 +69,22 @@ impl Server {
     /// Starts a server; it is ready to serve when this returns.
     pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Self> {
         let sockets = Sockets::bind(&config).await?;
+        // Before anything is written there.
+        let data = lock_data(&config).await?;
         config.backend.check_same(&config.data_dir)?;
         let backend = config.backend.open(&config.data_dir, clock.clone()).await?;
-        Self::serve(config, sockets, backend, clock).await
+        Self::serve(config, sockets, data, backend, clock).await
     }
 
     async fn serve(
         config: ServerConfig,
         sockets: Sockets,
+        data: DataDir,
         backend: Arc<dyn Backend>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         let group_tasks = Tasks::new();
-        let group = open_group(&config, clock.clone(), group_tasks.clone()).await?;
+        let group = open_group(&config, data, clock.clone(), group_tasks.clone()).await?;
         config.backend.remember(&config.data_dir)?;
 
         let (blobs, reports) = Blobs::new(group.clone(), backend);
@@ -188,11 +191,26 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
     Ok((listener, local))
 }
 
+fn group_config(config: &ServerConfig) -> GroupConfig {
+    GroupConfig { dir: config.data_dir.clone(), node: NODE, cell: config.cell.clone(), group: GROUP }
+}
+
+async fn lock_data(config: &ServerConfig) -> Result<DataDir> {
+    let group = group_config(config);
+    tokio::task::spawn_blocking(move || group.lock())
+        .await
+        .map_err(|join| Error::internal("locking the data directory").because(join))?
+}
+
 /// Opening replays the log, which may take a while: not on an async thread.
-async fn open_group(config: &ServerConfig, clock: Arc<dyn Clock>, tasks: Tasks) -> Result<Group> {
-    let group =
-        GroupConfig { dir: config.data_dir.clone(), node: NODE, cell: config.cell.clone(), group: GROUP };
-    tokio::task::spawn_blocking(move || Group::open(group, clock, tasks))
+async fn open_group(
+    config: &ServerConfig,
+    data: DataDir,
+    clock: Arc<dyn Clock>,
+    tasks: Tasks,
+) -> Result<Group> {
+    let group = group_config(config);
+    tokio::task::spawn_blocking(move || Group::open_in(data, group, clock, tasks))
         .await
         .map_err(|join| Error::internal("opening the group").because(join))?
 }

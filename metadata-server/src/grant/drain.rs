@@ -94,6 +94,10 @@ async fn move_out(blobs: Arc<Blobs>, key: ObjectKey) -> Moved {
             return Ok(()); // gone since it was listed
         };
         let bytes = checked(&key, bytes.into()).await?;
+        let len = bytes.len() as u64;
+        if blobs.backend.uses_own_disk() && blobs.group.is_disk_short(len)? {
+            return Err(Error::limit("the disk of the cell is nearly full, hot blobs stay in its log"));
+        }
         let put = blobs.backend.put(&key, bytes.into_bytes());
         within(CONTENT_DEADLINE, "draining a hot blob", put).await?;
         let ObjectKey { site, digest, generation } = key;

@@ -12,26 +12,75 @@ use std::{
 /// backend, and what `mkfs` makes.
 const HARMLESS: [&str; 4] = ["lock", "blobs", "format.new", "lost+found"];
 
+/// Says how far the log had come when it was last opened; see [`DataDir::log_reaches`].
+const LOG_MARK: &str = "log.mark";
+const LOG_MARK_FORMAT: &str = "sitefs-log-mark 1";
+
 /// A locked data directory. The lock ends when this is dropped, or with the process.
 #[derive(Debug)]
-pub(super) struct DataDir {
+pub(crate) struct DataDir {
     path: PathBuf,
     _lock: File,
 }
 
 impl DataDir {
     /// Locks `path` and checks that it belongs to this node; an empty directory becomes this node's.
-    pub(super) fn open(path: &Path, cell: &str, group: GroupId, node: NodeId) -> Result<Self> {
+    pub(crate) fn open(path: &Path, cell: &str, group: GroupId, node: NodeId) -> Result<Self> {
         check_name(cell)?;
         fs::create_dir_all(path).map_err(|error| Error::io(format!("creating {}", path.display()), error))?;
-        let lock = lock(path)?;
         let wanted = Format { cell: cell.to_owned(), group: group.get(), node: node.get() };
-        match fs::read_to_string(path.join("format")) {
-            Ok(text) => wanted.check(path, &text)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => create(path, &wanted)?,
-            Err(error) => return Err(Error::io(format!("reading {}/format", path.display()), error)),
+        // Before the lock, so that nothing is written into a directory of something else; and again
+        // under it, because another process may have been faster.
+        is_made(path, &wanted)?;
+        let lock = lock(path)?;
+        if !is_made(path, &wanted)? {
+            write_durably(&path.join("format"), wanted.text().as_bytes())?;
         }
         Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Refuses a log that was there and is not any more: an empty one would make an empty cell.
+    pub(super) fn log_is_there(&self) -> Result<()> {
+        if self.log().join("CURRENT").exists() {
+            return Ok(());
+        }
+        // The log is made before all of these.
+        for later in [LOG_MARK, "state/CURRENT", "backend"] {
+            if self.path.join(later).exists() {
+                return Err(Error::corrupt(format!(
+                    "{} holds no log but {later}: the log was lost and acknowledged changes with it; \
+                     restore the data directory from a copy",
+                    self.log().display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a log that ends before the position at which it was last opened. RocksDB takes a
+    /// write-ahead log that is empty or gone for a clean end.
+    pub(super) fn log_reaches(&self, position: u64) -> Result<()> {
+        let path = self.path.join(LOG_MARK);
+        let text = match fs::read(&path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::io(format!("reading {}", path.display()), error)),
+        };
+        let marked = text.strip_prefix(LOG_MARK_FORMAT).and_then(|number| number.trim().parse::<u64>().ok());
+        match marked {
+            None => Err(Error::corrupt(format!("{} has an unknown form", path.display()))),
+            Some(marked) if position < marked => Err(Error::corrupt(format!(
+                "the log ends at write {position} but had come to {marked}: a file of {} was lost or emptied, \
+                 and acknowledged changes with it; restore the data directory from a copy",
+                self.log().display()
+            ))),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Remembers that the log durably has everything up to `position`.
+    pub(super) fn mark_log(&self, position: u64) -> Result<()> {
+        write_durably(&self.path.join(LOG_MARK), format!("{LOG_MARK_FORMAT}\n{position}\n").as_bytes())
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -127,7 +176,16 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
-fn create(path: &Path, format: &Format) -> Result<()> {
+/// Whether the directory is this node's already; refuses one that is somebody else's.
+fn is_made(path: &Path, wanted: &Format) -> Result<bool> {
+    match fs::read(path.join("format")) {
+        Ok(bytes) => wanted.check(path, &String::from_utf8_lossy(&bytes)).map(|()| true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => refuse_others(path).map(|()| false),
+        Err(error) => Err(Error::io(format!("reading {}/format", path.display()), error)),
+    }
+}
+
+fn refuse_others(path: &Path) -> Result<()> {
     let entries =
         fs::read_dir(path).map_err(|error| Error::io(format!("reading {}", path.display()), error))?;
     for entry in entries {
@@ -142,7 +200,7 @@ fn create(path: &Path, format: &Format) -> Result<()> {
             )));
         }
     }
-    write_durably(&path.join("format"), format.text().as_bytes())
+    Ok(())
 }
 
 #[cfg(test)]
@@ -176,6 +234,14 @@ mod tests {
         let error = open(dir.path(), "one").unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid);
         assert!(error.doing().contains("wp-config.php"), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was written");
+    }
+
+    #[test]
+    fn a_format_file_that_is_not_text_is_refused_as_invalid() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("format"), b"\xff\xfe\x00").unwrap();
+        assert_eq!(open(dir.path(), "one").unwrap_err().kind(), Kind::Invalid);
     }
 
     #[test]

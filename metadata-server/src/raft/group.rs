@@ -1,15 +1,24 @@
 //! The handle of one Raft group.
 
 use super::{
-    data_dir::DataDir, log::LogBytes, machine::Events, proposer::Proposal, reserve::Reserve,
-    runtime::RaftRuntime, start::Parts, types::Raft,
+    data_dir::DataDir,
+    log::LogBytes,
+    machine::Events,
+    proposer::Proposal,
+    reserve::{Reserve, Use},
+    runtime::RaftRuntime,
+    start::Parts,
+    types::Raft,
 };
 use crate::{
     state::{Applied, CommandBody, GroupInfo},
     store::{LogPosition, Poison, Reader, Store},
 };
 use openraft::ServerState;
-use sitefs_base::{Clock, Errno, Error, GroupId, NodeId, Result, Tasks, VolumeId, op::Event};
+use sitefs_base::{
+    Clock, Errno, Error, GroupId, NodeId, Result, Tasks, VolumeId,
+    op::{Event, Op},
+};
 use std::{convert::Infallible, fmt, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     sync::{Mutex, broadcast, mpsc, oneshot},
@@ -33,6 +42,14 @@ pub struct GroupConfig {
     pub cell: String,
     /// The group.
     pub group: GroupId,
+}
+
+impl GroupConfig {
+    /// Locks the directory and checks whose it is, before anything else is done in it.
+    pub(crate) fn lock(&self) -> Result<DataDir> {
+        DataDir::open(&self.dir, &self.cell, self.group, self.node)
+            .map_err(|error| error.while_doing(format_args!("opening {}", self.dir.display())))
+    }
 }
 
 /// What a group is doing.
@@ -86,20 +103,38 @@ impl Group {
     /// Opens the group in `config.dir`, or makes it in a new or empty directory, and returns when it
     /// serves. Blocks the calling thread meanwhile. `tasks` owns what runs in the background.
     pub fn open(config: GroupConfig, clock: Arc<dyn Clock>, tasks: Tasks) -> Result<Self> {
+        let data = config.lock()?;
+        Self::open_in(data, config, clock, tasks)
+    }
+
+    /// The same, in a directory that [`GroupConfig::lock`] gave.
+    pub(crate) fn open_in(
+        data: DataDir,
+        config: GroupConfig,
+        clock: Arc<dyn Clock>,
+        tasks: Tasks,
+    ) -> Result<Self> {
         let doing = format!("opening {}", config.dir.display());
+        let poison = Poison::default();
         let open = || -> Result<Self> {
-            let data = DataDir::open(&config.dir, &config.cell, config.group, config.node)?;
-            let inner = Parts::open(&data, config.group)?.start(&config, data, clock, &tasks)?;
+            let inner = Parts::open(&data, config.group, &poison)?.start(&config, data, clock, &tasks)?;
             Ok(Self { inner: Arc::new(inner) })
         };
-        open().map_err(|error| error.while_doing(doing))
+        let opened = open().map_err(|error| match poison.is_damage() {
+            true => Error::corrupt("the stored data is damaged: check the disk, then restore a copy")
+                .because(error),
+            false => error,
+        });
+        opened.map_err(|error| error.while_doing(doing))
     }
 
     /// Commits `body` and returns what applying it gave. The outcome is unknown after an error of
     /// kind `Unavailable` or `Fenced`.
     pub async fn propose(&self, body: CommandBody) -> Result<Applied> {
         self.inner.poison.check()?;
-        if fills_the_disk(&body) && self.inner.reserve.is_short(&*self.inner.clock)? {
+        if let Some(what) = use_of_disk(&body)
+            && self.inner.reserve.is_short(&*self.inner.clock, what, 0)?
+        {
             return Ok(Applied { reply: Err(Errno::ENOSPC), event: None });
         }
         let stopped = || Error::unavailable("this node is shutting down");
@@ -112,6 +147,12 @@ impl Group {
             let waited = PROPOSE_DEADLINE.as_secs();
             Err(Error::unavailable(format!("not committed within {waited} s, the outcome is unknown")))
         })
+    }
+
+    /// Whether the disk of the data directory has no room for `bytes` more of content; the reserve
+    /// of the node stays free. What is let in counts as written.
+    pub fn is_disk_short(&self, bytes: u64) -> Result<bool> {
+        self.inner.reserve.is_short(&*self.inner.clock, Use::Growth, bytes)
     }
 
     /// The rows as they are now. It keeps those rows alive: hold it briefly.
@@ -181,6 +222,12 @@ impl Group {
         &self.inner
     }
 
+    /// Makes the disk look as if so many bytes were free, for as long as the test lasts.
+    #[cfg(test)]
+    pub(crate) fn pretend_free(&self, free: u64) {
+        self.inner.reserve.pretend_free(self.inner.clock.boottime() + Duration::from_secs(3600), free);
+    }
+
     /// Stops Raft, lets go of the log and flushes the store. Proposals are refused from now on.
     pub async fn shutdown(&self) -> Result<()> {
         self.inner.stop.cancel();
@@ -207,7 +254,16 @@ impl Drop for Inner {
     }
 }
 
-/// Mutations that mounts ask for; everything else helps to free space or to keep order.
-const fn fills_the_disk(body: &CommandBody) -> bool {
-    matches!(body, CommandBody::Op { .. } | CommandBody::CreateVolume { .. })
+/// What a command uses the disk for; `None` helps the node to free space or to keep order.
+fn use_of_disk(body: &CommandBody) -> Option<Use> {
+    match body {
+        CommandBody::CreateVolume { .. } => Some(Use::Growth),
+        CommandBody::Op { envelope, .. } => Some(match &envelope.body {
+            Op::Unlink { .. } | Op::Rmdir { .. } | Op::RemoveXattr { .. } => Use::Removal,
+            // To extend a file makes a hole, which takes no more room than to cut it.
+            Op::SetAttr { set, .. } if set.size.is_some() => Use::Removal,
+            _ => Use::Growth,
+        }),
+        _ => None,
+    }
 }

@@ -18,4 +18,5 @@ mod start;
 mod tests;
 mod types;
 
+pub(crate) use data_dir::DataDir;
 pub use group::{Group, GroupConfig, GroupStatus};

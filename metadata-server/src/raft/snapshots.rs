@@ -68,6 +68,19 @@ impl Snapshots {
         Ok(Some(Built { id, path, meta }))
     }
 
+    /// The last snapshot; one that cannot be read is dropped and made anew. `store` must be sound.
+    pub(super) fn current_or_new(&self, store: &Store) -> Result<Option<Built>> {
+        let error = match self.current() {
+            Ok(current) => return Ok(current),
+            Err(error) => error,
+        };
+        tracing::warn!(dir = %self.dir.display(), error = error.chain(), "damaged snapshot is made anew");
+        for id in self.ids()? {
+            remove(&self.dir.join(id))?;
+        }
+        self.build(store).map(Some)
+    }
+
     /// An empty directory; the files of a snapshot go to `state` in it.
     pub(super) fn begin_receiving(&self) -> Result<PathBuf> {
         let path = self.dir.join(RECEIVING);

@@ -50,15 +50,18 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    pub(super) fn open(data: &DataDir, group: GroupId) -> Result<Self> {
-        let poison = Poison::default();
+    pub(super) fn open(data: &DataDir, group: GroupId, poison: &Poison) -> Result<Self> {
+        let poison = poison.clone();
+        // The log comes first: where there is a state, there must be a log.
+        let db = open_log(data, &poison)?;
         let snapshots = Snapshots::open(data.snapshots(), data.state())?;
         let options = StoreOptions { poison: poison.clone(), ..StoreOptions::default() };
         let store = Store::open(&data.state(), options)?;
         let (holder, holders) = mpsc::channel(1);
-        let log = GroupLog::new(LogDb::open(&data.log(), poison.clone())?, group, holder.clone())?;
+        let log = GroupLog::new(db, group, holder.clone())?;
         check_meeting(&store, &log)?;
-        if let Some(applied) = snapshots.current()?.and_then(|built| built.meta.applied) {
+        let snapshot = snapshots.current_or_new(&store)?;
+        if let Some(applied) = snapshot.and_then(|built| built.meta.applied) {
             log.snapshot_made(applied.index)?;
         }
         let events = broadcast::channel(EVENTS_MAX).0;
@@ -122,9 +125,28 @@ impl Parts {
     }
 }
 
-/// Refuses a state that ends before the log begins: nothing could bring it up to date.
+/// Opens the log, or makes it in a new directory, and refuses one that lost its end or all.
+fn open_log(data: &DataDir, poison: &Poison) -> Result<Arc<LogDb>> {
+    data.log_is_there()?;
+    let db = LogDb::open(&data.log(), poison.clone())?;
+    data.log_reaches(db.position())?;
+    data.mark_log(db.begin()?)?;
+    Ok(db)
+}
+
+/// Refuses a state that ends before the log begins: nothing could bring it up to date. And one that
+/// ends after the log does: every entry is durable there before it is applied, so the log lost some.
 fn check_meeting(store: &Store, log: &GroupLog) -> Result<()> {
     let applied = store.applied().map(|at| at.index);
+    let end = log.end()?;
+    if applied.is_some_and(|applied| end.is_none_or(|end| end < applied)) {
+        return Err(Error::corrupt(format!(
+            "the state database has entry {} but the log ends at {}: the log lost acknowledged changes; \
+             restore the data directory from a copy",
+            applied.unwrap_or(0),
+            end.map_or_else(|| "none".to_owned(), |index| index.to_string()),
+        )));
+    }
     match log.purged()? {
         Some(purged) if applied.is_none_or(|index| index < purged.index) => Err(Error::corrupt(format!(
             "the state database ends at entry {} but the log begins after entry {}: state/ was lost or \

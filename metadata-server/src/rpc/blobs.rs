@@ -76,6 +76,9 @@ impl BlobsService {
         let bytes = grant::hashed(digest, bytes).await.map_err(|wrong| {
             Error::invalid(format!("the upload of blob {} has other content", digest.short())).because(wrong)
         })?;
+        if self.cell.group.is_disk_short(bytes.len() as u64)? {
+            return Err(Error::refused(Errno::ENOSPC, "the disk of the cell is nearly full"));
+        }
         let key = ObjectKey { site: member.site, digest, generation };
         self.cell.blobs.store(&key, bytes).await?;
         Ok(pb::StoreReply {})

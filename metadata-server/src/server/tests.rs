@@ -40,6 +40,15 @@ async fn a_server_says_clearly_why_it_does_not_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_directory_of_something_else_is_left_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("index.php"), "x").unwrap();
+    let error = start(config(dir.path())).await.err().unwrap();
+    assert!(error.doing().contains("index.php"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn administration_makes_and_lists_volumes() {
     let cell = TestCell::start().await;
     let mut admin = AdminClient::connect(format!("http://{}", cell.server.admin_addr())).await.unwrap();

@@ -1,7 +1,10 @@
 //! A failed sync or write is final: the node stops with the reason (DESIGN D13).
 
-use sitefs_base::{Error, Result};
-use std::sync::{Arc, OnceLock};
+use sitefs_base::{Error, Kind, Result};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 use tokio_util::sync::CancellationToken;
 
 /// Remembers the first fatal failure of a node's storage; clones share it.
@@ -13,6 +16,7 @@ pub struct Poison {
 #[derive(Debug, Default)]
 struct Shared {
     reason: OnceLock<String>,
+    damage: AtomicBool,
     tripped: CancellationToken,
 }
 
@@ -20,6 +24,9 @@ impl Poison {
     /// Records the failure and gives back the error to return; only the first reason is kept.
     pub fn set(&self, error: Error) -> Error {
         let reason = error.chain();
+        if error.kind() == Kind::Corrupt {
+            self.shared.damage.store(true, Ordering::Relaxed);
+        }
         if self.shared.reason.set(reason.clone()).is_ok() {
             tracing::error!(reason, "storage failed, this node stops");
             self.shared.tripped.cancel();
@@ -38,6 +45,11 @@ impl Poison {
     /// Why the node must stop, if it must.
     pub fn reason(&self) -> Option<&str> {
         self.shared.reason.get().map(String::as_str)
+    }
+
+    /// Whether stored bytes were found to be wrong.
+    pub fn is_damage(&self) -> bool {
+        self.shared.damage.load(Ordering::Relaxed)
     }
 
     /// Returns when the node must stop.

@@ -57,6 +57,11 @@ fn refuse_foreign_files(dir: &Path, mark: &str) -> Result<()> {
         (!harmless(&name)).then_some(name)
     }) {
         None => Ok(()),
+        Some(name) if name.ends_with(".sst") => Err(Error::corrupt(format!(
+            "the database {} has lost its file CURRENT: check the disk, then restore the data directory \
+             from a copy",
+            dir.display()
+        ))),
         Some(name) => Err(Error::invalid(format!(
             "{} has no {mark} database but holds {name}: give an empty or a new directory",
             dir.display()

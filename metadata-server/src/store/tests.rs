@@ -198,3 +198,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_database_without_current_is_damage_and_not_a_wrong_directory() {
+    let (dir, store) = store();
+    put(&store, 1, b"a");
+    store.flush().unwrap();
+    drop(store);
+    std::fs::remove_file(dir.path().join("state/CURRENT")).unwrap();
+    let error = Store::open(&dir.path().join("state"), StoreOptions::default()).err().unwrap();
+    assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+    assert!(error.doing().contains("CURRENT"), "{error}");
+}

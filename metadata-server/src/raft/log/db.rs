@@ -13,6 +13,8 @@ use std::{fmt, path::Path, sync::Arc};
 /// The kind and format version of the database.
 const MARK: &str = "sitefs-log 1";
 const META: &str = "meta";
+/// Written at each start; not as long as the key of a group's row.
+const OPENED_KEY: &[u8] = b"opened";
 const MIB: usize = 1 << 20;
 
 /// The log database of a node, for all its groups.
@@ -33,6 +35,19 @@ impl LogDb {
         let db = Arc::new(db);
         let flusher = Flusher::start(db.clone(), poison.clone())?;
         Ok(Arc::new(Self { db, flusher, poison }))
+    }
+
+    /// The number of the last write; it only grows, over restarts too.
+    pub(in crate::raft) fn position(&self) -> u64 {
+        self.db.latest_sequence_number()
+    }
+
+    /// Writes something durably into the newest write-ahead log; the position after that write.
+    pub(in crate::raft) fn begin(&self) -> Result<u64> {
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.meta_family()?, OPENED_KEY, []);
+        self.write_sync(batch)?;
+        Ok(self.position())
     }
 
     pub(super) fn meta(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {

@@ -87,6 +87,11 @@ impl GroupLog {
         self.meta(b'P')
     }
 
+    /// The index of the last entry, also if it was purged.
+    pub(in crate::raft) fn end(&self) -> Result<Option<u64>> {
+        Ok(self.state()?.last_log_id.map(|last| last.index))
+    }
+
     fn measure(&self) -> Result<()> {
         let end = match self.last()? {
             Some((index, value)) => offset(index, &value)? + value.len() as u64,

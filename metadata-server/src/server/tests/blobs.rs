@@ -1,7 +1,7 @@
 //! How bytes travel through the cell.
 
 use super::{
-    harness::{Mount, TestCell, commit},
+    harness::{Mount, TestCell, commit, owner, place},
     store::TestStore,
 };
 use bytes::Bytes;
@@ -153,8 +153,8 @@ async fn a_hot_blob_is_readable_before_and_after_it_is_drained() {
     assert_eq!(mount.fetch(ino, digest).await.unwrap(), bytes);
     until(|| objects(cell.data.path()) == 1).await;
     assert_eq!(mount.fetch(ino, digest).await.unwrap(), bytes);
-    let not_its_own = mount.fetch(InodeId::ROOT, digest).await.unwrap_err();
-    assert_eq!(not_its_own.kind(), Kind::NotFound);
+    let never_committed = mount.fetch(ino, hash(b"other")).await.unwrap_err();
+    assert_eq!(never_committed.kind(), Kind::NotFound);
     cell.stop().await;
 }
 
@@ -234,4 +234,21 @@ async fn hot_blobs_wait_for_a_store_that_is_down() {
     TestStore::set(&store.down, false);
     until(|| objects(cell.data.path()) == 10).await;
     cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_full_disk_uploads_are_refused_and_removing_goes_on() {
+    let cell = TestCell::start().await;
+    let mut mount = cell.mount(1).await;
+    mount.create(b"old", b"content").await.unwrap();
+    let (digest, bytes) = content(1);
+    let generation = mount.upload_grant(digest).await;
+    cell.server.cell.group.pretend_free(150 << 20);
+    let error = mount.store(digest, generation, bytes.clone()).await.unwrap_err();
+    assert_eq!((error.kind(), error.errno()), (Kind::Limit, Errno::ENOSPC));
+    let mkdir = Op::Mkdir { at: place(b"new"), create: owner() };
+    assert_eq!(mount.op(mkdir).await.unwrap_err(), Errno::ENOSPC);
+    mount.op(Op::Unlink { at: place(b"old") }).await.unwrap();
+    cell.server.cell.group.pretend_free(1 << 40);
+    mount.store(digest, generation, bytes).await.unwrap();
 }

@@ -62,7 +62,9 @@ impl TestCell {
         let store = TestStore::open(data.path());
         let config = config(data.path());
         let sockets = Sockets::bind(&config).await.unwrap();
-        let server = Server::serve(config, sockets, store.clone(), Arc::new(SystemClock)).await.unwrap();
+        let locked = lock_data(&config).await.unwrap();
+        let server =
+            Server::serve(config, sockets, locked, store.clone(), Arc::new(SystemClock)).await.unwrap();
         (Self::ready(server, data).await, store)
     }
 
