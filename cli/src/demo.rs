@@ -6,7 +6,7 @@ use crate::{
     mount, mountpoint,
     mountpoint::Missing,
     output::Output,
-    server,
+    places, server,
     signals::Stop,
 };
 use rustix::fs::FlockOperation;
@@ -55,7 +55,8 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
         None => default_data()?,
     };
     mountpoint::apart(&arguments.mountpoint, &data, "data directory")?;
-    let data = mountpoint::absolute(&data)?;
+    let data = places::absolute(&data)?;
+    places::on_own_disk(&data, "data directory")?;
     let _lock = own(&data)?;
     let directory = mountpoint::prepare(&arguments.mountpoint, Missing::Create)?;
     let volume: VolumeName = VOLUME.parse()?;

@@ -10,6 +10,8 @@ mod mount;
 mod mountpoint;
 mod output;
 #[cfg(any(feature = "server", feature = "mount"))]
+mod places;
+#[cfg(any(feature = "server", feature = "mount"))]
 mod progress;
 #[cfg(feature = "server")]
 mod server;
@@ -20,7 +22,7 @@ mod volume;
 
 use clap::{Parser, Subcommand};
 use failure::Failure;
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 
 const EXIT_CODES: &str = "\
@@ -78,9 +80,21 @@ fn main() -> ExitCode {
 }
 
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("SITEFS_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let asked = std::env::var("SITEFS_LOG").ok();
+    let colours = std::io::stderr().is_terminal();
     // Only a second subscriber could make this fail, and there is none.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter(asked.as_deref()))
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
+/// What is logged. Openraft tells every step at `info`, so it does only when it is named.
+fn filter(asked: Option<&str>) -> EnvFilter {
+    let asked = asked.filter(|asked| EnvFilter::try_new(asked).is_ok()).unwrap_or("warn");
+    let quiet = if asked.contains("openraft") { "" } else { "openraft=warn," };
+    EnvFilter::new(format!("{quiet}{asked}"))
 }
 
 /// What a command gives.
@@ -94,6 +108,13 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn openraft_is_quiet_unless_it_is_named() {
+        assert_eq!(filter(Some("info")).to_string(), "openraft=warn,info");
+        assert_eq!(filter(Some("openraft=debug")).to_string(), "openraft=debug");
+        assert_eq!(filter(Some("!,=")).to_string(), filter(None).to_string());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::{
     failure::{Failure, Hint},
     mountpoint::{self, Missing},
     output::Output,
+    places,
     progress::Progress,
     signals::Stop,
 };
@@ -91,6 +92,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
 
 /// Mounts, and shows that this takes time.
 pub(crate) fn start(config: MountConfig) -> Result<Arc<Mount>, Failure> {
+    check_cache(&config.cache_dir)?;
     let _progress = Progress::show("mounting");
     let (cell, volume, at) = (config.cell.clone(), config.volume.clone(), config.mountpoint.clone());
     let error = match Mount::start(config) {
@@ -99,11 +101,26 @@ pub(crate) fn start(config: MountConfig) -> Result<Arc<Mount>, Failure> {
     };
     let hint = match error.kind() {
         Kind::Unavailable => format!("is a cell running at {cell}?"),
-        Kind::NotFound => format!("`sitefs volume create {volume}` makes a volume"),
+        // An errno is one of this machine's files; the cell gives none for a missing volume.
+        Kind::NotFound if error.named_errno().is_none() => {
+            format!("`sitefs volume create {volume}` makes a volume")
+        }
         Kind::Denied => "mount as root, or install fuse3 for fusermount3".to_owned(),
         _ => return Err(error.into()),
     };
     Err(error).hint(hint)
+}
+
+/// Refuses what can be no cache of this mount.
+fn check_cache(cache: &Path) -> Result<(), Error> {
+    if cache.exists() && !cache.is_dir() {
+        return Err(Error::invalid(format!(
+            "{} is not a directory, so it cannot be the cache: choose a directory with --cache",
+            cache.display()
+        )));
+    }
+    places::outside_cells(cache, "cache")?;
+    places::on_own_disk(cache, "cache")
 }
 
 /// Waits until somebody unmounts.
@@ -191,4 +208,17 @@ fn insecure_needed() -> Failure {
         Error::invalid("this version has no certificates yet, so the mount cannot prove who it is"),
         "add --insecure to connect without; only loopback addresses are allowed then",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_cannot_be_the_cache() {
+        let error = check_cache(&std::env::current_exe().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid);
+        assert!(error.doing().contains("--cache"), "{error}");
+        check_cache(&std::env::temp_dir().join("sitefs-no-such-cache")).unwrap();
+    }
 }

@@ -1,16 +1,12 @@
 //! Looks at mount points: what is there, may we mount on it, and how to get a mount off it.
 
+use crate::places::{MountEntry, absolute, mounts, outside_cells};
 use sitefs_base::{Error, Result};
 use std::{
-    ffi::OsString,
     fs, io,
-    os::unix::ffi::OsStringExt,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
-
-/// The type of our mounts in the kernel's table.
-const FS_TYPE: &[u8] = b"fuse.sitefs";
 
 /// Whether a missing mount point is made.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,6 +28,7 @@ pub(crate) fn prepare(path: &Path, missing: Missing) -> Result<PathBuf> {
         ));
     }
     let path = absolute(path)?;
+    outside_cells(&path, "mount point")?;
     let mounted = mounts()?.into_iter().rev().find(|mount| mount.at == path);
     match (fs::metadata(&path), mounted) {
         (_, Some(mount)) if mount.is_ours() && is_dead(&path) => detach(&path)?,
@@ -88,25 +85,6 @@ pub(crate) fn apart(mountpoint: &Path, other: &Path, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// The absolute form of a path whose end may not exist yet, or may be a dead mount.
-pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
-    if let Ok(known) = fs::canonicalize(path) {
-        return Ok(known);
-    }
-    let full = std::path::absolute(path)
-        .map_err(|error| Error::io(format!("{:?} cannot be a path", path.as_os_str()), error))?;
-    if full.components().any(|part| part == Component::ParentDir) {
-        return Err(Error::not_found(format!(
-            "{} leads through a directory that does not exist",
-            path.display()
-        )));
-    }
-    match (full.parent(), full.file_name()) {
-        (Some(parent), Some(name)) => Ok(absolute(parent)?.join(name)),
-        _ => Ok(full),
-    }
-}
-
 /// Unmounts our mount at `path`; refuses while it is in use, and what is not ours.
 pub(crate) fn unmount(path: &Path) -> Result<()> {
     let path = absolute(path)?;
@@ -161,64 +139,9 @@ fn is_dead(path: &Path) -> bool {
     rustix::fs::statvfs(path).is_err_and(|error| error == rustix::io::Errno::NOTCONN)
 }
 
-struct MountEntry {
-    at: PathBuf,
-    kind: Vec<u8>,
-}
-
-impl MountEntry {
-    fn is_ours(&self) -> bool {
-        self.kind == FS_TYPE
-    }
-}
-
-fn mounts() -> Result<Vec<MountEntry>> {
-    let table =
-        fs::read("/proc/self/mountinfo").map_err(|error| Error::io("reading /proc/self/mountinfo", error))?;
-    Ok(table.split(|byte| *byte == b'\n').filter_map(parse).collect())
-}
-
-/// `36 35 98:0 /root /mount/point options… - type source super-options`
-fn parse(line: &[u8]) -> Option<MountEntry> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let at = unescape(fields.by_ref().nth(4)?);
-    let kind = fields.skip_while(|field| *field != b"-").nth(1)?.to_vec();
-    Some(MountEntry { at: PathBuf::from(at), kind })
-}
-
-/// The kernel writes space, tab, newline and backslash as three octal digits.
-fn unescape(field: &[u8]) -> OsString {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, after)) = rest.split_first() {
-        let octal = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) if *first == b'\\' => {
-                out.push(byte);
-                rest = &after[3..];
-            }
-            _ => {
-                out.push(*first);
-                rest = after;
-            }
-        }
-    }
-    OsString::from_vec(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_kernels_table_is_read_with_its_escapes() {
-        let line =
-            b"36 35 0:98 / /mnt/a\\040b\\134c rw,nosuid shared:1 master:2 - fuse.sitefs cell:acme/live rw";
-        let mount = parse(line).unwrap();
-        assert_eq!(mount.at, Path::new("/mnt/a b\\c"));
-        assert!(mount.is_ours());
-        assert!(parse(b"").is_none() && parse(b"36 35 0:98 / /mnt").is_none());
-    }
 
     #[test]
     fn directories_that_contain_each_other_are_refused() {

@@ -4,6 +4,7 @@ use crate::{
     Done,
     failure::{Failure, Hint},
     output::Output,
+    places,
     progress::Progress,
     signals::Stop,
 };
@@ -96,6 +97,7 @@ async fn serve(config: ServerConfig, output: &Output) -> Done {
 
 /// Starts a server and shows that this takes time.
 pub(crate) async fn start(config: ServerConfig) -> Result<Server, Failure> {
+    places::on_own_disk(&config.data_dir, "data directory")?;
     let _progress = Progress::show("starting the cell");
     let with_bucket = matches!(config.backend, BackendConfig::S3 { .. });
     let data = config.data_dir.display().to_string();

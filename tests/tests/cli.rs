@@ -114,6 +114,62 @@ fn a_server_refuses_the_data_of_another_cell() {
 }
 
 #[test]
+fn the_directories_of_a_cell_and_of_a_mount_are_kept_apart() {
+    if !can_mount() {
+        return;
+    }
+    let cell = Cell::start();
+    let mount = cell.mount("acme/live");
+    let (_dir, path) = scratch();
+    let server = |data: &Path| {
+        sitefs(&[
+            "server",
+            &text(data),
+            "--insecure",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+        ])
+    };
+    server(&mount.path("d9")).refused(65, "a mount of sitefs");
+    assert!(!mount.path("d9").exists());
+    let foreign = path.join("www");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("index.php"), "x").unwrap();
+    server(&foreign).refused(65, "index.php");
+    assert_eq!(fs::read_dir(&foreign).unwrap().count(), 1);
+
+    let at = |point: &Path, cache: &Path| {
+        let (point, cache) = (text(point), text(cache));
+        sitefs(&["mount", "acme/live", &point, "--cell", cell.listen(), "--cache", &cache, "--insecure"])
+    };
+    let (data, empty) = (path.join("data"), path.join("empty"));
+    fs::create_dir_all(data.join("xx")).unwrap();
+    fs::create_dir(&empty).unwrap();
+    fs::write(data.join("format"), "sitefs-data 1\ncell main\ngroup 1\nnode 1\n").unwrap();
+    at(&data.join("xx"), &path.join("cache")).refused(65, "the data directory of a cell");
+    at(&empty, &data.join("cache")).refused(65, "the data directory of a cell");
+    at(&empty, &mount.path("cache")).refused(65, "a mount of sitefs");
+    at(&empty, &foreign.join("index.php")).refused(65, "cannot be the cache");
+}
+
+#[test]
+fn a_lost_log_is_refused_as_damage() {
+    let (_dir, path) = scratch();
+    let data = path.join("data");
+    let start = || {
+        let ports = ["--insecure", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+        let arguments: Vec<_> =
+            ["server", &text(&data)].into_iter().chain(ports).map(str::to_owned).collect();
+        sitefs_tests::Running::start(&arguments, &[], &path.join("log"))
+    };
+    assert_eq!(start().unwrap().stop(), 0);
+    fs::remove_dir_all(data.join("log")).unwrap();
+    start().expect_err("a cell without its log started").refused(74, "the log was lost");
+}
+
+#[test]
 fn without_certificates_only_this_machine_is_trusted_and_only_when_told() {
     let (_dir, path) = scratch();
     let data = text(&path.join("data"));
