@@ -92,20 +92,21 @@ impl Tally {
         match moved {
             None => {}
             Some(Ok((_, Ok(())))) => self.moved += 1,
-            Some(Ok((key, Err(error)))) if error.kind() == Kind::Corrupt => {
-                if wrong.len() < WRONG_MAX {
-                    wrong.insert(key);
-                }
-            }
-            Some(Ok((key, Err(error)))) => {
-                tracing::debug!(digest = %key.digest, error = error.chain(), "hot blob not drained");
-                self.fail(error);
-            }
-            Some(Err(join)) => self.fail(Error::internal("draining a hot blob").because(join)),
+            Some(Ok((key, Err(error)))) => self.fail(key, error, wrong),
+            Some(Err(join)) => self.note(Error::internal("draining a hot blob").because(join)),
         }
     }
 
-    fn fail(&mut self, error: Error) {
+    fn fail(&mut self, key: ObjectKey, error: Error, wrong: &mut HashSet<ObjectKey>) {
+        if error.kind() != Kind::Corrupt {
+            tracing::debug!(digest = %key.digest, error = error.chain(), "hot blob not drained");
+            self.note(error);
+        } else if wrong.len() < WRONG_MAX {
+            wrong.insert(key);
+        }
+    }
+
+    fn note(&mut self, error: Error) {
         self.failed += 1;
         self.last_error = Some(error);
     }
