@@ -5,7 +5,7 @@ use super::{
     runtime::RaftRuntime, start::Parts, types::Raft,
 };
 use crate::{
-    state::{Applied, CommandBody, GroupInfo},
+    state::{self, Applied, CommandBody, GroupInfo},
     store::{LogPosition, Poison, Reader, Store},
 };
 use openraft::ServerState;
@@ -99,7 +99,10 @@ impl Group {
     /// kind `Unavailable` or `Fenced`.
     pub async fn propose(&self, body: CommandBody) -> Result<Applied> {
         self.inner.poison.check()?;
-        if fills_the_disk(&body) && self.inner.reserve.is_short(&*self.inner.clock)? {
+        if fills_the_disk(&body)
+            && self.inner.reserve.is_short(&*self.inner.clock)?
+            && !self.is_retry(&body)?
+        {
             return Ok(Applied { reply: Err(Errno::ENOSPC), event: None });
         }
         let stopped = || Error::unavailable("this node is shutting down");
@@ -112,6 +115,16 @@ impl Group {
             let waited = PROPOSE_DEADLINE.as_secs();
             Err(Error::unavailable(format!("not committed within {waited} s, the outcome is unknown")))
         })
+    }
+
+    /// Whether the answer is there already: a retry gets it (DESIGN D12).
+    fn is_retry(&self, body: &CommandBody) -> Result<bool> {
+        match body {
+            CommandBody::Op { volume, envelope } => {
+                state::is_answered(&self.reader(), *volume, envelope.session, envelope.op)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// The rows as they are now. It keeps those rows alive: hold it briefly.

@@ -315,6 +315,17 @@ async fn with_a_full_disk_mounts_are_refused_and_the_node_serves_on() {
 }
 
 #[tokio::test]
+async fn with_a_full_disk_a_retry_is_answered_as_before() {
+    let cell = Cell::start();
+    let volume = cell.volume("acme/live").await;
+    let first = cell.reply(mkdir(volume, 1)).await;
+    let an_hour_ahead = SystemClock.boottime() + std::time::Duration::from_secs(3600);
+    *cell.group.inner().reserve.seen.lock().unwrap() = Some((an_hour_ahead, true));
+    assert_eq!(cell.group.propose(mkdir(volume, 2)).await.unwrap().reply, Err(Errno::ENOSPC));
+    assert_eq!(cell.reply(mkdir(volume, 1)).await, first);
+}
+
+#[tokio::test]
 async fn a_storage_failure_ends_the_group_and_says_why() {
     let cell = Cell::start();
     let volume = cell.volume("acme/live").await;
