@@ -61,6 +61,7 @@ fn prepare_hot(bytes: VerifiedBytes) -> Prepared {
 }
 
 fn prepare_chunks(meta: &Meta, blobs: &BlobReader, captured: &Captured) -> Result<Prepared> {
+    let _leave = blobs.cell().large_commit()?;
     let mut changed = Vec::with_capacity(captured.chunks.len());
     let mut uploaded = Vec::new();
     for window in captured.chunks.chunks(WINDOW) {

@@ -10,18 +10,29 @@ use sitefs_base::{Digest, Error, Generation, InodeId, Result};
 use sitefs_blobstore::{Transfer, VerifiedBytes};
 use sitefs_proto::pb::{FetchRequest, StoreRequest, blobs_client::BlobsClient};
 use std::{future::Future, sync::Arc};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Fetches and stores blobs for one session.
 pub struct CellBlobs {
     session: Arc<Session>,
     channel: Channel,
     transfer: Transfer,
+    large: Semaphore,
 }
+
+/// Large commits that hold content in memory at a time; each holds up to 16 MiB.
+const LARGE_COMMITS_MAX: usize = 8;
 
 impl CellBlobs {
     /// Transfers for `session`, over `channel` where the cell is the way.
     pub fn new(session: Arc<Session>, channel: Channel) -> Self {
-        Self { session, channel, transfer: Transfer::new() }
+        Self { session, channel, transfer: Transfer::new(), large: Semaphore::new(LARGE_COMMITS_MAX) }
+    }
+
+    /// Waits for leave to hold the content of a large commit in memory.
+    pub fn large_commit(&self) -> Result<SemaphorePermit<'_>> {
+        let closed = |_| Error::internal("nobody closes this semaphore");
+        self.session.runtime().block_on(self.large.acquire()).map_err(closed)
     }
 
     /// Runs `work` on the session's runtime; the caller's thread waits, at most for the deadline.

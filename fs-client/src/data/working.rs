@@ -4,6 +4,7 @@
 //! file. A copy of an existing file starts without its content: chunks are brought in when a write
 //! touches part of them, so that a large file is never downloaded whole.
 
+use rustix::fs::FallocateFlags;
 use sitefs_base::limits::{CHUNK_SIZE, HOT_MAX};
 use sitefs_base::{Error, Result};
 use std::{
@@ -51,6 +52,8 @@ pub struct Captured {
     pub size: u64,
     /// Chunks to send, ascending.
     pub chunks: Vec<u32>,
+    /// The lengths at the cell, and the shortest here since, before this capture.
+    before: (u64, u64),
     /// The whole content, if it is small enough to travel in the commit.
     pub whole: Option<Vec<u8>>,
     /// Reads chunks of a larger file.
@@ -321,17 +324,16 @@ impl Working {
             }
             Store::Disk(file) => ChunkSource::Disk(Arc::clone(file)),
         };
-        Ok(Captured { size: self.size, chunks: chunks.into_iter().collect(), whole, source })
-    }
-
-    /// The capture was committed: the cell has it.
-    pub fn committed(&mut self, captured: &Captured) {
-        self.cell_len = captured.size;
-        self.shortest = self.size.min(captured.size);
+        let before = (self.cell_len, self.shortest);
+        (self.cell_len, self.shortest) = (self.size, self.size);
+        Ok(Captured { size: self.size, chunks: chunks.into_iter().collect(), before, whole, source })
     }
 
     /// The capture was not committed: it has to be sent again.
     pub fn restore(&mut self, captured: &Captured) {
+        let (cell_len, shortest) = captured.before;
+        self.cell_len = cell_len;
+        self.shortest = self.shortest.min(shortest);
         self.dirty.extend(captured.chunks.iter().filter(|chunk| u64::from(**chunk) * CHUNK_SIZE < self.size));
         self.changed = true;
     }
@@ -340,13 +342,25 @@ impl Working {
     /// miss chunks for a write.
     pub fn punch(&mut self, offset: u64, len: u64) -> Result<()> {
         let end = (offset + len).min(self.size);
-        let mut at = offset;
-        let zeros = vec![0; 64 * 1024];
-        while at < end {
-            let step = (end - at).min(zeros.len() as u64);
-            self.write(at, &zeros[..usize_of(step)])?;
-            at += step;
+        if offset >= end {
+            return Ok(());
         }
+        match &mut self.store {
+            Store::Memory(all) => {
+                let (from, to) = (usize_of(offset).min(all.len()), usize_of(end).min(all.len()));
+                all[from..to].fill(0);
+            }
+            Store::Disk(file) => {
+                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                rustix::fs::fallocate(&**file, flags, offset, end - offset)
+                    .map_err(|error| Error::io("punching a hole into the working copy", error.into()))?;
+            }
+        }
+        for chunk in chunk_of(offset)..=chunk_of(end - 1) {
+            self.local.insert(chunk);
+            self.dirty.insert(chunk);
+        }
+        self.changed = true;
         Ok(())
     }
 }

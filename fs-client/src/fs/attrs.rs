@@ -102,9 +102,14 @@ impl Fs {
         if cx == Cx::Fast {
             return Err(Stop::WouldBlock);
         }
-        if set.size.is_some() && self.must_resize_here(&node)? {
-            self.resize_here(cx, &node, set.size.unwrap_or(0))?;
-            self.commit(&node)?;
+        if let Some(size) = set.size
+            && self.must_resize_here(&node)?
+        {
+            self.resize_here(cx, &node, size)?;
+            // While a handle is open for writing, its close publishes the new length (DESIGN D14).
+            if node.state().writers == 0 {
+                self.commit(&node)?;
+            }
             let rest = SetAttr { size: None, ..set.clone() };
             return if rest.is_empty() { self.getattr(cx, ino) } else { self.setattr(cx, ino, &rest) };
         }
@@ -153,8 +158,11 @@ impl Fs {
     /// Whether a change of length has to be made on a working copy: there is one, or the content
     /// stands in the row and would outgrow it.
     fn must_resize_here(&self, node: &Arc<Node>) -> Op<bool> {
-        if node.state().draft.is_some() {
-            return Ok(true);
+        {
+            let state = node.state();
+            if state.draft.is_some() || state.writers > 0 {
+                return Ok(true);
+            }
         }
         let (inode, _) = self.inode_of(Cx::Slow, node)?;
         Ok(matches!(&inode.content, Content::Inline(bytes) if bytes.len() <= INLINE_MAX))

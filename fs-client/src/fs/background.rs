@@ -72,8 +72,9 @@ impl Fs {
         for node in self.waiting_nodes(|node| {
             let state = node.state();
             state.draft.as_ref().is_some_and(|draft| {
-                let dirty = draft.dirty_since.is_some_and(|since| now.saturating_sub(since) >= COMMIT_AFTER);
-                dirty && !draft.whole && draft.copy.is_changed()
+                let after = if draft.append { PUBLISH_AFTER } else { COMMIT_AFTER };
+                let due = draft.dirty_since.is_some_and(|since| now.saturating_sub(since) >= after);
+                due && (draft.append || !draft.whole) && draft.copy.is_changed()
             })
         }) {
             if let Err(stop) = self.commit(&node) {

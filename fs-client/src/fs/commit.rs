@@ -1,6 +1,6 @@
 //! Commits: what this mount has and the cell has not.
 
-use super::node::{Node, NodeState, Unpublished};
+use super::node::{Node, NodeState, Sending, Unpublished};
 use super::{Fs, Notice, Op, lock};
 use crate::data::{Captured, Prepared, prepare};
 use crate::meta::Cx;
@@ -98,19 +98,19 @@ impl Fs {
 
     fn committed(&self, node: &Arc<Node>, taken: Taken, outcome: Outcome, prepared: Option<Prepared>) {
         let mut state = node.state();
+        state.sending = None;
         if outcome.extra == Extra::Dropped {
             state.gone = true;
         }
         if let Some(own) = &taken.unpublished {
-            self.now_published(&mut state, own, &outcome);
+            self.now_published(node.ino, &mut state, own, &outcome);
         }
         let row = state.row;
         let attr = outcome.attrs.into_iter().find(|attr| attr.ino == row);
-        if let (Some(draft), Some(captured)) = (&mut state.draft, &taken.captured) {
-            draft.copy.committed(captured);
-            if !draft.copy.is_changed() {
-                draft.dirty_since = None;
-            }
+        if let Some(draft) = &mut state.draft
+            && !draft.copy.is_changed()
+        {
+            draft.dirty_since = None;
         }
         if let Some(attr) = attr {
             if taken.captured.is_some() && (state.page_cver.is_some() || taken.unpublished.is_some()) {
@@ -132,9 +132,8 @@ impl Fs {
             state.draft = None;
         }
         drop(state);
-        if taken.unpublished.is_some() {
-            self.notices.send(Notice::Attr(node.ino));
-        }
+        // An answer that was computed before may still be on its way to the kernel.
+        self.notices.send(Notice::Attr(node.ino));
         if let Some(bytes) = prepared.and_then(|prepared| prepared.keep) {
             let blobs = Arc::clone(&self.blobs);
             // The runtime owns its blocking threads and waits for them when it ends.
@@ -142,11 +141,12 @@ impl Fs {
         }
     }
 
-    fn now_published(&self, state: &mut NodeState, own: &Unpublished, outcome: &Outcome) {
+    fn now_published(&self, ino: InodeId, state: &mut NodeState, own: &Unpublished, outcome: &Outcome) {
         state.unpublished = None;
-        if let Some(row) = outcome.ino {
+        if let Some(row) = outcome.ino.filter(|row| *row != state.row) {
             // Another mount's file of the same name took the content (DESIGN D4).
             state.row = row;
+            lock(&self.aliases).entry(row).or_default().push(ino);
         }
         self.meta.name_changed(outcome.seq, &own.place, Some(state.row));
         self.remove_pending(own);
@@ -170,14 +170,10 @@ impl Fs {
                 // The content that follows must not move a time that was set on purpose.
                 state.set.mtime = set.mtime;
             }
-            Taken {
-                row: state.row,
-                captured: None,
-                set,
-                written: None,
-                changed: state.changed,
-                unpublished: state.unpublished.clone(),
-            }
+            let changed = state.changed;
+            state.sending = Some(Sending { content: false, set: set.clone(), written: None, changed });
+            let unpublished = state.unpublished.clone();
+            Taken { row: state.row, captured: None, set, written: None, changed, unpublished }
         };
         match self.send(&taken) {
             Ok((outcome, prepared)) => {
@@ -226,14 +222,10 @@ fn take_now(state: &mut NodeState, dirty: bool) -> Result<Taken, Errno> {
         Some(draft) if dirty => Some(draft.copy.capture().map_err(|error| report(&error))?),
         _ => None,
     };
-    Ok(Taken {
-        row: state.row,
-        captured,
-        set: std::mem::take(&mut state.set),
-        written: state.written.take(),
-        changed: state.changed.take(),
-        unpublished: state.unpublished.clone(),
-    })
+    let set = std::mem::take(&mut state.set);
+    let (written, changed) = (state.written.take(), state.changed.take());
+    state.sending = Some(Sending { content: captured.is_some(), set: set.clone(), written, changed });
+    Ok(Taken { row: state.row, captured, set, written, changed, unpublished: state.unpublished.clone() })
 }
 
 /// Part of new content, with the uploads that it rests on.
@@ -280,6 +272,7 @@ fn commit_of(taken: &Taken, set: SetAttr, piece: Option<Piece>) -> op::Op {
 
 fn put_back(node: &Node, taken: Taken) {
     let mut state = node.state();
+    state.sending = None;
     if let (Some(draft), Some(captured)) = (&mut state.draft, &taken.captured) {
         draft.copy.restore(captured);
     }

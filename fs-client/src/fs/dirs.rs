@@ -72,7 +72,14 @@ impl Fs {
             }
         }
         for entry in listing.after(cookie) {
-            let view = if plus { self.view_of_entry(entry.ino) } else { None };
+            let view = match plus {
+                false => None,
+                true => match self.view_of_entry(cx, entry.ino)? {
+                    // Removed since the listing was made.
+                    None => continue,
+                    view => view,
+                },
+            };
             let (ino, cookie, kind) = (entry.ino, entry.cookie, entry.kind);
             if !add(&DirItem { ino, cookie, kind, name: entry.name.as_bytes(), view }) {
                 return Ok(());
@@ -84,29 +91,35 @@ impl Fs {
         Ok(())
     }
 
-    /// What is known here of an entry's inode, for the kernel to keep.
-    fn view_of_entry(&self, ino: InodeId) -> Option<View> {
+    /// An entry's inode, for the kernel to keep: the kernel takes what it is told for the truth, so it
+    /// is never told less than everything.
+    fn view_of_entry(&self, cx: Cx, ino: InodeId) -> Op<Option<View>> {
         let node = self.known_node(ino);
         if let Some(node) = &node {
             let unpublished = node.state().unpublished.as_ref().map(|own| own.attr.clone());
             if let Some(attr) = unpublished {
-                return Some(self.view(node, attr, true));
+                return Ok(Some(self.view(node, attr, true)));
             }
         }
-        let attr = self.meta.remembered(ino)?.attr;
+        let found = self.meta.inode(cx, ino)?;
+        let Some(inode) = found.value else { return Ok(None) };
         let node = node.unwrap_or_else(|| Arc::new(super::Node::new(ino)));
-        Some(self.view(&node, attr, true))
+        Ok(Some(self.view(&node, inode.attr, found.current)))
     }
 
     /// The listing of a directory with the files that the cell does not know yet.
     fn listing(&self, cx: Cx, dir: InodeId) -> Op<Arc<Listing>> {
-        let listing = self.meta.listing(cx, dir)?;
+        // First those that the cell does not know: one that is published meanwhile is then in both.
         let pending: Vec<_> = match lock(&self.pending).get(&dir) {
-            None => return Ok(listing),
+            None => Vec::new(),
             Some(names) => {
                 names.iter().map(|(name, node)| (name.clone(), node.ino, FileKind::File)).collect()
             }
         };
+        let listing = self.meta.listing(cx, dir)?;
+        if pending.is_empty() {
+            return Ok(listing);
+        }
         let known = listing.entries().iter().map(|entry| (entry.name.clone(), entry.ino, entry.kind));
         Ok(Arc::new(Listing::new(listing.parent, known.chain(pending))))
     }

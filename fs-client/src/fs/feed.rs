@@ -22,8 +22,8 @@ pub enum Notice {
     Listing(InodeId),
     /// What a name leads to.
     Name(Place),
-    /// These inodes: attributes, listings and links.
-    All(Vec<InodeId>),
+    /// Attributes, listings and links of these inodes, and what these names lead to.
+    All(Vec<InodeId>, Vec<Place>),
     /// All notices of the event at this position are before this one: the cell may count on it.
     Through(Seq),
 }
@@ -57,6 +57,12 @@ impl Fs {
         super::lock(&self.nodes).keys().copied().collect()
     }
 
+    /// The nodes that show a row: its own, and aliases.
+    fn nodes_of(&self, row: InodeId) -> impl Iterator<Item = InodeId> + use<> {
+        let aliases = super::lock(&self.aliases).get(&row).cloned().unwrap_or_default();
+        std::iter::once(row).chain(aliases)
+    }
+
     fn content_changed(&self, ino: InodeId) {
         if let Some(node) = self.known_node(ino) {
             let mut state = node.state();
@@ -77,11 +83,13 @@ impl Watcher for Fs {
                     self.notices.send(Notice::Listing(place.parent));
                     self.notices.send(Notice::Name(place.clone()));
                 }
-                Change::Attr(ino) | Change::Xattr(ino) => self.notices.send(Notice::Attr(*ino)),
-                Change::Content(ino) => {
-                    self.content_changed(*ino);
-                    self.notices.send(Notice::Attr(*ino));
+                Change::Attr(row) | Change::Xattr(row) => {
+                    self.nodes_of(*row).for_each(|ino| self.notices.send(Notice::Attr(ino)));
                 }
+                Change::Content(row) => self.nodes_of(*row).for_each(|ino| {
+                    self.content_changed(ino);
+                    self.notices.send(Notice::Attr(ino));
+                }),
             }
         }
         self.notices.send(Notice::Through(event.seq));
@@ -94,9 +102,6 @@ impl Watcher for Fs {
         for ino in &nodes {
             self.content_changed(*ino);
         }
-        self.notices.send(Notice::All(nodes));
-        for place in names {
-            self.notices.send(Notice::Name(place));
-        }
+        self.notices.send(Notice::All(nodes, names));
     }
 }

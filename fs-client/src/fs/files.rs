@@ -61,9 +61,13 @@ impl Fs {
     ) -> Op<(View, Opened)> {
         self.writable()?;
         if let Some(found) = self.existing_for_create(cx, place, exclusive)? {
+            let mut view = self.getattr(cx, found)?;
             let opened = self.open(cx, found, true, truncate)?;
             self.looked_up(found);
-            return Ok((self.getattr(cx, found)?, opened));
+            if truncate.is_some() {
+                (view.attr.size, view.lifetime) = (0, super::Lifetime::None);
+            }
+            return Ok((view, opened));
         }
         let dir = self.getattr(cx, place.parent)?.attr;
         self.room_for(0, 1)?;
@@ -86,7 +90,7 @@ impl Fs {
             state.unpublished =
                 Some(Unpublished { place: place.clone(), create, exclusive, since, attr: attr.clone() });
             let copy = Working::empty(&self.work_dir);
-            state.draft = Some(Draft { copy, base: None, dirty_since: None, whole: true });
+            state.draft = Some(Draft::new(copy, None, true));
             drop(state);
             self.add_pending(place, &node);
             (self.add_handle(&node, true), View { node: ino, attr, lifetime: super::Lifetime::UntilChanged })
@@ -121,8 +125,10 @@ impl Fs {
         let opened = self.open(cx, ino, true, None)?;
         if let Some(node) = self.known_node(ino) {
             let mut state = node.state();
-            let copy = Working::empty(&self.work_dir);
-            state.draft = Some(Draft { copy, base: None, dirty_since: None, whole: true });
+            if state.last.as_ref().is_some_and(|last| last.attr.size == 0) {
+                let copy = Working::empty(&self.work_dir);
+                state.draft.get_or_insert(Draft::new(copy, None, true));
+            }
         }
         Ok((self.getattr(cx, ino)?, opened))
     }
@@ -194,7 +200,7 @@ impl Fs {
             Some(draft) => draft.copy.resize(0).map_err(|error| failed(&error))?,
             none => {
                 let copy = Working::truncated(&self.work_dir, cell_len);
-                *none = Some(Draft { copy, base: None, dirty_since: None, whole: true });
+                *none = Some(Draft::new(copy, None, true));
             }
         }
         if let Some(draft) = &mut state.draft {
@@ -249,11 +255,13 @@ impl Fs {
         let handle = self.handle(fh)?;
         let node = &handle.node;
         let len = bytes.len() as u64;
-        self.begin_draft(cx, node)?;
         loop {
+            // An event of another mount may drop a working copy that is not changed yet.
+            self.begin_draft(cx, node)?;
             let missing = {
                 let mut state = node.state();
-                let Some(draft) = &mut state.draft else { return Err(Stop::WouldBlock) };
+                let Some(draft) = &mut state.draft else { continue };
+                draft.append |= kind.append;
                 let offset = if kind.append { draft.copy.size() } else { offset };
                 let end = offset.checked_add(len).filter(|end| *end <= FILE_MAX).ok_or(Errno::EFBIG)?;
                 let missing = draft.copy.missing_for_write(offset, len);
@@ -280,7 +288,7 @@ impl Fs {
         let (inode, _) = self.inode_of(cx, node)?;
         let copy = Working::of_existing(&self.work_dir, inode.attr.size);
         let mut state = node.state();
-        state.draft.get_or_insert(Draft { copy, base: Some(inode), dirty_since: None, whole: false });
+        state.draft.get_or_insert(Draft::new(copy, Some(inode), false));
         Ok(())
     }
 
@@ -302,13 +310,11 @@ impl Fs {
 
     /// Changes the length of the working copy, which is made if there is none.
     pub(super) fn resize_here(&self, cx: Cx, node: &Arc<Node>, size: u64) -> Op<()> {
-        if !node.state().gone || node.state().draft.is_none() {
-            self.begin_draft(cx, node)?;
-        }
         loop {
+            self.begin_draft(cx, node)?;
             let missing = {
                 let mut state = node.state();
-                let Some(draft) = &mut state.draft else { return Err(Errno::EIO.into()) };
+                let Some(draft) = &mut state.draft else { continue };
                 let missing = draft.copy.missing_for_resize(size);
                 if missing.is_empty() {
                     draft.copy.resize(size).map_err(|error| failed(&error))?;
@@ -369,6 +375,18 @@ impl Fs {
         if node.state().is_ahead() && !node.state().gone {
             self.commit(&node)?;
         }
+        let local = {
+            let state = node.state();
+            state.draft.as_ref().filter(|_| state.gone).map(|draft| draft.copy.size())
+        };
+        if let Some(size) = local {
+            // Only here, and not known in detail: all of it counts as data.
+            return if offset >= size {
+                Err(Errno::ENXIO.into())
+            } else {
+                Ok(if data { offset } else { size })
+            };
+        }
         let (inode, _) = self.inode_of(Cx::Slow, &node)?;
         let size = inode.attr.size;
         if offset >= size {
@@ -426,12 +444,9 @@ impl Fs {
         if state.writers == 0 && !state.is_ahead() && !(state.gone && state.handles > 0) {
             state.draft = None;
         }
-        // What could not be committed stays, and is tried again in the background.
-        let unused = state.lookups == 0 && state.handles == 0 && (state.gone || !state.is_ahead());
         drop(state);
-        if unused {
-            lock(&self.nodes).remove(&handle.node.ino);
-        }
+        // What could not be committed stays, and is tried again in the background.
+        self.forget(handle.node.ino, 0);
         Ok(())
     }
 }

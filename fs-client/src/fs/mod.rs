@@ -63,6 +63,8 @@ pub struct Fs {
     dirs: Mutex<HashMap<u64, Arc<dirs::DirHandle>>>,
     /// Files that the cell does not know yet, by directory and name.
     pending: Mutex<HashMap<InodeId, BTreeMap<Name, Arc<Node>>>>,
+    /// Nodes whose row has another number, by that number.
+    aliases: Mutex<HashMap<InodeId, Vec<InodeId>>>,
     next_handle: AtomicU64,
 }
 
@@ -92,6 +94,7 @@ impl Fs {
             handles: Mutex::default(),
             dirs: Mutex::default(),
             pending: Mutex::default(),
+            aliases: Mutex::default(),
             next_handle: AtomicU64::new(1),
         }
     }

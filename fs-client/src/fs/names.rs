@@ -67,8 +67,9 @@ impl Fs {
         let row = node.state().row;
         let outcome = self.meta.mutate(op::Op::Link { ino: row, at: at.clone() }, METADATA_DEADLINE)?;
         self.meta.name_changed(outcome.seq, at, Some(row));
+        let view = self.getattr(Cx::Slow, node.ino)?;
         self.looked_up(node.ino);
-        self.getattr(Cx::Slow, node.ino)
+        Ok(view)
     }
 
     /// Removes a name that is not a directory.
@@ -160,16 +161,24 @@ impl Fs {
         Ok(Some(node))
     }
 
+    /// Takes in what a removal did to the inode that the name led to, as far as was known here.
     fn lost_a_name(&self, victim: Option<Arc<Node>>, outcome: &Outcome) {
         let Some(node) = victim else { return };
+        let row = node.state().row;
+        // Another mount may have changed the name meanwhile: only the cell knows what is gone.
+        let named = outcome.attrs.iter().any(|attr| attr.ino == row);
+        let removed = !named && {
+            self.meta.forget_inode(row);
+            self.meta.inode(Cx::Slow, row).is_ok_and(|found| found.value.is_none())
+        };
         let mut state = node.state();
-        let row = state.row;
         match outcome.attrs.iter().find(|attr| attr.ino == row) {
             Some(attr) => {
                 if let Some(last) = &mut state.last {
                     last.attr = attr.clone();
                 }
             }
+            None if !removed => {}
             None => {
                 state.gone = true;
                 if let Some(last) = &mut state.last {

@@ -33,6 +33,7 @@ impl Node {
             unpublished: None,
             draft: None,
             set: SetAttr::default(),
+            sending: None,
             written: None,
             changed: None,
             retry_at: Duration::ZERO,
@@ -68,6 +69,8 @@ pub struct NodeState {
     pub draft: Option<Draft>,
     /// Changes of attributes that ride in the next commit.
     pub set: SetAttr,
+    /// What a commit that is on its way carries: until its reply it is neither waiting nor at the cell.
+    pub sending: Option<Sending>,
     /// When content last changed here, if that is not committed.
     pub written: Option<Time>,
     /// When anything last changed here, if that is not committed.
@@ -76,6 +79,19 @@ pub struct NodeState {
     pub retry_at: Duration,
     /// The content version that fills the kernel's pages, if they hold one version.
     pub page_cver: Option<Seq>,
+}
+
+/// Changes that are on their way to the cell.
+#[derive(Clone, Debug)]
+pub struct Sending {
+    /// Whether content is among them: then length and bytes are those of the working copy.
+    pub content: bool,
+    /// Changes of attributes.
+    pub set: SetAttr,
+    /// When content changed.
+    pub written: Option<Time>,
+    /// When anything changed.
+    pub changed: Option<Time>,
 }
 
 /// A file that only this mount knows.
@@ -104,12 +120,21 @@ pub struct Draft {
     pub dirty_since: Option<Duration>,
     /// Whether a handle of this mount created or emptied the file: then it is not shown half done.
     pub whole: bool,
+    /// Whether a handle appends: then others see it every second.
+    pub append: bool,
+}
+
+impl Draft {
+    /// A working copy that nobody has changed yet.
+    pub fn new(copy: Working, base: Option<Inode>, whole: bool) -> Self {
+        Self { copy, base, dirty_since: None, whole, append: false }
+    }
 }
 
 impl NodeState {
     /// Whether attributes here differ from the cell's row, or may soon.
     pub fn is_ahead(&self) -> bool {
-        self.unpublished.is_some() || !self.set.is_empty() || self.is_dirty()
+        self.unpublished.is_some() || self.sending.is_some() || !self.set.is_empty() || self.is_dirty()
     }
 
     /// Whether content here is newer than the cell's.
@@ -121,22 +146,18 @@ impl NodeState {
     pub fn view(&self, mut attr: Attr) -> Attr {
         attr.ino = self.row;
         if let Some(draft) = &self.draft
-            && draft.copy.is_changed()
+            && (draft.copy.is_changed() || self.sending.as_ref().is_some_and(|sending| sending.content))
         {
             attr.size = draft.copy.size();
             attr.allocated = attr.size;
         }
-        if let Some(written) = self.written {
-            attr.mtime = written;
+        if let Some(sending) = &self.sending {
+            show(&mut attr, &sending.set, sending.written, sending.changed);
         }
-        if let Some(changed) = self.changed {
-            attr.ctime = attr.ctime.max(changed);
-        }
+        show(&mut attr, &self.set, self.written, self.changed);
         if self.gone {
             attr.nlink = 0;
         }
-        let now = attr.ctime;
-        apply(&mut attr, &self.set, now);
         attr
     }
 
@@ -159,6 +180,13 @@ impl NodeState {
             self.written = None;
         }
     }
+}
+
+fn show(attr: &mut Attr, set: &SetAttr, written: Option<Time>, changed: Option<Time>) {
+    attr.mtime = written.unwrap_or(attr.mtime);
+    attr.ctime = attr.ctime.max(changed.unwrap_or(attr.ctime));
+    let now = attr.ctime;
+    apply(attr, set, now);
 }
 
 /// Applies `set` to `attr` as the cell will: for views of what is not committed.

@@ -50,7 +50,7 @@ impl Notifier {
                 if lost.swap(false, Ordering::AcqRel)
                     && let Some(fs) = fs.upgrade()
                 {
-                    self.send(&Notice::All(fs.known_nodes()));
+                    self.send(&Notice::All(fs.known_nodes(), Vec::new()));
                 }
             }
         };
@@ -64,11 +64,12 @@ impl Notifier {
             Notice::Listing(ino) => drop(self.kernel.inval_inode(INodeNo(ino.get()), 0, 0)),
             Notice::Name(place) => drop(self.expire(place)),
             Notice::Through(_) => {}
-            Notice::All(nodes) => {
+            Notice::All(nodes, names) => {
                 for ino in nodes {
                     drop(self.kernel.inval_inode(INodeNo(ino.get()), -1, 0));
                     drop(self.kernel.inval_inode(INodeNo(ino.get()), 0, 0));
                 }
+                names.iter().for_each(|place| drop(self.expire(place)));
             }
         }
     }

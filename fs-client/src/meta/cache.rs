@@ -11,6 +11,7 @@ use std::{num::NonZeroUsize, sync::Arc};
 const INODES_MAX: NonZeroUsize = non_zero(65_536);
 const NAMES_MAX: NonZeroUsize = non_zero(131_072);
 const LISTINGS_MAX: NonZeroUsize = non_zero(64);
+const OWN_MAX: NonZeroUsize = non_zero(8192);
 const XATTRS_MAX: NonZeroUsize = non_zero(1024);
 
 const fn non_zero(n: usize) -> NonZeroUsize {
@@ -34,6 +35,8 @@ pub struct Cache {
     names: LruCache<Place, At<Option<InodeId>>>,
     listings: LruCache<InodeId, At<Arc<Listing>>>,
     xattrs: LruCache<InodeId, At<Xattrs>>,
+    /// Where this mount itself last changed an inode: an older answer may still be on its way.
+    own: LruCache<InodeId, Seq>,
     /// The last event that was applied: an older answer must not be remembered.
     watermark: Seq,
 }
@@ -52,6 +55,7 @@ impl Cache {
             names: LruCache::new(NAMES_MAX),
             listings: LruCache::new(LISTINGS_MAX),
             xattrs: LruCache::new(XATTRS_MAX),
+            own: LruCache::new(OWN_MAX),
             watermark: Seq::ZERO,
         }
     }
@@ -59,6 +63,10 @@ impl Cache {
     /// Whether an answer that holds at `seq` may be remembered and handed out with a lifetime.
     pub fn is_current(&self, seq: Seq) -> bool {
         seq >= self.watermark
+    }
+
+    fn is_current_for(&self, seq: Seq, ino: InodeId) -> bool {
+        self.is_current(seq) && self.own.peek(&ino).is_none_or(|own| *own <= seq)
     }
 
     pub fn inode(&mut self, ino: InodeId) -> Option<Inode> {
@@ -78,7 +86,7 @@ impl Cache {
     }
 
     pub fn put_inode(&mut self, seq: Seq, inode: Inode) {
-        if self.is_current(seq) {
+        if self.is_current_for(seq, inode.attr.ino) {
             remember(&mut self.inodes, inode.attr.ino, seq, inode);
         }
     }
@@ -90,13 +98,13 @@ impl Cache {
     }
 
     pub fn put_listing(&mut self, seq: Seq, dir: InodeId, listing: Arc<Listing>) {
-        if self.is_current(seq) {
+        if self.is_current_for(seq, dir) {
             remember(&mut self.listings, dir, seq, listing);
         }
     }
 
     pub fn put_xattrs(&mut self, seq: Seq, ino: InodeId, xattrs: Xattrs) {
-        if self.is_current(seq) {
+        if self.is_current_for(seq, ino) {
             remember(&mut self.xattrs, ino, seq, xattrs);
         }
     }
@@ -104,6 +112,7 @@ impl Cache {
     /// Takes in attributes from a reply to this mount's own mutation. Content stays if its version
     /// did not change; otherwise the row is asked for again.
     pub fn put_attr(&mut self, seq: Seq, attr: Attr) {
+        self.own.put(attr.ino, seq);
         let Some(known) = self.inodes.get_mut(&attr.ino) else { return };
         if known.seq > seq {
             return;

@@ -182,6 +182,8 @@ pub async fn keep_attached(
         match reason.kind() {
             Kind::Conflict => session.begin_again(SessionId::new(random.next_u128())),
             Kind::Unavailable => {}
+            // A frame of ours was refused: sending it again would be refused again.
+            Kind::Invalid => session.fail_all(),
             _ => tracing::error!(reason = reason.chain(), "the cell refuses this mount"),
         }
         tracing::warn!(reason = reason.chain(), "the session is not attached");

@@ -105,11 +105,6 @@ impl Meta {
         Ok(Found { value: inode, current: cache.is_current(seq) })
     }
 
-    /// The inode as it is remembered, if it is.
-    pub fn remembered(&self, ino: InodeId) -> Option<Inode> {
-        self.cache().inode(ino)
-    }
-
     /// The whole listing of a directory.
     pub fn listing(&self, cx: Cx, dir: InodeId) -> Op<Arc<Listing>> {
         if let Some(listing) = self.cache().listing(dir) {

@@ -225,6 +225,13 @@ impl Session {
         state.id = id;
         state.next_op = OpId::new(1);
         state.attached = None;
+        drop(state);
+        self.fail_all();
+    }
+
+    /// Gives up on everything that is unanswered: its outcome is unknown.
+    pub fn fail_all(&self) {
+        let mut state = self.state();
         for (_, pending) in std::mem::take(&mut state.ops) {
             if let Some(reply) = pending.reply {
                 let _ = reply.send(Err(Errno::EIO));

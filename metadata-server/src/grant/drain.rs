@@ -27,15 +27,17 @@ pub(crate) async fn drain(blobs: Arc<Blobs>) {
     let (mut after, mut wrong) = (None, HashSet::new());
     loop {
         let wait = match step(&blobs, after, &mut wrong).await {
-            Ok(next) => {
-                outage.over();
+            Ok((next, tally)) => {
                 after = next;
-                next.is_none().then_some(IDLE)
+                match tally.outage() {
+                    Some(error) => Some(outage.failed(error)),
+                    None => {
+                        outage.over();
+                        next.is_none().then_some(IDLE)
+                    }
+                }
             }
-            Err(error) => {
-                after = None;
-                Some(outage.failed(&error))
-            }
+            Err(error) => Some(outage.failed(&error)),
         };
         if let Some(wait) = wait {
             tokio::time::sleep(wait).await;
@@ -43,48 +45,80 @@ pub(crate) async fn drain(blobs: Arc<Blobs>) {
     }
 }
 
+/// What came of the blobs of one step.
+#[derive(Default)]
+struct Tally {
+    moved: usize,
+    failed: usize,
+    last_error: Option<Error>,
+}
+
 /// Moves the next blobs behind `after`; says where to go on, `None` at the end. Wrong ones are
-/// reported once and stay where they are.
+/// reported once and stay where they are. Those that fail are passed by and come again in the next
+/// round, so that they do not keep back what stands behind them.
 async fn step(
     blobs: &Arc<Blobs>,
     after: Option<Place>,
     wrong: &mut HashSet<ObjectKey>,
-) -> Result<Option<Place>> {
+) -> Result<(Option<Place>, Tally)> {
     let batch = state::hot_blobs(&blobs.group.reader(), after, BATCH)?;
-    let next = if batch.len() < BATCH { None } else { batch.last().map(|last| (last.site, last.generation)) };
-    let mut running = JoinSet::new();
-    let mut result = Ok(());
+    let is_last = batch.len() < BATCH;
+    let (mut running, mut tally) = (JoinSet::new(), Tally::default());
+    let mut reached = after;
     for HotBlob { site, digest, generation, .. } in batch {
         let key = ObjectKey { site, digest, generation };
-        if wrong.contains(&key) {
-            continue;
-        }
         if running.len() >= CONCURRENT {
-            result = result.and(ended(running.join_next().await, wrong));
+            tally.count(running.join_next().await, wrong);
         }
-        if result.is_err() {
-            break;
+        if tally.is_hopeless() {
+            while !running.is_empty() {
+                tally.count(running.join_next().await, wrong);
+            }
+            return Ok((reached, tally));
         }
-        running.spawn(move_out(blobs.clone(), key));
+        if !wrong.contains(&key) {
+            running.spawn(move_out(blobs.clone(), key));
+        }
+        reached = Some((site, generation));
     }
     while !running.is_empty() {
-        result = result.and(ended(running.join_next().await, wrong));
+        tally.count(running.join_next().await, wrong);
     }
-    result.map(|()| next)
+    Ok((if is_last { None } else { reached }, tally))
 }
 
-fn ended(moved: Option<Result<Moved, JoinError>>, wrong: &mut HashSet<ObjectKey>) -> Result<()> {
-    match moved {
-        None => Ok(()),
-        Some(Ok((_, Ok(())))) => Ok(()),
-        Some(Ok((key, Err(error)))) if error.kind() == Kind::Corrupt => {
-            if wrong.len() < WRONG_MAX {
-                wrong.insert(key);
-            }
-            Ok(())
+impl Tally {
+    fn count(&mut self, moved: Option<Result<Moved, JoinError>>, wrong: &mut HashSet<ObjectKey>) {
+        match moved {
+            None => {}
+            Some(Ok((_, Ok(())))) => self.moved += 1,
+            Some(Ok((key, Err(error)))) => self.fail(key, error, wrong),
+            Some(Err(join)) => self.note(Error::internal("draining a hot blob").because(join)),
         }
-        Some(Ok((_, Err(error)))) => Err(error),
-        Some(Err(join)) => Err(Error::internal("draining a hot blob").because(join)),
+    }
+
+    fn fail(&mut self, key: ObjectKey, error: Error, wrong: &mut HashSet<ObjectKey>) {
+        if error.kind() != Kind::Corrupt {
+            tracing::debug!(digest = %key.digest, error = error.chain(), "hot blob not drained");
+            self.note(error);
+        } else if wrong.len() < WRONG_MAX {
+            wrong.insert(key);
+        }
+    }
+
+    fn note(&mut self, error: Error) {
+        self.failed += 1;
+        self.last_error = Some(error);
+    }
+
+    /// So many failures in a row that the rest of the step is not worth a try.
+    fn is_hopeless(&self) -> bool {
+        self.moved == 0 && self.failed >= CONCURRENT
+    }
+
+    /// The error, if nothing but errors came: the store is down, and not a blob of its own kind.
+    fn outage(&self) -> Option<&Error> {
+        self.last_error.as_ref().filter(|_| self.moved == 0)
     }
 }
 

@@ -24,12 +24,18 @@ use sitefs_base::{
 use sitefs_blobstore::{Backend, ObjectKey, SignedRequest, VerifiedBytes};
 use std::{sync::Arc, time::Duration};
 use stored::Stored;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
 
 /// How long a presigned request is valid (DESIGN D34).
 const SIGNED_FOR: Duration = Duration::from_secs(300);
 /// Digests that wait to be reported as verified; those beyond are read again by the verifier.
 const VERIFIED_QUEUE: usize = 4096;
+
+/// Uploads that are read at a time because a commit waits for it; each holds a blob in memory.
+const PROOFS_MAX: usize = 8;
 
 /// The bytes of blobs, wherever they are.
 pub(crate) struct Blobs {
@@ -37,13 +43,15 @@ pub(crate) struct Blobs {
     backend: Arc<dyn Backend>,
     stored: Stored,
     verified: mpsc::Sender<ObjectKey>,
+    proofs: Semaphore,
 }
 
 impl Blobs {
     /// The other half of the channel feeds [`report_verified`].
     pub fn new(group: Group, backend: Arc<dyn Backend>) -> (Arc<Self>, mpsc::Receiver<ObjectKey>) {
         let (verified, reports) = mpsc::channel(VERIFIED_QUEUE);
-        (Arc::new(Self { group, backend, stored: Stored::default(), verified }), reports)
+        let proofs = Semaphore::new(PROOFS_MAX);
+        (Arc::new(Self { group, backend, stored: Stored::default(), verified, proofs }), reports)
     }
 
     /// Where a blob of `len` bytes is to be uploaded.
@@ -111,6 +119,16 @@ impl Blobs {
         }
         let found = within(METADATA_DEADLINE, "looking for an upload", self.backend.head(key)).await?;
         Ok(found == Some(u64::from(len)))
+    }
+
+    /// Makes sure that an upload has the right bytes and says so in the log, before it is committed.
+    /// `false`: it is wrong or not there.
+    pub async fn prove(&self, key: &ObjectKey) -> Result<bool> {
+        if self.stored.len_of(key).is_some() || self.backend.enforces_digest() {
+            return verify::report(self, *key).await.map(|()| true);
+        }
+        let _permit = self.proofs.acquire().await;
+        verify::prove(self, *key).await
     }
 
     /// Uploads have been committed: those whose digest is proven are reported as verified.

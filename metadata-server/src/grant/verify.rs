@@ -58,19 +58,19 @@ async fn step(blobs: &Blobs, wrong: &mut HashSet<ObjectKey>) -> Result<bool> {
 }
 
 /// Reads one object and reports it as verified. `false`: it is wrong or not there, which is logged.
-async fn prove(blobs: &Blobs, key: ObjectKey) -> Result<bool> {
+pub(super) async fn prove(blobs: &Blobs, key: ObjectKey) -> Result<bool> {
     match blobs.read(&key).await {
         Ok(_) => report(blobs, key).await.map(|()| true),
         Err(error) if error.kind() == Kind::Corrupt => Ok(false),
         Err(error) if error.kind() == Kind::NotFound => {
-            tracing::error!(site = key.site.get(), digest = %key.digest, "committed blob is not in the store");
+            tracing::error!(site = key.site.get(), digest = %key.digest, "uploaded blob is not in the store");
             Ok(false)
         }
         Err(error) => Err(error),
     }
 }
 
-async fn report(blobs: &Blobs, key: ObjectKey) -> Result<()> {
+pub(super) async fn report(blobs: &Blobs, key: ObjectKey) -> Result<()> {
     let body = CommandBody::Verified { site: key.site, digest: key.digest, generation: key.generation };
     blobs.group.propose(body).await.map(|_| ())
 }

@@ -11,7 +11,7 @@ use super::{
     types::Raft,
 };
 use crate::{
-    state::{Applied, CommandBody, GroupInfo},
+    state::{self, Applied, CommandBody, GroupInfo},
     store::{LogPosition, Poison, Reader, Store},
 };
 use openraft::ServerState;
@@ -134,6 +134,7 @@ impl Group {
         self.inner.poison.check()?;
         if let Some(what) = use_of_disk(&body)
             && self.inner.reserve.is_short(&*self.inner.clock, what, 0)?
+            && !self.is_retry(&body)?
         {
             return Ok(Applied { reply: Err(Errno::ENOSPC), event: None });
         }
@@ -153,6 +154,16 @@ impl Group {
     /// of the node stays free. What is let in counts as written.
     pub fn is_disk_short(&self, bytes: u64) -> Result<bool> {
         self.inner.reserve.is_short(&*self.inner.clock, Use::Growth, bytes)
+    }
+
+    /// Whether the answer is there already: a retry gets it (DESIGN D12).
+    fn is_retry(&self, body: &CommandBody) -> Result<bool> {
+        match body {
+            CommandBody::Op { volume, envelope } => {
+                state::is_answered(&self.reader(), *volume, envelope.session, envelope.op)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// The rows as they are now. It keeps those rows alive: hold it briefly.

@@ -63,9 +63,14 @@ impl Cell {
 
     /// What a kill of the process leaves, in another directory: the files as they are now.
     fn crashed_copy(&self) -> tempfile::TempDir {
-        let copy = tempfile::tempdir().unwrap();
-        copy_tree(self.dir.path(), copy.path());
-        copy
+        // RocksDB may exchange files in the background; a copy that saw that is none of one moment.
+        loop {
+            let (copy, before) = (tempfile::tempdir().unwrap(), names(self.dir.path()));
+            copy_tree(self.dir.path(), copy.path());
+            if names(self.dir.path()) == before && names(copy.path()) == before {
+                return copy;
+            }
+        }
     }
 
     async fn stop(self) -> tempfile::TempDir {
@@ -83,6 +88,21 @@ fn mkdir(volume: VolumeId, number: u64) -> CommandBody {
     let body = Op::Mkdir { at: Place { parent: InodeId::ROOT, name }, create };
     let op = OpId::new(number + 1);
     CommandBody::Op { volume, envelope: OpEnvelope { session: SESSION, op, ack_below: OpId::new(1), body } }
+}
+
+/// Names and what is in directories, in an order that only depends on them.
+fn names(dir: &Path) -> Vec<std::ffi::OsString> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        if entry.path().is_dir() {
+            let inside = names(&entry.path()).into_iter();
+            found.extend(inside.map(|name| Path::new(&entry.file_name()).join(name).into_os_string()));
+        }
+        found.push(entry.file_name());
+    }
+    found.sort();
+    found
 }
 
 fn copy_tree(from: &Path, to: &Path) {
@@ -332,6 +352,17 @@ fn rmdir(volume: VolumeId, number: u64) -> CommandBody {
     let Op::Mkdir { at, .. } = envelope.body else { unreachable!() };
     envelope.body = Op::Rmdir { at };
     CommandBody::Op { volume, envelope }
+}
+
+#[tokio::test]
+async fn with_a_full_disk_a_retry_is_answered_as_before() {
+    let cell = Cell::start();
+    let volume = cell.volume("acme/live").await;
+    let first = cell.reply(mkdir(volume, 1)).await;
+    let an_hour_ahead = SystemClock.boottime() + std::time::Duration::from_secs(3600);
+    cell.group.inner().reserve.pretend_free(an_hour_ahead, 0);
+    assert_eq!(cell.group.propose(mkdir(volume, 2)).await.unwrap().reply, Err(Errno::ENOSPC));
+    assert_eq!(cell.reply(mkdir(volume, 1)).await, first);
 }
 
 #[tokio::test]

@@ -65,8 +65,9 @@ impl BlobsService {
         if member.access == Access::Read {
             return Err(Error::refused(Errno::EROFS, "this session is read-only"));
         }
-        let granted = state::upload_slot(&self.cell.group.reader(), member.site, &digest, generation)?;
-        if granted != u32::try_from(bytes.len()).ok() {
+        let owner = (member.site, member.volume);
+        let granted = state::upload_slot(&self.cell.group.reader(), owner, &digest, generation)?;
+        if granted.map(|slot| slot.len) != u32::try_from(bytes.len()).ok() {
             return Err(Error::denied(format!(
                 "no upload of {} bytes is granted for blob {}",
                 bytes.len(),

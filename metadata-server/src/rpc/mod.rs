@@ -5,6 +5,7 @@ mod admin;
 mod attach;
 mod auth;
 mod blobs;
+mod check;
 mod ops;
 mod outbox;
 mod query;

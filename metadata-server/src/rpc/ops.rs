@@ -1,18 +1,14 @@
-//! One mutation: what is checked before it is proposed, and what follows from its reply.
+//! One mutation: it is checked and proposed, and things follow from its reply.
 
-use super::{attach::refused, auth::Access, outbox::Outgoing, session::Stream};
+use super::{attach::refused, check::Checked, outbox::Outgoing, session::Stream};
 use crate::state::{self, Applied, CommandBody, Reply};
 use sitefs_base::{
     Digest, Errno, Error, Generation, Kind, OpId, Result,
     op::{BlobWanted, Commit, Extra, Grant, NewContent, Op, OpEnvelope, Outcome, Place, Uploaded},
     session::Closing,
 };
-use sitefs_blobstore::{ObjectKey, VerifiedBytes};
+use sitefs_blobstore::ObjectKey;
 use std::sync::Arc;
-use tokio::task::{JoinError, JoinSet};
-
-/// Uploads looked for at a time: a commit may name a thousand.
-const LOOKS_MAX: usize = 32;
 
 /// What is needed of an operation after it was proposed.
 struct Rest {
@@ -24,10 +20,13 @@ struct Rest {
 
 /// Executes one operation and sends its reply.
 pub(super) async fn run(stream: Arc<Stream>, envelope: OpEnvelope) {
-    let rest = Rest::of(&envelope);
-    let reply = match stream.check(&envelope.body).await {
+    let mut rest = Rest::of(&envelope);
+    let reply = match stream.check(&envelope).await {
         Err(errno) => Outgoing::Reply { op: rest.op, result: Err(errno) },
-        Ok(()) => {
+        Ok(checked) => {
+            if checked == Checked::Answered {
+                rest.uploaded.clear();
+            }
             let body = CommandBody::Op { volume: stream.member.volume, envelope };
             let applied = stream.cell.group.propose(body).await;
             stream.finish(rest, applied).await
@@ -52,48 +51,6 @@ impl Rest {
 }
 
 impl Stream {
-    /// Refuses what the state machine cannot see to be wrong.
-    async fn check(&self, op: &Op) -> Result<(), Errno> {
-        if self.member.access == Access::Read {
-            return Err(Errno::EROFS);
-        }
-        let Op::Commit(commit) = op else { return Ok(()) };
-        check_hot(commit)?;
-        self.check_uploads(&commit.uploaded).await
-    }
-
-    /// A client's word is not an upload (DESIGN D32): the objects must be there.
-    async fn check_uploads(&self, uploads: &[Uploaded]) -> Result<(), Errno> {
-        let mut looking = JoinSet::new();
-        for (key, len) in self.slots(uploads).map_err(|error| error.errno())? {
-            if looking.len() >= LOOKS_MAX {
-                arrived(looking.join_next().await)?;
-            }
-            let blobs = self.cell.blobs.clone();
-            looking.spawn(async move { blobs.has_arrived(&key, len).await });
-        }
-        while !looking.is_empty() {
-            arrived(looking.join_next().await)?;
-        }
-        Ok(())
-    }
-
-    /// What was granted for the uploads. Where nothing was there is nothing to look for: the commit
-    /// is a retry, or is refused in apply.
-    fn slots(&self, uploads: &[Uploaded]) -> Result<Vec<(ObjectKey, u32)>> {
-        let mut slots = Vec::with_capacity(uploads.len());
-        if uploads.is_empty() {
-            return Ok(slots);
-        }
-        let reader = self.cell.group.reader();
-        for Uploaded { digest, generation } in uploads {
-            if let Some(len) = state::upload_slot(&reader, self.member.site, digest, *generation)? {
-                slots.push((self.key(*digest, *generation), len));
-            }
-        }
-        Ok(slots)
-    }
-
     async fn finish(&self, rest: Rest, applied: Result<Applied>) -> Outgoing {
         let Applied { reply, event } = match applied {
             Ok(applied) => applied,
@@ -143,20 +100,8 @@ impl Stream {
         matches!(state::session_info(&reader, self.member.volume, self.member.session), Ok(None))
     }
 
-    fn key(&self, digest: Digest, generation: Generation) -> ObjectKey {
+    pub(super) fn key(&self, digest: Digest, generation: Generation) -> ObjectKey {
         ObjectKey { site: self.member.site, digest, generation }
-    }
-}
-
-fn arrived(looked: Option<Result<Result<bool>, JoinError>>) -> Result<(), Errno> {
-    match looked {
-        None | Some(Ok(Ok(true))) => Ok(()),
-        Some(Ok(Ok(false))) => Err(Errno::EAGAIN),
-        Some(Ok(Err(error))) => {
-            tracing::debug!(error = error.chain(), "upload not confirmed");
-            Err(Errno::EAGAIN)
-        }
-        Some(Err(_)) => Err(Errno::EIO),
     }
 }
 
@@ -173,16 +118,6 @@ pub(super) fn weight(op: &Op) -> usize {
         _ => 0,
     };
     content + size_of::<OpEnvelope>()
-}
-
-/// The leader vouches for the digest of hot bytes; at most 64 KiB, so hashed in place.
-fn check_hot(commit: &Commit) -> Result<(), Errno> {
-    match &commit.content {
-        Some(NewContent::Hot { digest, bytes }) => {
-            VerifiedBytes::check(*digest, bytes.clone()).map(|_| ()).map_err(|_| Errno::EINVAL)
-        }
-        _ => Ok(()),
-    }
 }
 
 /// A refusal is a reply. Where the outcome is unknown the stream ends, and the mount repeats the

@@ -52,6 +52,22 @@ impl Reservations {
         Ok(())
     }
 
+    /// Whether a session other than `session` has reserved the name.
+    pub fn is_held_by_another(
+        &self,
+        volume: VolumeId,
+        at: &Place,
+        session: SessionId,
+        now: Duration,
+    ) -> bool {
+        let mut table = self.lock();
+        if table.owners.is_empty() {
+            return false;
+        }
+        table.forget_absent(now);
+        table.owners.get(&(volume, at.clone())).is_some_and(|owner| *owner != session)
+    }
+
     /// The name is published, or its owner gave up.
     pub fn release(&self, volume: VolumeId, at: &Place, session: SessionId) {
         let mut table = self.lock();
@@ -128,7 +144,10 @@ mod tests {
         assert_eq!(reserve(B), Err(Errno::EEXIST), "only the owner can release");
         table.release(VOLUME, &lock_file(), A);
         assert_eq!(reserve(B), Ok(()));
+        let held = |session| table.is_held_by_another(VOLUME, &lock_file(), session, Duration::ZERO);
+        assert!(held(A) && !held(B));
         table.ended(B);
+        assert!(!held(A));
         assert_eq!(reserve(A), Ok(()));
     }
 

@@ -39,48 +39,53 @@ pub(super) fn reference(
     upload: Option<Generation>,
 ) -> Step<()> {
     let site = m.volume.site;
-    let proven = match upload {
-        Some(generation) => proof(m, site, digest, generation)?,
+    let granted = match upload {
+        Some(generation) => granted(m, site, digest, generation)?,
         None => None,
     };
+    let verified = granted.as_ref().is_some_and(|(_, upload)| upload.verified);
     let row = match fetch(m.scope, site, digest)? {
-        Some(row) if row.is_readable() => {
-            let uploaded = proven.is_some() || upload == Some(row.generation);
-            let shared = row.verified && row.vols.contains(&m.id);
-            require(uploaded || shared || content::names(m, node, digest)?, Errno::EAGAIN)?;
+        // Bytes that nobody has verified give way to verified ones.
+        Some(row) if row.is_readable() && (row.verified || !verified) => {
+            let own = row.vols.contains(&m.id) && (row.verified || upload == Some(row.generation));
+            require(verified || own || content::names(m, node, digest)?, Errno::EAGAIN)?;
             row
         }
-        other => accept(m, site, digest, other, proven)?,
+        other => accept(m, site, digest, other, granted)?,
     };
     require(len <= u64::from(row.len), Errno::EINVAL)?;
     note(m, site, row)
 }
 
-/// The upload that was granted under `generation`, if it was for this blob.
-fn proof(
+/// The upload that was granted to this volume under `generation`, if it was for this blob.
+fn granted(
     m: &Mutation,
     site: SiteId,
     digest: &Digest,
     generation: Generation,
 ) -> Step<Option<(Generation, UploadRow)>> {
     let row: Option<UploadRow> = rows::fetch(&m.scope.rows, Family::Blob, &keys::upload(site, generation))?;
-    Ok(row.filter(|row| row.digest == *digest).map(|row| (generation, row)))
+    let own = row.filter(|row| row.digest == *digest && row.volume == m.id);
+    Ok(own.map(|row| (generation, row)))
 }
 
-/// UPLOADING becomes PRESENT; an older object that is being deleted goes on being deleted.
+/// UPLOADING becomes PRESENT; an older object has to be deleted, or goes on being deleted.
 fn accept(
     m: &mut Mutation,
     site: SiteId,
     digest: &Digest,
     old: Option<BlobRow>,
-    proven: Option<(Generation, UploadRow)>,
+    granted: Option<(Generation, UploadRow)>,
 ) -> Step<BlobRow> {
-    let (generation, upload) = proven.ok_or(Errno::EAGAIN)?;
+    let (generation, upload) = granted.ok_or(Errno::EAGAIN)?;
     let vols = replace(m.scope, site, old)?;
     m.scope.rows.delete(Family::Blob, &keys::upload(site, generation));
-    let unverified = UnverifiedRow { digest: *digest, len: upload.len };
-    m.scope.put(Family::Meta, &keys::unverified(site, generation), &unverified)?;
-    new_row(m.scope, digest, generation, (upload.len, Loc::Object), vols)
+    if !upload.verified {
+        let unverified = UnverifiedRow { digest: *digest, len: upload.len };
+        m.scope.put(Family::Meta, &keys::unverified(site, generation), &unverified)?;
+    }
+    let row = new_row(m.scope, digest, generation, (upload.len, Loc::Object), vols)?;
+    Ok(BlobRow { verified: upload.verified, ..row })
 }
 
 fn new_row(
@@ -171,7 +176,8 @@ fn grant_one(scope: &mut Scope, site: SiteId, volume: VolumeId, wanted: &BlobWan
         return Ok(Grant::Have);
     }
     let generation = scope.draw_generation()?;
-    let row = UploadRow { digest: wanted.digest, len: wanted.len, granted_at: scope.at };
+    let BlobWanted { digest, len } = *wanted;
+    let row = UploadRow { digest, len, granted_at: scope.at, volume, verified: false };
     scope.put(Family::Blob, &keys::upload(site, generation), &row)?;
     Ok(Grant::Upload { generation, target: Location::Cell })
 }
@@ -196,8 +202,13 @@ pub(super) fn drained(scope: &mut Scope, site: SiteId, digest: &Digest, generati
     Ok(())
 }
 
-/// The cell has read an uploaded object and found the right bytes.
+/// The cell has read an uploaded object and found the right bytes, before or after its commit.
 pub(super) fn verified(scope: &mut Scope, site: SiteId, digest: &Digest, generation: Generation) -> Step<()> {
+    let key = keys::upload(site, generation);
+    let upload: Option<UploadRow> = rows::fetch(&scope.rows, Family::Blob, &key)?;
+    if let Some(upload) = upload.filter(|upload| upload.digest == *digest) {
+        scope.put(Family::Blob, &key, &UploadRow { verified: true, ..upload })?;
+    }
     if let Some(row) = of_generation(scope, site, digest, generation)?.filter(|row| !row.verified) {
         let row = BlobRow { verified: true, ..row };
         scope.put(Family::Blob, &keys::blob(site, digest), &row)?;

@@ -37,9 +37,10 @@ fn target<'c>(m: &Mutation, commit: &'c Commit) -> Step<Target<'c>> {
     if let Some(node) = m.find(commit.ino)? {
         if let Some(link) = &commit.link {
             // The inode was published before, by a commit whose outcome the client does not know or
-            // as the first of several: only under this same name is that no mistake.
-            let entry = m.dentry(&link.at)?;
-            require(entry.is_some_and(|entry| entry.ino == commit.ino), Errno::EINVAL)?;
+            // as the first of several. It may have been renamed since, so that the name is no matter;
+            // but a session can only have published a number of its own.
+            let under_this_name = m.dentry(&link.at)?.is_some_and(|entry| entry.ino == commit.ino);
+            require(under_this_name || session::owns_number(m, commit.ino)?, Errno::EINVAL)?;
         }
         return Ok(Target::Existing(Box::new(node)));
     }

@@ -37,7 +37,9 @@ pub use checksum::checksum;
 pub use command::{Applied, Command, CommandBody, Reply, VolumeLimits};
 pub use history::{Life, keep, life_of};
 pub use memory::MemoryView;
-pub use places::{BlobPlace, HotBlob, UnverifiedBlob, hot_blobs, hot_bytes, locate, unverified, upload_slot};
-pub use query::{SessionInfo, events_since, query, session_info};
+pub use places::{
+    BlobPlace, HotBlob, UnverifiedBlob, UploadSlot, hot_blobs, hot_bytes, locate, unverified, upload_slot,
+};
+pub use query::{SessionInfo, events_since, is_answered, query, session_info};
 pub use view::{Family, Read, Row, View};
 pub use volume::{GroupInfo, VolumeInfo, group_info, last_at, volume_by_name, volume_info, volumes};

@@ -112,17 +112,30 @@ fn listed(family: Family, key: &[u8], offset: usize, digest: Digest, len: u32) -
     }
 }
 
-/// The length of a blob that may be, or has been, uploaded under this generation.
+/// What a volume may upload, or has uploaded, under a generation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UploadSlot {
+    /// The length of the blob.
+    pub len: u32,
+    /// Whether a commit of it is refused until the cell has verified the bytes: there are other
+    /// bytes of this digest, which the volume may not name, or which nobody has verified.
+    pub contested: bool,
+}
+
+/// The slot of `volume` for a blob under this generation.
 pub fn upload_slot(
     read: &dyn Read,
-    site: SiteId,
+    (site, volume): (SiteId, VolumeId),
     digest: &Digest,
     generation: Generation,
-) -> Result<Option<u32>> {
-    let slot: Option<UploadRow> = rows::fetch(read, Family::Blob, &keys::upload(site, generation))?;
-    if let Some(slot) = slot.filter(|slot| slot.digest == *digest) {
-        return Ok(Some(slot.len));
-    }
+) -> Result<Option<UploadSlot>> {
     let present = present(read, site, digest)?;
-    Ok(present.filter(|row| row.generation == generation).map(|row| row.len))
+    let own = |row: &BlobRow| row.vols.contains(&volume) && (row.verified || row.generation == generation);
+    let slot: Option<UploadRow> = rows::fetch(read, Family::Blob, &keys::upload(site, generation))?;
+    if let Some(slot) = slot.filter(|slot| slot.digest == *digest && slot.volume == volume) {
+        let contested = !slot.verified && present.is_some_and(|row| !own(&row));
+        return Ok(Some(UploadSlot { len: slot.len, contested }));
+    }
+    let committed = present.filter(|row| row.generation == generation && row.vols.contains(&volume));
+    Ok(committed.map(|row| UploadSlot { len: row.len, contested: false }))
 }

@@ -3,7 +3,7 @@
 use super::{
     Family, Read, keys, layout,
     reads::{self, Node},
-    rows::{self, ChunkRow, DentryRow, FeedRow, SessionRow, VolumeRow},
+    rows::{self, ChunkRow, DentryRow, FeedRow, ReceiptRow, SessionRow, VolumeRow},
     stop::{Step, Stop, refuse, require},
     xattr,
 };
@@ -152,6 +152,13 @@ pub struct SessionInfo {
     pub op_high_water: OpId,
     /// Replies below this operation are forgotten.
     pub ack_below: OpId,
+}
+
+/// Whether an operation was executed or refused before and its answer is kept: a retry gets that
+/// answer, whatever has become of the conditions for executing it.
+pub fn is_answered(read: &dyn Read, volume: VolumeId, session: SessionId, op: OpId) -> Result<bool> {
+    let row: Option<ReceiptRow> = rows::fetch(read, Family::Meta, &keys::receipt(volume, session, op))?;
+    Ok(row.is_some())
 }
 
 /// A session of a volume, if the cell knows it.

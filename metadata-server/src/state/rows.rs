@@ -162,12 +162,15 @@ pub(super) struct BlobRow {
     pub vols: Vec<VolumeId>,
 }
 
-/// An upload that was granted and not yet committed: the state UPLOADING.
+/// An upload that was granted to a volume and not yet committed: the state UPLOADING.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct UploadRow {
     pub digest: Digest,
     pub len: u32,
     pub granted_at: Time,
+    pub volume: VolumeId,
+    /// The cell has proven the digest of what was uploaded.
+    pub verified: bool,
 }
 
 /// An object that no row names any more and that has to be deleted.

@@ -11,9 +11,9 @@ use sitefs_base::{
         AnswerBody, BlobWanted, ChunkLayout, Extra, Grant, Location, NewContent, Op, OpResult, Query,
         Uploaded,
     },
-    session::{FetchBlob, StoreBlob},
+    session::{FetchBlob, StoreBlob, ToCell},
 };
-use sitefs_blobstore::hash;
+use sitefs_blobstore::{Backend, ObjectKey, hash};
 use sitefs_proto::{error_from_status, pb, pb::blobs_client::BlobsClient};
 use std::{path::Path, time::Duration};
 
@@ -55,15 +55,19 @@ impl Mount {
     /// Publishes a file that consists of one blob.
     pub async fn publish(&mut self, name: &[u8], digest: Digest, uploaded: Vec<Uploaded>) -> OpResult {
         let ino = self.new_inode().await;
-        let len = u32::try_from(LEN).unwrap();
-        let extents = vec![Extent { offset: 0, len, digest, blob_offset: 0 }];
-        let changed = vec![ChunkLayout { chunk: 0, extents }];
-        let mut op = commit(ino, name, NewContent::Chunks { size: u64::from(len), changed });
-        if let Op::Commit(commit) = &mut op {
-            commit.uploaded = uploaded;
-        }
-        self.op(op).await
+        self.op(chunked(ino, name, digest, uploaded)).await
     }
+}
+
+fn chunked(ino: InodeId, name: &[u8], digest: Digest, uploaded: Vec<Uploaded>) -> Op {
+    let len = u32::try_from(LEN).unwrap();
+    let extents = vec![Extent { offset: 0, len, digest, blob_offset: 0 }];
+    let changed = vec![ChunkLayout { chunk: 0, extents }];
+    let mut op = commit(ino, name, NewContent::Chunks { size: u64::from(len), changed });
+    if let Op::Commit(commit) = &mut op {
+        commit.uploaded = uploaded;
+    }
+    op
 }
 
 pub fn content(byte: u8) -> (Digest, Bytes) {
@@ -251,4 +255,93 @@ async fn with_a_full_disk_uploads_are_refused_and_removing_goes_on() {
     mount.op(Op::Unlink { at: place(b"old") }).await.unwrap();
     cell.server.cell.group.pretend_free(1 << 40);
     mount.store(digest, generation, bytes).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_that_the_store_does_not_take_keep_no_others_back() {
+    let (cell, store) = TestCell::start_on_test_store().await;
+    let blobs: Vec<_> = (0..9_u8).map(|n| Bytes::from(vec![n; 5000])).collect();
+    // More than are tried at a time, and the first in the order of draining.
+    let refused: Vec<_> = blobs[..6].iter().map(|bytes| hash(bytes)).collect();
+    *store.refused.lock().unwrap() = refused;
+    let mut mount = cell.mount(1).await;
+    for (n, bytes) in blobs.into_iter().enumerate() {
+        let (ino, digest) = (mount.new_inode().await, hash(&bytes));
+        let hot = NewContent::Hot { digest, bytes };
+        mount.op(commit(ino, format!("hot{n}").as_bytes(), hot)).await.unwrap();
+    }
+    until(|| objects(cell.data.path()) == 3).await;
+    store.refused.lock().unwrap().clear();
+    until(|| objects(cell.data.path()) == 9).await;
+    cell.stop().await;
+}
+
+/// The key of an upload as a client that holds the grant writes it.
+fn key(mount: &Mount, digest: Digest, generation: Generation) -> ObjectKey {
+    ObjectKey { site: mount.attached.site, digest, generation }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_honest_upload_replaces_garbage_that_was_committed_under_its_digest() {
+    let (cell, store) = TestCell::start_on_test_store().await;
+    let (mut bad, mut good) = (cell.mount(1).await, cell.mount(2).await);
+    let (digest, bytes) = content(8);
+    // The verifier does not get to it between the commits.
+    let generation = bad.upload_grant(digest).await;
+    Backend::put(&*store, &key(&bad, digest, generation), content(9).1).await.unwrap();
+    bad.publish(b"bad", digest, vec![Uploaded { digest, generation }]).await.unwrap();
+
+    let generation = good.upload_grant(digest).await;
+    Backend::put(&*store, &key(&good, digest, generation), bytes.clone()).await.unwrap();
+    let made = good.publish(b"good", digest, vec![Uploaded { digest, generation }]).await.unwrap();
+    assert_eq!(good.fetch(made.ino.unwrap(), digest).await.unwrap(), bytes);
+    assert_eq!(good.grant(digest).await, Grant::Have, "it is verified");
+
+    // And garbage does not replace what is good.
+    let (digest, bytes) = content(10);
+    let generation = good.upload_grant(digest).await;
+    Backend::put(&*store, &key(&good, digest, generation), bytes).await.unwrap();
+    let late = bad.upload_grant(digest).await;
+    Backend::put(&*store, &key(&bad, digest, late), content(9).1).await.unwrap();
+    good.publish(b"next", digest, vec![Uploaded { digest, generation }]).await.unwrap();
+    let refused = bad.publish(b"worse", digest, vec![Uploaded { digest, generation: late }]).await;
+    assert_eq!(refused.unwrap_err(), Errno::EAGAIN);
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_cannot_outrun_the_look_for_its_upload() {
+    let cell = TestCell::start().await;
+    let mut mount = cell.mount(1).await;
+    let (digest, _) = content(11);
+    let last = mount.upload_grant(digest).await;
+    let ino = mount.new_inode().await;
+    for name in ["a", "b", "c", "d"] {
+        // Sent together with the grant whose generation it guesses.
+        let blobs = vec![BlobWanted { digest, len: u32::try_from(LEN).unwrap() }];
+        let grant = mount.envelope(Op::Grant { blobs });
+        let guess = Generation { counter: last.counter + 1, ..last };
+        let op = chunked(ino, name.as_bytes(), digest, vec![Uploaded { digest, generation: guess }]);
+        let commit = mount.envelope(op);
+        mount.send(ToCell::Op(grant)).await;
+        assert_eq!(mount.repeat(commit).await.unwrap_err(), Errno::EAGAIN);
+    }
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_was_executed_is_answered_even_if_its_upload_cannot_be_found() {
+    let (cell, store) = TestCell::start_on_test_store().await;
+    let mut mount = cell.mount(1).await;
+    let (digest, bytes) = content(12);
+    let generation = mount.upload_grant(digest).await;
+    let object = key(&mount, digest, generation);
+    Backend::put(&*store, &object, bytes).await.unwrap();
+    let ino = mount.new_inode().await;
+    let op = chunked(ino, b"a", digest, vec![Uploaded { digest, generation }]);
+    let envelope = mount.envelope(op);
+    let first = mount.repeat(envelope.clone()).await.unwrap();
+    Backend::delete(&*store, &object).await.unwrap();
+    assert_eq!(mount.repeat(envelope).await.unwrap(), first);
+    cell.stop().await;
 }

@@ -1,9 +1,9 @@
 //! What a session promises.
 
-use super::harness::{READER, TestCell, attach, attach_again, owner, place};
+use super::harness::{READER, TestCell, attach, attach_again, commit, owner, place};
 use sitefs_base::{
-    Errno, Kind, Seq, VolumeName,
-    op::{AnswerBody, Change, Op, OpEnvelope, Query},
+    Errno, FileKind, Kind, Seq, VolumeName,
+    op::{AnswerBody, Change, NewContent, Op, OpEnvelope, Query, RenameMode},
     session::{Attach, Closing, ToCell, ToMount},
 };
 use std::time::Duration;
@@ -97,6 +97,53 @@ async fn a_reserved_name_belongs_to_one_session() {
     two.send(ToCell::Detach).await;
     while two.next().await.is_some() {}
     assert_eq!(one.ask(reserve()).await.unwrap().body, AnswerBody::Reserved);
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reserved_name_is_taken_for_every_operation_of_others() {
+    let cell = TestCell::start().await;
+    let (mut one, mut two) = (cell.mount(1).await, cell.mount(2).await);
+    let other = two.create(b"other", b"2").await.unwrap().ino.unwrap();
+    let again = two.envelope(mkdir(b"lock"));
+    two.repeat(again.clone()).await.unwrap();
+    one.op(Op::Rmdir { at: place(b"lock") }).await.unwrap();
+    assert_eq!(one.ask(Query::Reserve { at: place(b"lock") }).await.unwrap().body, AnswerBody::Reserved);
+
+    let at = || place(b"lock");
+    let rename = |mode| Op::Rename { from: place(b"other"), to: place(b"lock"), mode };
+    let kind = FileKind::Fifo;
+    for op in [
+        mkdir(b"lock"),
+        Op::Symlink { at: at(), target: "x".into(), create: owner() },
+        Op::Mknod { at: at(), kind, rdev: 0, create: owner() },
+        Op::Link { ino: other, at: at() },
+        rename(RenameMode::Replace),
+        rename(RenameMode::NoReplace),
+    ] {
+        assert_eq!(two.op(op).await.unwrap_err(), Errno::EEXIST);
+    }
+    assert_eq!(two.create(b"lock", b"2").await.unwrap_err(), Errno::EEXIST);
+    two.repeat(again).await.expect("what was executed before is answered as before");
+    assert_eq!(one.lookup(b"lock").await.unwrap(), None);
+    one.create(b"lock", b"1").await.unwrap();
+    assert_eq!(two.lookup(b"lock").await.unwrap().unwrap().attr.size, 1);
+    two.op(rename(RenameMode::Replace)).await.expect("it is published: the reservation is over");
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_does_not_bind_a_file_that_had_the_name_before() {
+    let cell = TestCell::start().await;
+    let (mut one, mut two) = (cell.mount(1).await, cell.mount(2).await);
+    let ino = two.new_inode().await;
+    let publish = |text: &'static [u8]| commit(ino, b"tmp", NewContent::Inline(text.into()));
+    two.op(publish(b"1")).await.unwrap();
+    let rename = Op::Rename { from: place(b"tmp"), to: place(b"kept"), mode: RenameMode::Replace };
+    one.op(rename).await.unwrap();
+    assert_eq!(one.ask(Query::Reserve { at: place(b"tmp") }).await.unwrap().body, AnswerBody::Reserved);
+    two.op(publish(b"22")).await.unwrap();
+    assert_eq!(one.lookup(b"kept").await.unwrap().unwrap().attr.size, 2);
     cell.stop().await;
 }
 

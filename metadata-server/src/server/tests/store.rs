@@ -1,12 +1,12 @@
 //! A directory as object store that fails, signs and spoils as a test tells it.
 
 use bytes::Bytes;
-use sitefs_base::{Error, Result, Time};
+use sitefs_base::{Digest, Error, Result, Time};
 use sitefs_blobstore::{Backend, BoxFuture, DirBackend, Listed, ObjectKey, SignedRequest};
 use std::{
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -19,6 +19,8 @@ pub struct TestStore {
     pub spoils: AtomicBool,
     pub signs: AtomicBool,
     pub heads: AtomicUsize,
+    /// Blobs that cannot be put.
+    pub refused: Mutex<Vec<Digest>>,
 }
 
 impl TestStore {
@@ -29,6 +31,7 @@ impl TestStore {
             spoils: AtomicBool::new(false),
             signs: AtomicBool::new(false),
             heads: AtomicUsize::new(0),
+            refused: Mutex::default(),
         })
     }
 
@@ -54,6 +57,9 @@ impl Backend for TestStore {
     fn put<'a>(&'a self, key: &'a ObjectKey, bytes: Bytes) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             self.up()?;
+            if self.refused.lock().unwrap().contains(&key.digest) {
+                return Err(Error::invalid("the store does not take this blob"));
+            }
             self.dir.put(key, bytes).await
         })
     }

@@ -39,13 +39,14 @@ fn an_upload_is_granted_committed_verified_and_then_shared() {
     let mut cell = Cell::new();
     let (a, b) = (cell.file(root("a")), cell.file(root("b")));
     let upload = cell.upload(1, 70_000);
-    assert_eq!(upload_slot(&cell.view, SITE, &digest(1), upload.generation).unwrap(), Some(70_000));
-    assert_eq!(upload_slot(&cell.view, SITE, &digest(2), upload.generation).unwrap(), None);
+    let slot = Some(UploadSlot { len: 70_000, contested: false });
+    assert_eq!(cell.slot(&upload), slot);
+    assert_eq!(cell.slot(&Uploaded { digest: digest(2), ..upload }), None);
     assert_eq!(cell.refused(Op::Commit(content(a, whole(1, 70_000)))), Errno::EAGAIN);
     cell.op(with(a, whole(1, 70_000), &upload)).unwrap();
     let place = cell.place_of(1).unwrap();
     assert!(!place.hot && !place.verified && place.generation == upload.generation);
-    assert_eq!(upload_slot(&cell.view, SITE, &digest(1), upload.generation).unwrap(), Some(70_000));
+    assert_eq!(cell.slot(&upload), slot);
     let pending = unverified(&cell.view, 10).unwrap();
     assert_eq!((pending.len(), pending[0].generation, pending[0].len), (1, upload.generation, 70_000));
     assert_eq!(cell.refused(Op::Commit(content(b, whole(1, 70_000)))), Errno::EAGAIN, "not verified yet");
@@ -68,8 +69,8 @@ fn each_grant_draws_its_own_generation_and_a_foreign_one_is_no_proof() {
     assert_eq!(cell.refused(with(file, whole(1, 1000), &lie)), Errno::EAGAIN);
     cell.op(with(file, whole(1, 1000), &second)).unwrap();
     let late = cell.file(root("b"));
-    cell.op(with(late, whole(1, 1000), &first)).unwrap();
-    assert_eq!(cell.place_of(1).unwrap().generation, second.generation, "the first commit decides");
+    assert!(cell.slot(&first).unwrap().contested);
+    assert_eq!(cell.refused(with(late, whole(1, 1000), &first)), Errno::EAGAIN, "both may be wrong");
     let committed = cell.file(root("c"));
     cell.op(with(committed, whole(1, 1000), &second)).unwrap();
 }
@@ -99,16 +100,60 @@ fn a_volume_can_read_what_it_committed_even_if_no_row_names_it_any_more() {
     assert_eq!(locate(&cell.view, VolumeId::new(9), &[digest(1)]).unwrap(), [None], "another volume");
 }
 
-#[test]
-fn another_volume_of_the_site_must_prove_that_it_has_the_bytes() {
-    let mut cell = Cell::new();
-    cell.write(root("a"), hot(1, 600));
+fn enter_another_volume(cell: &mut Cell) {
     let name = "acme/dev".parse().unwrap();
     let limits = VolumeLimits { bytes: 1 << 30, inodes: 100 };
     let made = cell.command(CommandBody::CreateVolume { name, limits, uid: 0, gid: 0, mode: 0o755 });
     assert_eq!(made, Ok(Reply::Volume(VolumeId::new(2))));
     cell.volume = VolumeId::new(2);
     cell.open(SessionId::new(8));
+}
+
+#[test]
+fn a_guessed_or_foreign_generation_opens_no_blob_of_another_volume() {
+    let mut cell = Cell::new();
+    let file = cell.file(root("a"));
+    let (theirs, granted) = (cell.upload(1, 600), cell.upload(1, 600));
+    cell.op(with(file, whole(1, 600), &theirs)).unwrap();
+    cell.verified(&theirs);
+    enter_another_volume(&mut cell);
+    let file = cell.file(root("b"));
+    for guess in [&theirs, &granted] {
+        assert_eq!(cell.slot(guess), None);
+        assert_eq!(cell.refused(with(file, whole(1, 600), guess)), Errno::EAGAIN);
+    }
+    let own = cell.upload(1, 600);
+    assert_eq!(cell.slot(&own), Some(UploadSlot { len: 600, contested: true }));
+    assert_eq!(cell.refused(with(file, whole(1, 600), &own)), Errno::EAGAIN, "it may be garbage");
+    cell.verified(&own);
+    assert_eq!(cell.slot(&own), Some(UploadSlot { len: 600, contested: false }));
+    cell.op(with(file, whole(1, 600), &own)).unwrap();
+    assert_eq!(cell.place_of(1).unwrap().generation, theirs.generation, "kept once for the site");
+}
+
+#[test]
+fn a_verified_upload_replaces_an_object_that_nobody_verified() {
+    let mut cell = Cell::new();
+    let (bad, good) = (cell.file(root("bad")), cell.file(root("good")));
+    let garbage = cell.upload(1, 500);
+    cell.op(with(bad, whole(1, 500), &garbage)).unwrap();
+    let upload = cell.upload(1, 600);
+    assert!(cell.slot(&upload).unwrap().contested);
+    cell.verified(&upload);
+    assert!(!cell.place_of(1).unwrap().verified, "its row has another generation");
+    cell.op(with(good, whole(1, 600), &upload)).unwrap();
+    let place = cell.place_of(1).unwrap();
+    assert!(place.verified && place.len == 600 && place.generation == upload.generation);
+    assert_eq!(unverified(&cell.view, 10).unwrap(), []);
+    let doomed = cell.view.get(Family::Blob, &keys::doomed(SITE, garbage.generation)).unwrap();
+    assert!(doomed.is_some(), "the garbage has to be deleted");
+}
+
+#[test]
+fn another_volume_of_the_site_must_prove_that_it_has_the_bytes() {
+    let mut cell = Cell::new();
+    cell.write(root("a"), hot(1, 600));
+    enter_another_volume(&mut cell);
     let blobs = vec![BlobWanted { digest: digest(1), len: 600 }];
     let envelope = cell.envelope(Op::Grant { blobs });
     let outcome = cell.send(envelope).unwrap();

@@ -67,6 +67,20 @@ fn the_second_publisher_of_a_name_writes_into_the_first_ones_inode() {
 }
 
 #[test]
+fn a_commit_repeated_after_its_file_was_renamed_goes_to_the_file() {
+    let mut cell = Cell::new();
+    let commit = cell.new_file(root("tmp"), Some(inline("one")), true);
+    cell.op(Op::Commit(commit.clone())).unwrap();
+    cell.rename(root("tmp"), root("kept"), RenameMode::Replace).unwrap();
+    cell.file(root("tmp"));
+    let later = Commit { content: Some(inline("second")), ..commit };
+    assert_eq!(cell.op(Op::Commit(later.clone())).unwrap().ino, Some(later.ino));
+    assert_eq!((cell.lookup(root("kept")), cell.attr(later.ino).size), (Some(later.ino), 6));
+    cell.open(sitefs_base::SessionId::new(8));
+    assert_eq!(cell.refused(Op::Commit(later)), Errno::EINVAL, "the number of another session");
+}
+
+#[test]
 fn numbers_outside_the_sessions_range_cannot_be_published() {
     let mut cell = Cell::new();
     let mut commit = cell.new_file(root("f"), None, false);

@@ -231,6 +231,10 @@ impl Cell {
         }
     }
 
+    pub fn slot(&self, upload: &Uploaded) -> Option<UploadSlot> {
+        upload_slot(&self.view, (SITE, self.volume), &upload.digest, upload.generation).unwrap()
+    }
+
     pub fn query(&self, question: Query) -> Result<Answer, Errno> {
         query(&self.view, self.volume, &question).unwrap()
     }

@@ -1,7 +1,7 @@
 //! What must hold of the rows after every command.
 
 use super::super::{
-    Family, MemoryView, acl, keys, layout, reads,
+    Family, MemoryView, Row, acl, keys, layout, reads,
     rows::{BlobRow, BlobState, ChunkRow, DentryRow, DirRow, InodeRow, VolumeRow, XattrRow, decode, fetch},
 };
 use sitefs_base::{Content, Extent, FileKind, InodeId, VolumeId, limits::INODE_EXTENTS_MAX};
@@ -11,21 +11,26 @@ fn ino_at(key: &[u8], offset: usize) -> InodeId {
     InodeId::from_key(keys::part(key, offset).unwrap())
 }
 
+/// The rows of one volume.
+fn rows_of(view: &MemoryView, family: Family, id: VolumeId) -> Vec<Row> {
+    view.rows(family).into_iter().filter(|(key, _)| key.starts_with(&id.to_key())).collect()
+}
+
 pub fn check(view: &MemoryView, id: VolumeId) {
     let volume: VolumeRow = reads::volume(view, id).unwrap().unwrap();
     let mut inodes = BTreeMap::new();
-    for (key, value) in view.rows(Family::Inode) {
+    for (key, value) in rows_of(view, Family::Inode, id) {
         inodes.insert(ino_at(&key, 8), decode::<InodeRow>(Family::Inode, &key, &value).unwrap());
     }
     assert_eq!(volume.inodes_used, inodes.len() as u64, "inodes are counted");
     assert_eq!(volume.bytes_used, inodes.values().map(|row| row.allocated).sum::<u64>(), "bytes are counted");
     check_names(view, id, &inodes);
-    check_small_rows(view, &inodes);
+    check_small_rows(view, id, &inodes);
     for (ino, row) in &inodes {
         assert!(*ino < volume.next_ino && row.born <= volume.seq);
         check_content(view, id, &volume, *ino, row);
     }
-    for (key, _) in view.rows(Family::Chunk) {
+    for (key, _) in rows_of(view, Family::Chunk, id) {
         assert_eq!(inodes[&ino_at(&key, 8)].content, Content::Chunked, "chunk rows belong to chunked files");
     }
 }
@@ -33,7 +38,7 @@ pub fn check(view: &MemoryView, id: VolumeId) {
 fn check_names(view: &MemoryView, id: VolumeId, inodes: &BTreeMap<InodeId, InodeRow>) {
     let mut names = BTreeMap::from([(InodeId::ROOT, 1)]);
     let mut subdirs = BTreeMap::new();
-    for (key, value) in view.rows(Family::Dentry) {
+    for (key, value) in rows_of(view, Family::Dentry, id) {
         let entry: DentryRow = decode(Family::Dentry, &key, &value).unwrap();
         let parent = ino_at(&key, 8);
         assert_eq!(inodes[&entry.ino].kind, entry.kind);
@@ -56,9 +61,9 @@ fn check_names(view: &MemoryView, id: VolumeId, inodes: &BTreeMap<InodeId, Inode
     }
 }
 
-fn check_small_rows(view: &MemoryView, inodes: &BTreeMap<InodeId, InodeRow>) {
+fn check_small_rows(view: &MemoryView, id: VolumeId, inodes: &BTreeMap<InodeId, InodeRow>) {
     let mut with_xattrs = BTreeMap::<InodeId, Vec<Vec<u8>>>::new();
-    for (key, value) in view.rows(Family::Small) {
+    for (key, value) in rows_of(view, Family::Small, id) {
         match key[8] {
             b'A' => {
                 decode::<DirRow>(Family::Small, &key, &value).unwrap();

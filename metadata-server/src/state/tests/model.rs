@@ -206,7 +206,13 @@ impl Model {
         };
         let upload = if how >= 2 { self.cell.grant(2, 4096) } else { Grant::Have };
         let uploaded = match upload {
-            Grant::Upload { generation, .. } => vec![Uploaded { digest: digest(2), generation }],
+            Grant::Upload { generation, .. } => {
+                let upload = Uploaded { digest: digest(2), generation };
+                if self.cell.slot(&upload).is_some_and(|slot| slot.contested) {
+                    self.cell.verified(&upload); // as the leader does before it proposes
+                }
+                vec![upload]
+            }
             Grant::Have => vec![],
         };
         self.cell.op(Op::Commit(Commit { uploaded, ..content(ino, blob) })).unwrap();
