@@ -85,16 +85,30 @@ fn mkdir(volume: VolumeId, number: u64) -> CommandBody {
     CommandBody::Op { volume, envelope: OpEnvelope { session: SESSION, op, ack_below: OpId::new(1), body } }
 }
 
+/// Copies a directory that is in use; once more from the beginning if a file goes away meanwhile.
 fn copy_tree(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
+    let copied = (0..10).any(|_| match try_copy_tree(from, to) {
+        Ok(()) => true,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            fs::remove_dir_all(to).unwrap();
+            false
+        }
+        Err(error) => panic!("copying {}: {error}", from.display()),
+    });
+    assert!(copied, "{} does not hold still", from.display());
+}
+
+fn try_copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
         let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_tree(&entry.path(), &target),
-            false => drop(fs::copy(entry.path(), target).unwrap()),
+        match entry.file_type()?.is_dir() {
+            true => try_copy_tree(&entry.path(), &target)?,
+            false => drop(fs::copy(entry.path(), target)?),
         }
     }
+    Ok(())
 }
 
 fn rows(reader: &Reader) -> Vec<(Family, Vec<Row>)> {
