@@ -105,20 +105,30 @@ fn names(dir: &Path) -> Vec<std::ffi::OsString> {
     found
 }
 
+/// Copies a directory that is in use; once more from the beginning if a file goes away meanwhile.
 fn copy_tree(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
+    let copied = (0..10).any(|_| match try_copy_tree(from, to) {
+        Ok(()) => true,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            fs::remove_dir_all(to).unwrap();
+            false
+        }
+        Err(error) => panic!("copying {}: {error}", from.display()),
+    });
+    assert!(copied, "{} does not hold still", from.display());
+}
+
+fn try_copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
         let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_tree(&entry.path(), &target),
-            false => match fs::copy(entry.path(), target) {
-                // RocksDB removes files that it needs no more in the background.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                copied => drop(copied.unwrap()),
-            },
+        match entry.file_type()?.is_dir() {
+            true => try_copy_tree(&entry.path(), &target)?,
+            false => drop(fs::copy(entry.path(), target)?),
         }
     }
+    Ok(())
 }
 
 fn rows(reader: &Reader) -> Vec<(Family, Vec<Row>)> {

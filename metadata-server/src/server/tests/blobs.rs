@@ -260,9 +260,9 @@ async fn with_a_full_disk_uploads_are_refused_and_removing_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn blobs_that_the_store_does_not_take_keep_no_others_back() {
     let (cell, store) = TestCell::start_on_test_store().await;
-    let blobs: Vec<_> = (0..9_u8).map(|n| Bytes::from(vec![n; 5000])).collect();
-    // More than are tried at a time, and the first in the order of draining.
-    let refused: Vec<_> = blobs[..6].iter().map(|bytes| hash(bytes)).collect();
+    let blobs: Vec<_> = (0..19_u8).map(|n| Bytes::from(vec![n; 5000])).collect();
+    // More than are tried before a step ends, and the first in the order of draining.
+    let refused: Vec<_> = blobs[..16].iter().map(|bytes| hash(bytes)).collect();
     *store.refused.lock().unwrap() = refused;
     let mut mount = cell.mount(1).await;
     for (n, bytes) in blobs.into_iter().enumerate() {
@@ -272,7 +272,7 @@ async fn blobs_that_the_store_does_not_take_keep_no_others_back() {
     }
     until(|| objects(cell.data.path()) == 3).await;
     store.refused.lock().unwrap().clear();
-    until(|| objects(cell.data.path()) == 9).await;
+    until(|| objects(cell.data.path()) == 19).await;
     cell.stop().await;
 }
 

@@ -116,6 +116,7 @@ fn a_guessed_or_foreign_generation_opens_no_blob_of_another_volume() {
     let (theirs, granted) = (cell.upload(1, 600), cell.upload(1, 600));
     cell.op(with(file, whole(1, 600), &theirs)).unwrap();
     cell.verified(&theirs);
+    cell.verified(&granted);
     enter_another_volume(&mut cell);
     let file = cell.file(root("b"));
     for guess in [&theirs, &granted] {
