@@ -85,6 +85,10 @@ impl Ended {
         self.changed.notify_all();
     }
 
+    fn is_set(&self) -> bool {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn wait(&self) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         while !*ended {
@@ -211,7 +215,13 @@ impl Mount {
     /// committed are an error of kind `Conflict`; the mount is gone all the same.
     pub fn unmount(&self) -> Result<()> {
         self.fs.drain();
-        let unmounted = self.kernel.lock().unwrap_or_else(PoisonError::into_inner).unmount();
+        let unmounted = {
+            let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.ended.is_set() {
+                kernel.has_ended();
+            }
+            kernel.unmount()
+        };
         drop(self.background.lock().unwrap_or_else(PoisonError::into_inner).take());
         let left = self.fs.drain();
         self.network.handle.block_on(async {

@@ -72,6 +72,14 @@ impl KernelMount {
         Ok((Self { session: Some(session), mountpoint: args.mountpoint.clone(), own }, notifier))
     }
 
+    /// The kernel has ended the session: there is nothing left to unmount, and what is mounted at the
+    /// same place now is not ours.
+    pub fn has_ended(&mut self) {
+        if self.own {
+            self.session = None;
+        }
+    }
+
     /// Unmounts. A mount in use leaves the tree at once and ends when its last user does.
     pub fn unmount(&mut self) -> Result<()> {
         let Some(session) = self.session.take() else { return Ok(()) };
@@ -84,8 +92,11 @@ impl KernelMount {
         }
         let unmounted = rustix::mount::unmount(&self.mountpoint, UnmountFlags::NOFOLLOW)
             .or_else(|_| rustix::mount::unmount(&self.mountpoint, UnmountFlags::DETACH));
-        unmounted
-            .map_err(|error| Error::io(format!("unmounting {}", self.mountpoint.display()), error.into()))
+        match unmounted {
+            // Not a mount point: somebody else has unmounted it, and the session is about to end.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => Ok(()),
+            Err(error) => Err(Error::io(format!("unmounting {}", self.mountpoint.display()), error.into())),
+        }
     }
 }
 
