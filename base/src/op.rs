@@ -453,6 +453,15 @@ pub struct Usage {
     pub inodes_limit: u64,
 }
 
+/// Space and inodes that a session may use without asking (DESIGN D17).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Credit {
+    /// Bytes of content, holes not counted.
+    pub bytes: u64,
+    /// Inodes.
+    pub inodes: u64,
+}
+
 /// A committed mutation as other mounts hear of it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Event {

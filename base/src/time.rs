@@ -1,7 +1,12 @@
 //! Wall-clock time with nanoseconds, as POSIX files carry it.
 
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt,
+    str::FromStr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// A moment: whole seconds since 1970-01-01 UTC (may be negative) plus nanoseconds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default, Debug)]
@@ -50,6 +55,28 @@ impl Time {
     }
 }
 
+impl FromStr for Time {
+    type Err = Error;
+    /// A time as RFC 3339 writes it, for example `2026-11-20T12:00:00Z` or `2026-11-20T12:00:00.5+02:00`.
+    fn from_str(text: &str) -> Result<Self> {
+        let parsed: jiff::Timestamp = text.parse().map_err(|error| {
+            Error::invalid(format!("{text:?} is not a time: write it like 2026-11-20T12:00:00Z"))
+                .because(error)
+        })?;
+        Ok(SystemTime::from(parsed).into())
+    }
+}
+
+impl fmt::Display for Time {
+    /// RFC 3339 in UTC; beyond the year 9999 the seconds since 1970, as `@SECONDS`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match i32::try_from(self.nanos).ok().and_then(|nanos| jiff::Timestamp::new(self.secs, nanos).ok()) {
+            Some(timestamp) => timestamp.fmt(f),
+            None => write!(f, "@{}.{:09}", self.secs, self.nanos),
+        }
+    }
+}
+
 impl From<SystemTime> for Time {
     fn from(time: SystemTime) -> Self {
         match time.duration_since(UNIX_EPOCH) {
@@ -85,6 +112,16 @@ mod tests {
             let time = Time::new(secs, nanos);
             assert_eq!(Time::from(SystemTime::from(time)), time);
         }
+    }
+
+    #[test]
+    fn times_are_written_and_read_in_utc() {
+        for text in ["2026-11-20T12:00:00Z", "1969-12-31T23:59:59.5Z"] {
+            assert_eq!(text.parse::<Time>().unwrap().to_string(), text);
+        }
+        assert_eq!("1970-01-01T01:00:00+01:00".parse::<Time>().unwrap(), Time::EPOCH);
+        assert!("yesterday".parse::<Time>().is_err());
+        assert_eq!(Time::new(i64::MAX, 1).to_string(), format!("@{}.000000001", i64::MAX));
     }
 
     #[test]

@@ -252,7 +252,8 @@ impl<'s, 'a> Mutation<'s, 'a> {
     fn publish(&mut self) -> Result<Event> {
         if self.volume.second != self.before.second {
             let key = keys::second(self.id, self.before.second);
-            self.scope.put(Family::Small, &key, &SecondRow { seq: self.before.seq })?;
+            let history_bytes = self.before.history_bytes;
+            self.scope.put(Family::Small, &key, &SecondRow { seq: self.before.seq, history_bytes })?;
         }
         self.volume.seq = self.seq;
         let changes = std::mem::take(&mut self.changes);

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sitefs_base::{
     Attr, AttrFlags, Content, Digest, Errno, Error, Extent, FileKind, Generation, GroupId, Incarnation,
-    InodeId, OpId, Result, Seq, SessionId, SiteId, Time, VolumeId, VolumeName, op::Change,
+    InodeId, OpId, Result, Seq, SessionId, SiteId, Time, VolumeId, VolumeName, VolumeSettings, op::Change,
 };
 
 /// The version byte of every value.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// A row that has history: it knows since which seq it holds. `born` is its first field.
 pub(super) trait Lived: Serialize + for<'de> Deserialize<'de> + PartialEq {
@@ -120,6 +120,8 @@ pub(super) struct XattrRow {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct SecondRow {
     pub seq: Seq,
+    /// The volume's `history_bytes` at that moment.
+    pub history_bytes: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -220,6 +222,7 @@ pub(super) struct VolumeRow {
     pub site: SiteId,
     pub name: VolumeName,
     pub limits: VolumeLimits,
+    pub settings: VolumeSettings,
     pub created_at: Time,
     pub seq: Seq,
     pub next_ino: InodeId,
@@ -235,6 +238,12 @@ pub(super) struct VolumeRow {
     pub horizon: Seq,
     /// Older seqs that are kept alive, ascending.
     pub pins: Vec<Seq>,
+    /// Bytes of all rows that went to history so far, with the content that only they name.
+    pub history_bytes: u64,
+    /// How many of these bytes history may hold beside pins; as many as the volume itself if not set.
+    pub history_limit: Option<u64>,
+    /// Since when the volume is deleted; its rows are being removed.
+    pub deleted: Option<Time>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use super::{
 };
 use sitefs_base::{
     AttrFlags, Content, Errno, FileKind, GroupId, Incarnation, InodeId, Result, Seq, SiteId, Time, VolumeId,
-    VolumeName, op::Usage,
+    VolumeName, VolumeSettings, op::Usage,
 };
 
 /// The owner and mode of a new root directory.
@@ -50,6 +50,7 @@ fn new_volume(site: SiteId, name: &VolumeName, limits: VolumeLimits, at: Time) -
         site,
         name: name.clone(),
         limits,
+        settings: VolumeSettings::default(),
         created_at: at,
         seq: Seq::ZERO,
         next_ino: InodeId::new(InodeId::ROOT.get() + 1),
@@ -60,6 +61,9 @@ fn new_volume(site: SiteId, name: &VolumeName, limits: VolumeLimits, at: Time) -
         feed_floor: Seq::ZERO,
         horizon: Seq::ZERO,
         pins: Vec::new(),
+        history_bytes: 0,
+        history_limit: None,
+        deleted: None,
     }
 }
 

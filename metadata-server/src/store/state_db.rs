@@ -19,7 +19,7 @@ use std::{
 };
 
 /// The kind and format version of the database.
-const MARK: &str = "sitefs-state 1";
+const MARK: &str = "sitefs-state 2";
 /// How long the installation of a snapshot waits for readers to end.
 const READERS_END: Duration = Duration::from_secs(10);
 

@@ -82,10 +82,10 @@ fn one_process_opens_a_directory_and_only_one_of_the_right_kind() {
     options.create_if_missing(true);
     rocksdb::DB::open(&options, dir.path().join("foreign")).unwrap().put("a", "b").unwrap();
     assert_eq!(refused("foreign").kind(), Kind::Invalid);
-    rocksdb::DB::open(&options, dir.path().join("later")).unwrap().put("format", "sitefs-state 2").unwrap();
+    rocksdb::DB::open(&options, dir.path().join("later")).unwrap().put("format", "sitefs-state 9").unwrap();
     let error = refused("later");
     assert_eq!(error.kind(), Kind::Invalid);
-    assert!(error.doing().contains("sitefs-state 2"), "{error}");
+    assert!(error.doing().contains("sitefs-state 9"), "{error}");
 }
 
 #[test]
