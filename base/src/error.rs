@@ -31,6 +31,22 @@ pub enum Kind {
     Internal,
 }
 
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 10] = [
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::Conflict,
+        Self::Fenced,
+        Self::Unavailable,
+        Self::Invalid,
+        Self::Denied,
+        Self::Corrupt,
+        Self::Limit,
+        Self::Internal,
+    ];
+}
+
 /// An error: its kind, what was being done, and the cause.
 #[derive(Debug)]
 pub struct Error {

@@ -74,20 +74,8 @@ mod tests {
 
     #[test]
     fn every_kind_has_a_code_that_the_help_shows() {
-        let kinds = [
-            Kind::NotFound,
-            Kind::AlreadyExists,
-            Kind::Conflict,
-            Kind::Fenced,
-            Kind::Unavailable,
-            Kind::Invalid,
-            Kind::Denied,
-            Kind::Corrupt,
-            Kind::Limit,
-            Kind::Internal,
-        ];
         let mut seen = std::collections::HashSet::new();
-        for kind in kinds {
+        for kind in Kind::ALL {
             let code = exit_code(kind);
             assert!(seen.insert(code), "{kind:?} shares {code}");
             assert!(crate::EXIT_CODES.contains(&format!("{code} ")), "{kind:?}");

@@ -2,15 +2,17 @@
 //! in the FUSE thread; the rest goes to a thread that may wait for the cell.
 
 use super::convert::{
-    BLOCK, attr, entry_attr, errno, inode, kind, kind_of_mode, no_entry, permissions, place, set_time, ttl,
+    BLOCK, GENERATION, attr, entry_attr, errno, inode, kind_of_mode, no_entry, permissions, place, set_time,
+    ttl,
 };
-use crate::fs::{Caller, DirItem, Fs, Lifetime, Truncate, View, WriteKind};
+use super::entries::Entries;
+use crate::fs::{Caller, Fs, Lifetime, Truncate, View, WriteKind};
 use crate::meta::{Cx, Op, Stop};
 use crate::mount::Ended;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use sitefs_base::Errno;
@@ -20,7 +22,6 @@ use tokio::runtime::Handle;
 
 /// The largest write request, in bytes.
 const MAX_WRITE: u32 = 1 << 20;
-const GENERATION: Generation = Generation(0);
 
 /// Answers the kernel's requests with the operations of [`Fs`].
 pub struct Adapter {
@@ -63,6 +64,15 @@ impl Adapter {
             Ok(result) => done(reply, Ok(result)),
             Err(Stop::Errno(errno)) => done(reply, Err(errno)),
             Err(Stop::WouldBlock) => done(reply, Err(Errno::EIO)),
+        }));
+    }
+
+    /// Gives the entries behind `offset`; a listing may have to be fetched.
+    fn list<R: Entries>(&self, fh: FileHandle, offset: u64, mut reply: R) {
+        let fs = Arc::clone(&self.fs);
+        drop(self.runtime.spawn_blocking(move || {
+            let listed = fs.readdir(Cx::Slow, fh.0, offset, R::PLUS, &mut |item| reply.take(item));
+            reply.end(listed);
         }));
     }
 }
@@ -414,20 +424,8 @@ impl Filesystem for Adapter {
         reply.opened(FileHandle(self.fs.opendir(inode(ino))), FopenFlags::empty());
     }
 
-    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let fs = Arc::clone(&self.fs);
-        let work = move |cx: Cx| {
-            let mut add = |item: &DirItem<'_>| {
-                let name = OsStr::from_bytes(item.name);
-                !reply.add(INodeNo(item.ino.get()), item.cookie, kind(item.kind), name)
-            };
-            match fs.readdir(cx, fh.0, offset, false, &mut add) {
-                Ok(()) => reply.ok(),
-                Err(Stop::Errno(error)) => reply.error(errno(error)),
-                Err(Stop::WouldBlock) => reply.error(errno(Errno::EIO)),
-            }
-        };
-        drop(self.runtime.spawn_blocking(move || work(Cx::Slow)));
+    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.list(fh, offset, reply);
     }
 
     fn readdirplus(
@@ -436,18 +434,9 @@ impl Filesystem for Adapter {
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let fs = Arc::clone(&self.fs);
-        let work = move |cx: Cx| {
-            let mut add = |item: &DirItem<'_>| !add_plus(&mut reply, item);
-            match fs.readdir(cx, fh.0, offset, true, &mut add) {
-                Ok(()) => reply.ok(),
-                Err(Stop::Errno(error)) => reply.error(errno(error)),
-                Err(Stop::WouldBlock) => reply.error(errno(Errno::EIO)),
-            }
-        };
-        drop(self.runtime.spawn_blocking(move || work(Cx::Slow)));
+        self.list(fh, offset, reply);
     }
 
     fn releasedir(
@@ -575,22 +564,5 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         reply.error(fuser::Errno::ENOSYS);
-    }
-}
-
-/// Adds an entry with its inode, or without where that is not known here; true when it is full.
-fn add_plus(reply: &mut ReplyDirectoryPlus, item: &DirItem<'_>) -> bool {
-    let name = OsStr::from_bytes(item.name);
-    match &item.view {
-        Some(view) => {
-            let number = INodeNo(view.node.get());
-            reply.add(number, item.cookie, name, &ttl(view.lifetime), &entry_attr(view), GENERATION)
-        }
-        None => {
-            // Without a lifetime only number and kind count; programs skip entries without a number.
-            let number = INodeNo(item.ino.get());
-            let plain = fuser::FileAttr { ino: number, kind: kind(item.kind), ..no_entry() };
-            reply.add(number, item.cookie, name, &ttl(Lifetime::None), &plain, GENERATION)
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! Between fuser's types and ours.
 
 use crate::fs::{Lifetime, View};
-use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
+use fuser::{FileAttr, FileType, Generation, INodeNo, TimeOrNow};
 use sitefs_base::op::{Place, SetTime};
 use sitefs_base::{Attr, Errno, FileKind, InodeId, Name, Time};
 use std::{
@@ -15,6 +15,9 @@ pub const TTL: Duration = Duration::from_secs(3600);
 
 /// The block size that programs are told.
 pub const BLOCK: u32 = 4096;
+
+/// Inode numbers are never used again, so all nodes are of one generation.
+pub const GENERATION: Generation = Generation(0);
 
 pub fn ttl(lifetime: Lifetime) -> Duration {
     match lifetime {

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod convert;
+mod entries;
 mod kernel;
 mod notify;
 

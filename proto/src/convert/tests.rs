@@ -310,23 +310,11 @@ fn an_attached() -> BoxedStrategy<Attached> {
         .boxed()
 }
 fn a_closing() -> BoxedStrategy<Closing> {
-    use Kind::*;
-    let kinds = vec![
-        NotFound,
-        AlreadyExists,
-        Conflict,
-        Fenced,
-        Unavailable,
-        Invalid,
-        Denied,
-        Corrupt,
-        Limit,
-        Internal,
-    ];
     prop_oneof![
         option::of("[a-z]{1,9}:[0-9]{1,4}").prop_map(|leader| Closing::NotHere { leader }),
         Just(Closing::SessionGone),
-        (prop::sample::select(kinds), ".{0,40}").prop_map(|(kind, reason)| Closing::Refused { kind, reason }),
+        (prop::sample::select(Kind::ALL.to_vec()), ".{0,40}")
+            .prop_map(|(kind, reason)| Closing::Refused { kind, reason }),
         ".{0,40}".prop_map(|reason| Closing::Unavailable { reason }),
     ]
     .boxed()
