@@ -116,6 +116,9 @@ async fn open(cell: &Cell, volume: VolumeId, attach: &Attach) -> Result<Opened, 
         (Ok(Reply::Session { site, op_high_water, at, .. }), moment) if at.is_some() == moment.is_some() => {
             Ok(Opened { site, op_high_water, at })
         }
+        (Ok(Reply::Session { .. }), _) => {
+            Err(refused(Error::invalid("this session shows the past, another one shows the volume as it is")))
+        }
         (Ok(_), _) => Err(refused(Error::internal("opening a session gave another reply"))),
         (Err(errno), Some(moment)) => Err(refused(no_such_moment(errno, &attach.volume, moment))),
         (Err(Errno::ESTALE), None) => Err(Closing::SessionGone),
