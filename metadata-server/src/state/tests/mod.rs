@@ -9,6 +9,8 @@ mod history;
 mod invariants;
 mod model;
 mod names;
+mod past;
+mod pins;
 mod sessions;
 mod volumes;
 mod xattrs;
