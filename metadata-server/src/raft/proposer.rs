@@ -204,7 +204,13 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
     match body {
         CommandBody::OpenSession { volume, .. }
         | CommandBody::CloseSession { volume, .. }
-        | CommandBody::Op { volume, .. } => Some(*volume),
+        | CommandBody::Op { volume, .. }
+        | CommandBody::SetVolume { volume, .. }
+        | CommandBody::DeleteVolume { volume }
+        | CommandBody::Reap { volume }
+        | CommandBody::StartRestore { volume, .. }
+        | CommandBody::StepRestore { volume, .. }
+        | CommandBody::EndRestore { volume, .. } => Some(*volume),
         CommandBody::Noop
         | CommandBody::Init { .. }
         | CommandBody::CreateVolume { .. }

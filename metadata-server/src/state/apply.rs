@@ -3,16 +3,17 @@
 use super::{
     Applied, Command, CommandBody, Read, Reply, View, attrs, blobs, commit,
     mutation::{Done, Finished, Mutation},
-    namespace, reads, rename,
+    namespace, reads, reap, rename, restore,
     rows::{ReceiptRow, VolumeRow},
     scope::Scope,
     session::{self, Admission},
-    stop::{Step, Stop},
+    settings,
+    stop::{Step, Stop, refuse},
     volume, xattr,
 };
 use sitefs_base::{
     Attr, Errno, InodeId, Result, SessionId, VolumeId,
-    op::{Op, OpEnvelope, Outcome},
+    op::{Event, Op, OpEnvelope, Outcome},
 };
 
 /// Executes one command. An error means that the storage failed or that a row is damaged; then no
@@ -43,6 +44,10 @@ fn reply(reply: Reply) -> Step<Applied> {
     Ok(Applied { reply: Ok(reply), event: None })
 }
 
+fn with_event(volume: VolumeId, reply: Reply, event: Option<Event>) -> Step<Applied> {
+    Ok(Applied { reply: Ok(reply), event: event.map(|event| (volume, event)) })
+}
+
 fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
     match body {
         CommandBody::Noop => {}
@@ -61,12 +66,30 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
         CommandBody::Verified { site, digest, generation } => {
             blobs::verified(scope, *site, digest, *generation)?;
         }
+        CommandBody::SetVolume { volume, change } => settings::set(scope, *volume, change)?,
+        CommandBody::DeleteVolume { volume } => settings::delete(scope, *volume)?,
+        CommandBody::Reap { volume } => {
+            let reap::Slice { more, event } = reap::slice(scope, *volume)?;
+            return with_event(*volume, Reply::Reaped { more }, event);
+        }
+        CommandBody::StartRestore { volume, restore } => {
+            let (reply, event) = restore::start(scope, *volume, restore)?;
+            return with_event(*volume, Reply::Restore(reply), event);
+        }
+        CommandBody::StepRestore { volume, job } => {
+            let (reply, event) = restore::step(scope, *volume, *job)?;
+            return with_event(*volume, Reply::Restore(reply), event);
+        }
+        CommandBody::EndRestore { volume, job, end } => {
+            let (reply, event) = restore::end(scope, *volume, *job, *end)?;
+            return with_event(*volume, Reply::Restore(reply), event);
+        }
     }
     reply(Reply::Done)
 }
 
 fn open_session(scope: &mut Scope, volume: VolumeId, session: SessionId) -> Step<Applied> {
-    let row = reads::volume(&scope.rows, volume)?.ok_or(Errno::ENOENT)?;
+    let row = reads::live(&scope.rows, volume)?.ok_or(Errno::ENOENT)?;
     let session = session::open(scope, volume, session)?;
     reply(Reply::Session { site: row.site, seq: row.seq, op_high_water: session.op_high_water })
 }
@@ -74,12 +97,16 @@ fn open_session(scope: &mut Scope, volume: VolumeId, session: SessionId) -> Step
 /// Executes an operation, or answers it again.
 fn operate(scope: &mut Scope, id: VolumeId, envelope: &OpEnvelope) -> Step<Applied> {
     let OpEnvelope { session, op, ack_below, .. } = *envelope;
-    let volume = reads::volume(&scope.rows, id)?.ok_or(Errno::ESTALE)?;
+    let volume = reads::live(&scope.rows, id)?.ok_or(Errno::ESTALE)?;
     let row = match session::admit(&scope.rows, id, session, op, ack_below)? {
         Admission::Execute(row) => row,
         Admission::Answer(receipt) => return Ok(repeated(scope, id, &receipt)?),
     };
-    let (applied, receipt) = match execute(scope, id, volume, envelope) {
+    let executed = match volume.settings.read_only {
+        Some(_) if changes_the_volume(&envelope.body) => refuse(Errno::EROFS),
+        _ => execute(scope, id, volume, envelope),
+    };
+    let (applied, receipt) = match executed {
         Ok(executed) => executed,
         Err(Stop::Refused(errno)) => {
             scope.discard();
@@ -89,6 +116,11 @@ fn operate(scope: &mut Scope, id: VolumeId, envelope: &OpEnvelope) -> Step<Appli
     };
     session::record(scope, id, session, row, (op, ack_below), receipt.as_ref())?;
     Ok(applied)
+}
+
+/// Whether an operation is refused on a read-only volume. An upload would only be in vain.
+fn changes_the_volume(op: &Op) -> bool {
+    !matches!(op, Op::AllocInodes { .. })
 }
 
 fn execute(

@@ -21,10 +21,13 @@ mod overlay;
 mod places;
 mod query;
 mod reads;
+mod reap;
 mod rename;
+mod restore;
 mod rows;
 mod scope;
 mod session;
+mod settings;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -34,12 +37,17 @@ mod xattr;
 
 pub use apply::apply;
 pub use checksum::checksum;
-pub use command::{Applied, Command, CommandBody, Reply, VolumeLimits};
+pub use command::{
+    Applied, Command, CommandBody, Reply, Restore, RestoreEnd, RestoreState, VolumeLimits,
+};
 pub use history::{Life, keep, life_of};
 pub use memory::MemoryView;
 pub use places::{
     BlobPlace, HotBlob, UnverifiedBlob, UploadSlot, hot_blobs, hot_bytes, locate, unverified, upload_slot,
 };
 pub use query::{SessionInfo, events_since, is_answered, query, session_info};
+pub use reap::volumes_to_reap;
+pub use restore::{RestoreJob, restores};
+pub use settings::time_of;
 pub use view::{Family, Read, Row, View};
 pub use volume::{GroupInfo, VolumeInfo, group_info, last_at, volume_by_name, volume_info, volumes};
