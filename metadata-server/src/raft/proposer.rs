@@ -210,7 +210,10 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
         | CommandBody::Reap { volume }
         | CommandBody::StartRestore { volume, .. }
         | CommandBody::StepRestore { volume, .. }
-        | CommandBody::EndRestore { volume, .. } => Some(*volume),
+        | CommandBody::EndRestore { volume, .. }
+        | CommandBody::CreateSnapshot { volume, .. }
+        | CommandBody::DeleteSnapshot { volume, .. }
+        | CommandBody::MoveHorizon { volume, .. } => Some(*volume),
         CommandBody::Noop
         | CommandBody::Init { .. }
         | CommandBody::CreateVolume { .. }
@@ -226,8 +229,8 @@ mod tests {
     use sitefs_base::SessionId;
 
     fn proposal(volume: u64, session: u128) -> Proposal {
-        let body =
-            CommandBody::OpenSession { volume: VolumeId::new(volume), session: SessionId::new(session) };
+        let (volume, session) = (VolumeId::new(volume), SessionId::new(session));
+        let body = CommandBody::OpenSession { volume, session, at: None };
         Proposal { body, reply: oneshot::channel().0 }
     }
 

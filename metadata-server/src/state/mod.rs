@@ -5,6 +5,7 @@
 
 mod acl;
 mod apply;
+mod asof;
 mod attrs;
 mod blobs;
 mod checksum;
@@ -12,12 +13,15 @@ mod command;
 mod commit;
 mod content;
 mod history;
+mod horizon;
 mod keys;
 mod layout;
 mod memory;
+mod moments;
 mod mutation;
 mod namespace;
 mod overlay;
+mod pins;
 mod places;
 mod query;
 mod reads;
@@ -28,6 +32,7 @@ mod rows;
 mod scope;
 mod session;
 mod settings;
+mod snapshots;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -36,12 +41,15 @@ mod volume;
 mod xattr;
 
 pub use apply::apply;
+pub use asof::{AsOf, as_of};
 pub use checksum::checksum;
 pub use command::{
     Applied, Command, CommandBody, Reply, Restore, RestoreEnd, RestoreState, VolumeLimits,
 };
 pub use history::{Life, keep, life_of};
+pub use horizon::horizon_is_due;
 pub use memory::MemoryView;
+pub use moments::seq_at;
 pub use places::{
     BlobPlace, HotBlob, UnverifiedBlob, UploadSlot, hot_blobs, hot_bytes, locate, unverified, upload_slot,
 };
@@ -49,5 +57,6 @@ pub use query::{SessionInfo, events_since, is_answered, query, session_info};
 pub use reap::volumes_to_reap;
 pub use restore::{RestoreJob, restores};
 pub use settings::time_of;
+pub use snapshots::{SnapshotInfo, snapshots};
 pub use view::{Family, Read, Row, View};
 pub use volume::{GroupInfo, VolumeInfo, group_info, last_at, volume_by_name, volume_info, volumes};

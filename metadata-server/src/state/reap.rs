@@ -237,12 +237,14 @@ impl Reaper<'_, '_> {
 }
 
 /// The rows of a volume that are not history and not its own row.
-fn ranges(id: VolumeId) -> [(Family, Vec<u8>); 10] {
+fn ranges(id: VolumeId) -> [(Family, Vec<u8>); 12] {
     let own = id.to_key().to_vec();
     [
         (Family::Meta, keys::sessions(id)),
         (Family::Meta, keys::all_receipts(id)),
         (Family::Meta, keys::all_ranges(id)),
+        (Family::Meta, keys::snapshots(id)),
+        (Family::Meta, keys::all_holders(id)),
         (Family::Meta, keys::restores(id)),
         (Family::Meta, keys::all_work(id)),
         (Family::Dentry, own.clone()),

@@ -1,8 +1,7 @@
 //! What operators decide about a volume: its limits, who may write, and its end.
 
 use super::{
-    Family, Read, keys, reap, reads,
-    rows::{self, SecondRow},
+    Family, Read, keys, moments, reap, reads,
     scope::Scope,
     stop::{Step, require},
 };
@@ -51,28 +50,8 @@ pub fn time_of(read: &dyn Read, volume: VolumeId, seq: Seq) -> Result<Option<Tim
     if seq == Seq::ZERO {
         return Ok(Some(row.created_at));
     }
-    // The seconds are searched by halves: each step reads one row.
-    let (mut low, mut high) = (row.created_at.secs(), row.second);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        match second_from(read, volume, middle)? {
-            Some((secs, reached)) if reached < seq => low = secs + 1,
-            _ => high = middle,
-        }
-    }
-    let secs = second_from(read, volume, low)?.map_or(row.second, |(secs, _)| secs);
-    Ok(Some(Time::new(secs.min(row.second), 0)))
-}
-
-/// The first second from `secs` on that has a row, and the seq at its end.
-fn second_from(read: &dyn Read, volume: VolumeId, secs: i64) -> Result<Option<(i64, Seq)>> {
-    let prefix = keys::seconds(volume);
-    let rows = read.scan(Family::Small, &prefix, &keys::second(volume, secs), 1)?;
-    let Some((key, value)) = rows.first() else {
-        return Ok(None);
-    };
-    let secs = keys::part(key, prefix.len())
-        .ok_or_else(|| rows::damaged(Family::Small, key, "is no key of a second"))?;
-    let secs = (u64::from_be_bytes(secs) ^ (1 << 63)).cast_signed();
-    Ok(Some((secs, rows::decode::<SecondRow>(Family::Small, key, value)?.seq)))
+    let last_below = moments::last_second(read, volume, &row, |_, second| second.seq < seq)?;
+    let from = last_below.map_or(row.created_at.secs(), |(secs, _)| secs + 1);
+    let secs = moments::second_from(read, volume, from)?.map_or(row.second, |(secs, _)| secs);
+    Ok(Some(Time::new(secs, 0)))
 }

@@ -18,7 +18,7 @@ proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(mut value in prop::collection::vec(any::<u8>(), 0..400), good in any::<bool>()) {
         if good && let Some(version) = value.first_mut() {
-            *version = 1;
+            *version = 2;
         }
         try_row::<DentryRow>(&value);
         try_row::<InodeRow>(&value);
@@ -36,6 +36,8 @@ proptest! {
         try_row::<NameRow>(&value);
         try_row::<VolumeRow>(&value);
         try_row::<SessionRow>(&value);
+        try_row::<SnapshotRow>(&value);
+        try_row::<PinRow>(&value);
         try_row::<RangeRow>(&value);
         try_row::<ReceiptRow>(&value);
         let hot = decode::<HotRow>(Family::Hot, b"key", &value);
