@@ -42,6 +42,8 @@ impl AdminService {
         let found = self.managed(&request.claimed_identity, &request.name.parse()?)?;
         let reader = self.0.group.reader();
         let horizon_at = state::time_of(&reader, found.id, found.horizon)?.unwrap_or(found.created_at);
+        let snapshots = state::snapshots(&reader, found.id)?.len();
+        let snapshots = u64::try_from(snapshots).unwrap_or(u64::MAX);
         let state::VolumeInfo { name, id, site, usage, seq, .. } = found;
         let details = VolumeDetails {
             volume: VolumeInfo { name, id, site, seq, usage },
@@ -51,7 +53,7 @@ impl AdminService {
             horizon: found.horizon,
             horizon_at,
             pins: found.pins,
-            snapshots: 0,
+            snapshots,
             settings: found.settings,
         };
         Ok(details.into())

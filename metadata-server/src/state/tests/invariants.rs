@@ -1,8 +1,8 @@
 //! What must hold of the rows after every command.
 
 use super::super::{
-    Family, MemoryView, Row, acl, keys, layout, reads,
-    rows::{BlobRow, BlobState, ChunkRow, DentryRow, DirRow, InodeRow, VolumeRow, XattrRow, decode, fetch},
+    Family, MemoryView, Read, Row, acl, keys, layout, reads,
+    rows::{BlobRow, BlobState, ChunkRow, DentryRow, DirRow, InodeRow, RestoreRow, VolumeRow, XattrRow, decode, fetch},
 };
 use sitefs_base::{Content, Extent, FileKind, InodeId, VolumeId, limits::INODE_EXTENTS_MAX};
 use std::collections::BTreeMap;
@@ -31,8 +31,30 @@ pub fn check(view: &MemoryView, id: VolumeId) {
         check_content(view, id, &volume, *ino, row);
     }
     for (key, _) in rows_of(view, Family::Chunk, id) {
-        assert_eq!(inodes[&ino_at(&key, 8)].content, Content::Chunked, "chunk rows belong to chunked files");
+        let ino = ino_at(&key, 8);
+        match inodes.get(&ino) {
+            Some(row) => assert_eq!(row.content, Content::Chunked, "chunk rows belong to chunked files"),
+            None => assert!(is_orphan(view, id, ino), "chunk rows without inode await removal"),
+        }
     }
+}
+
+fn is_orphan(view: &MemoryView, id: VolumeId, ino: InodeId) -> bool {
+    view.get(Family::Small, &keys::orphan(id, ino)).unwrap().is_some()
+}
+
+/// Whether an inode is the root of a copy that a restore makes.
+fn is_copy(view: &MemoryView, id: VolumeId, ino: InodeId) -> bool {
+    view.get(Family::Meta, &keys::restore(id, ino)).unwrap().is_some()
+}
+
+/// Whether a restore has not copied all chunk rows of a file yet.
+fn is_being_copied(view: &MemoryView, id: VolumeId, ino: InodeId) -> bool {
+    let restores = view.scan(Family::Meta, &keys::restores(id), &keys::restores(id), 100).unwrap();
+    restores.iter().any(|(key, value)| {
+        let row: RestoreRow = decode(Family::Meta, key, value).unwrap();
+        row.file.is_some_and(|file| file.copy == ino)
+    })
 }
 
 fn check_names(view: &MemoryView, id: VolumeId, inodes: &BTreeMap<InodeId, InodeRow>) {
@@ -51,6 +73,11 @@ fn check_names(view: &MemoryView, id: VolumeId, inodes: &BTreeMap<InodeId, Inode
     }
     for (ino, row) in inodes {
         let count = names.get(ino).copied().unwrap_or(0);
+        if is_orphan(view, id, *ino) || is_copy(view, id, *ino) {
+            assert_eq!(count, 0, "{ino} has lost its name or has none yet");
+            assert_eq!(row.parent, None);
+            continue;
+        }
         let attr = reads::node(view, id, *ino).unwrap().unwrap().attr();
         if row.kind == FileKind::Directory {
             assert_eq!(count, 1, "{ino} has one name");
@@ -73,7 +100,7 @@ fn check_small_rows(view: &MemoryView, id: VolumeId, inodes: &BTreeMap<InodeId, 
                 decode::<XattrRow>(Family::Small, &key, &value).unwrap();
                 with_xattrs.entry(ino_at(&key, 9)).or_default().push(key[17..].to_vec());
             }
-            tag => assert_eq!(tag, b'T'),
+            tag => assert!(b"TO".contains(&tag)),
         }
     }
     assert!(with_xattrs.keys().all(|ino| inodes.contains_key(ino)), "no attributes without inode");
@@ -100,6 +127,7 @@ fn check_content(view: &MemoryView, id: VolumeId, volume: &VolumeRow, ino: Inode
             assert!(row.size > 0 && own.len() <= INODE_EXTENTS_MAX);
             assert_eq!(own, &extents, "no chunk rows beside");
         }
+        Content::Chunked if is_being_copied(view, id, ino) => return,
         Content::Chunked => assert!(extents.len() > INODE_EXTENTS_MAX),
     }
     if !extents.is_empty() {
