@@ -11,6 +11,8 @@ mod model;
 mod names;
 mod reap;
 mod restore;
+mod past;
+mod pins;
 mod sessions;
 mod settings;
 mod volumes;
