@@ -82,7 +82,8 @@ pub enum VolumeAccess {
 
 /// A reason for a read-only volume is one line of 1 to [`READ_ONLY_REASON_MAX`] bytes.
 pub fn check_reason(reason: &str) -> Result<()> {
-    if reason.trim().is_empty() || reason.len() > READ_ONLY_REASON_MAX || reason.chars().any(char::is_control) {
+    if reason.trim().is_empty() || reason.len() > READ_ONLY_REASON_MAX || reason.chars().any(char::is_control)
+    {
         return Err(Error::invalid(format!(
             "a reason is one line of 1 to {READ_ONLY_REASON_MAX} bytes, and this one is not"
         )));

@@ -68,9 +68,12 @@ fn text(details: &VolumeDetails) -> String {
         line("pins", details.pins.len().to_string()),
         line("snapshots", details.snapshots.to_string()),
         line("serve stale", details.settings.serve_stale.to_string()),
-        line("writing", match &details.settings.read_only {
-            None => "allowed".to_owned(),
-            Some(reason) => format!("refused: {reason}"),
-        }),
+        line(
+            "writing",
+            match &details.settings.read_only {
+                None => "allowed".to_owned(),
+                Some(reason) => format!("refused: {reason}"),
+            },
+        ),
     ])
 }

@@ -54,7 +54,12 @@ fn as_progress(state: RestoreState) -> pb::RestoreProgress {
     pb::RestoreProgress { entries: state.entries, bytes: state.bytes, done: false }
 }
 
-async fn run(cell: &Arc<Cell>, volume: VolumeId, restore: Restore, progress: &Progress) -> Result<RestoreState> {
+async fn run(
+    cell: &Arc<Cell>,
+    volume: VolumeId,
+    restore: Restore,
+    progress: &Progress,
+) -> Result<RestoreState> {
     let Restore { path, at, dry_run, .. } = restore;
     let names = names(&path)?;
     let (group, now) = (cell.group.clone(), cell.clock.now());
@@ -99,7 +104,9 @@ fn find(group: &Group, volume: VolumeId, names: &[Name], at: &Moment, now: Time)
     let parent = walk(&reader, volume, above)?.filter(|inode| inode.attr.kind == FileKind::Directory);
     let parent = parent.ok_or_else(|| {
         let above = shown(above);
-        Error::not_found(format!("the directory {above} is not there now: restore it, or make it, and try again"))
+        Error::not_found(format!(
+            "the directory {above} is not there now: restore it, or make it, and try again"
+        ))
     })?;
     let to = Place { parent: parent.attr.ino, name: last.clone() };
     Ok(Found { seq, source: source.attr.ino, to })
@@ -180,7 +187,12 @@ fn measure(group: &Group, volume: VolumeId, found: &Found, tell: &Progress) -> R
 }
 
 /// Copies and gives the copy its name; a copy that cannot be finished is removed.
-async fn bring_back(cell: &Cell, volume: VolumeId, found: Found, progress: &Progress) -> Result<RestoreState> {
+async fn bring_back(
+    cell: &Cell,
+    volume: VolumeId,
+    found: Found,
+    progress: &Progress,
+) -> Result<RestoreState> {
     let Found { seq, source, to } = found;
     let restore = state::Restore { seq, source, to };
     let begun = command(cell, volume, CommandBody::StartRestore { volume, restore }).await?;

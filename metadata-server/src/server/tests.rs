@@ -6,6 +6,7 @@ mod harness;
 mod s3;
 mod session;
 mod store;
+mod volumes;
 
 use super::*;
 use harness::{OPERATOR, TestCell, config};

@@ -3,9 +3,9 @@
 use super::{
     attrs, content,
     mutation::{Done, Mutation},
-    namespace, reap,
+    namespace,
     reads::Node,
-    session,
+    reap, session,
     stop::{Step, refuse, require},
 };
 use sitefs_base::{

@@ -43,9 +43,7 @@ mod xattr;
 pub use apply::apply;
 pub use asof::{AsOf, as_of};
 pub use checksum::checksum;
-pub use command::{
-    Applied, Command, CommandBody, Reply, Restore, RestoreEnd, RestoreState, VolumeLimits,
-};
+pub use command::{Applied, Command, CommandBody, Reply, Restore, RestoreEnd, RestoreState, VolumeLimits};
 pub use history::{Life, keep, life_of};
 pub use horizon::horizon_is_due;
 pub use memory::MemoryView;

@@ -4,8 +4,8 @@ use super::{
     Family, Read, history,
     history::Life,
     keys,
-    reap::{self, SLICE_ROWS},
     reads::{self, Node},
+    reap::{self, SLICE_ROWS},
     rows::{self, DentryRow, FeedRow, Lived, SecondRow, VolumeRow},
     scope::Scope,
     stop::{Step, refuse, require},
@@ -58,7 +58,17 @@ impl<'s, 'a> Mutation<'s, 'a> {
             volume.second_floor = volume.seq;
         }
         let seq = volume.seq.next();
-        Self { scope, id, volume, seq, session, before: stored, changes: Vec::new(), touched: Vec::new(), moves: false }
+        Self {
+            scope,
+            id,
+            volume,
+            seq,
+            session,
+            before: stored,
+            changes: Vec::new(),
+            touched: Vec::new(),
+            moves: false,
+        }
     }
 
     pub(super) fn at(&self) -> Time {

@@ -65,9 +65,7 @@ pub(super) fn slice(scope: &mut Scope, id: VolumeId) -> Step<Slice> {
             scope.rows.delete(Family::Meta, &keys::reap(id));
             Ok(Slice { more: false, event: None })
         }
-        Some(row) if row.deleted.is_some() => {
-            Ok(Slice { more: remove_volume(scope, id)?, event: None })
-        }
+        Some(row) if row.deleted.is_some() => Ok(Slice { more: remove_volume(scope, id)?, event: None }),
         Some(row) => {
             let mut reaper = Reaper {
                 m: Mutation::begin(scope, id, row, NO_SESSION),

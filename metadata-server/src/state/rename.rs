@@ -122,7 +122,8 @@ pub(super) fn require_way_up(m: &Mutation, from: InodeId, around: Option<InodeId
         }
         let key = keys::inode(m.id, dir);
         let row: Option<rows::InodeRow> = rows::fetch(&m.scope.rows, Family::Inode, &key)?;
-        let row = row.ok_or_else(|| rows::damaged(Family::Inode, &key, "is missing on the way to the root"))?;
+        let row =
+            row.ok_or_else(|| rows::damaged(Family::Inode, &key, "is missing on the way to the root"))?;
         dir = row.parent.ok_or(Errno::ENOENT)?;
     }
     refuse(Errno::ELOOP)

@@ -163,12 +163,8 @@ impl Copier<'_, '_> {
     fn finish(mut self, more: bool) -> Step<Answer> {
         self.m.moves();
         self.row.moved_at = self.m.at();
-        let state = RestoreState {
-            job: Some(self.job),
-            entries: self.row.entries,
-            bytes: self.row.bytes,
-            more,
-        };
+        let state =
+            RestoreState { job: Some(self.job), entries: self.row.entries, bytes: self.row.bytes, more };
         self.m.scope.put(Family::Meta, &keys::restore(self.m.id, self.job), &self.row)?;
         Ok((state, self.m.finish()?.event))
     }
@@ -343,7 +339,12 @@ fn copy_xattrs(m: &mut Mutation, past: &AsOf, from: InodeId, into: InodeId) -> R
 }
 
 /// The old chunk rows of a file that is still in its place and small enough for one command.
-fn in_place(m: &Mutation, past: &AsOf, restore: &Restore, source: &Node) -> Result<Option<Vec<(u32, ChunkRow)>>> {
+fn in_place(
+    m: &Mutation,
+    past: &AsOf,
+    restore: &Restore,
+    source: &Node,
+) -> Result<Option<Vec<(u32, ChunkRow)>>> {
     let here = m.dentry(&restore.to)?.is_some_and(|entry| entry.ino == source.ino);
     if !here || source.row.kind != FileKind::File {
         return Ok(None);
@@ -398,8 +399,7 @@ pub fn restores(read: &dyn Read, limit: usize) -> Result<Vec<RestoreJob>> {
     let mut found = Vec::new();
     for (key, value) in read.scan(Family::Meta, keys::RESTORES, keys::RESTORES, limit)? {
         let ids = keys::part(&key, keys::RESTORES.len()).zip(keys::part(&key, keys::RESTORES.len() + 8));
-        let (volume, job) =
-            ids.ok_or_else(|| rows::damaged(Family::Meta, &key, "is no key of a restore"))?;
+        let (volume, job) = ids.ok_or_else(|| rows::damaged(Family::Meta, &key, "is no key of a restore"))?;
         let volume = VolumeId::from_key(volume);
         let RestoreRow { moved_at, .. } = rows::decode(Family::Meta, &key, &value)?;
         if reads::live(read, volume)?.is_some() {

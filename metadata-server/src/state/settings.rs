@@ -1,7 +1,7 @@
 //! What operators decide about a volume: its limits, who may write, and its end.
 
 use super::{
-    Family, Read, keys, moments, reap, reads,
+    Family, Read, keys, moments, reads, reap,
     scope::Scope,
     stop::{Step, require},
 };

@@ -59,6 +59,8 @@ fn is_being_copied(view: &MemoryView, id: VolumeId, ino: InodeId) -> bool {
         let row: RestoreRow = decode(Family::Meta, key, value).unwrap();
         row.file.is_some_and(|file| file.copy == ino)
     })
+}
+
 /// The pins are exactly the seqs that somebody holds, and what holds one names it.
 fn check_pins(view: &MemoryView, id: VolumeId, volume: &VolumeRow) {
     let of = |tag: &[u8]| {

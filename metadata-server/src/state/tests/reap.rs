@@ -88,7 +88,8 @@ fn a_file_of_a_thousand_chunks_goes_at_once() {
     let mut cell = Cell::new();
     large_file(&mut cell, "large", 1_000);
     let target = cell.file(root("small"));
-    let envelope = cell.envelope(Op::Rename { from: root("small"), to: root("large"), mode: RenameMode::Replace });
+    let envelope =
+        cell.envelope(Op::Rename { from: root("small"), to: root("large"), mode: RenameMode::Replace });
     cell.send(envelope).unwrap();
     assert_eq!((cell.lookup(root("large")), rows_of(&cell, Family::Chunk)), (Some(target), 0));
     assert_eq!(volumes_to_reap(&cell.view, None, 10).unwrap(), []);
@@ -260,7 +261,10 @@ fn a_deleted_volume_leaves_nothing_but_history() {
         match family {
             Family::Blob | Family::Hot => {}
             Family::DentryHistory | Family::InodeHistory | Family::ChunkHistory | Family::SmallHistory => {
-                assert_eq!(checksum(&cell.view, family).unwrap(), checksum(&MemoryView::new(), family).unwrap());
+                assert_eq!(
+                    checksum(&cell.view, family).unwrap(),
+                    checksum(&MemoryView::new(), family).unwrap()
+                );
             }
             _ => assert_eq!((rows.len(), rows.iter().filter(own).count()), (before, 0), "{}", family.name()),
         }

@@ -76,8 +76,10 @@ fn tree(read: &dyn Read, volume: VolumeId, top: InodeId) -> BTreeMap<String, See
             else {
                 panic!("too many entries")
             };
-            let path_of = |entry: &Entry| format!("{path}/{}", String::from_utf8_lossy(entry.name.as_bytes()));
-            let mut entries: Vec<_> = entries.into_iter().map(|entry| (path_of(&entry), entry.inode)).collect();
+            let path_of =
+                |entry: &Entry| format!("{path}/{}", String::from_utf8_lossy(entry.name.as_bytes()));
+            let mut entries: Vec<_> =
+                entries.into_iter().map(|entry| (path_of(&entry), entry.inode)).collect();
             entries.reverse();
             waiting.extend(entries);
         }

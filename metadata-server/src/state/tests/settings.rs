@@ -96,7 +96,8 @@ fn nothing_changes_a_read_only_volume_until_it_may_be_written_again() {
     cell.number();
     cell.open(SessionId::new(8));
     assert_eq!(cell.seq(), seq);
-    set(&mut cell, VolumeChange { access: Some(VolumeAccess::ReadWrite), ..VolumeChange::default() }).unwrap();
+    set(&mut cell, VolumeChange { access: Some(VolumeAccess::ReadWrite), ..VolumeChange::default() })
+        .unwrap();
     cell.op(Op::Commit(content(file, inline("two")))).unwrap();
 }
 
