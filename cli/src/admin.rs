@@ -103,6 +103,25 @@ impl Admin {
         })
     }
 
+    /// Makes a snapshot.
+    pub(crate) fn create_snapshot(
+        &mut self,
+        request: pb::CreateSnapshotRequest,
+    ) -> Result<pb::SnapshotInfo, Error> {
+        answer(&self.runtime, self.client.create_snapshot(request))
+    }
+
+    /// The snapshots of a volume.
+    pub(crate) fn list_snapshots(&mut self, volume: &VolumeName) -> Result<Vec<pb::SnapshotInfo>, Error> {
+        let request = pb::ListSnapshotsRequest { volume: volume.to_string(), claimed_identity: operator() };
+        Ok(answer(&self.runtime, self.client.list_snapshots(request))?.snapshots)
+    }
+
+    /// Forgets a snapshot.
+    pub(crate) fn delete_snapshot(&mut self, request: pb::DeleteSnapshotRequest) -> Result<(), Error> {
+        answer(&self.runtime, self.client.delete_snapshot(request)).map(|_| ())
+    }
+
     /// The state of the cell.
     pub(crate) fn status(&mut self) -> Result<pb::StatusReply, Error> {
         let call = self.client.status(pb::StatusRequest { claimed_identity: operator() });

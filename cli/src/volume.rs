@@ -10,6 +10,7 @@ use crate::{
     admin::{self, Admin, operator},
     failure::Hint,
     output::{Output, table},
+    snapshot,
 };
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -39,6 +40,7 @@ enum Command {
     Set(change::Arguments),
     Delete(delete::Arguments),
     Restore(restore::Arguments),
+    Snapshot(snapshot::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -80,6 +82,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
         Command::Set(arguments) => change::run(arguments, output),
         Command::Delete(arguments) => delete::run(arguments, output),
         Command::Restore(arguments) => restore::run(arguments, output),
+        Command::Snapshot(arguments) => snapshot::run(arguments, output),
     }
 }
 

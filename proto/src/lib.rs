@@ -7,6 +7,7 @@
 pub mod admin;
 mod convert;
 pub mod manage;
+pub mod snapshots;
 mod status;
 
 /// The generated messages, clients and servers.

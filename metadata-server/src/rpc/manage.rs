@@ -48,7 +48,7 @@ impl AdminService {
         let details = VolumeDetails {
             volume: VolumeInfo { name, id, site, seq, usage },
             created_at: found.created_at,
-            history_bytes: found.history_bytes,
+            history_bytes: state::history_bytes(&reader, found.id)?,
             history_limit: found.history_limit,
             horizon: found.horizon,
             horizon_at,

@@ -14,6 +14,7 @@ mod reserve;
 mod restore;
 mod session;
 mod sessions;
+mod snapshots;
 mod watch;
 
 pub(crate) use admin::{AdminService, NewVolume};

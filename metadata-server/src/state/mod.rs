@@ -54,7 +54,9 @@ pub use places::{
 pub use query::{SessionInfo, events_since, is_answered, query, session_info};
 pub use reap::volumes_to_reap;
 pub use restore::{RestoreJob, restores};
-pub use settings::time_of;
+pub use settings::{history_bytes, time_of};
 pub use snapshots::{SnapshotInfo, snapshots};
 pub use view::{Family, Read, Row, View};
-pub use volume::{GroupInfo, VolumeInfo, group_info, last_at, volume_by_name, volume_info, volumes};
+pub use volume::{
+    GroupInfo, VolumeInfo, group_info, last_at, volume_by_name, volume_info, volumes, volumes_after,
+};

@@ -55,3 +55,17 @@ pub fn time_of(read: &dyn Read, volume: VolumeId, seq: Seq) -> Result<Option<Tim
     let secs = moments::second_from(read, volume, from)?.map_or(row.second, |(secs, _)| secs);
     Ok(Some(Time::new(secs, 0)))
 }
+
+/// Bytes of a volume's history since its horizon, with the content that only history names: what counts
+/// against the limit.
+pub fn history_bytes(read: &dyn Read, volume: VolumeId) -> Result<u64> {
+    let Some(row) = reads::volume(read, volume)? else {
+        return Ok(0);
+    };
+    let below = match moments::last_second(read, volume, &row, |_, second| second.seq <= row.horizon)? {
+        _ if row.horizon == row.seq => row.history_bytes,
+        Some((_, second)) => second.history_bytes,
+        None => 0,
+    };
+    Ok(row.history_bytes.saturating_sub(below))
+}

@@ -149,8 +149,6 @@ pub struct VolumeInfo {
     pub created_at: Time,
     /// What operators chose.
     pub settings: VolumeSettings,
-    /// Bytes of rows in history, with the content that only they name.
-    pub history_bytes: u64,
     /// What history may take beside pins; as much as the volume itself if not set.
     pub history_limit: Option<u64>,
     /// The oldest seq with full history.
@@ -171,7 +169,6 @@ impl VolumeInfo {
             seq: row.seq,
             created_at: row.created_at,
             settings: row.settings,
-            history_bytes: row.history_bytes,
             history_limit: row.history_limit,
             horizon: row.horizon,
             pins: row.pins,
@@ -203,15 +200,25 @@ pub fn volume_by_name(read: &dyn Read, name: &VolumeName) -> Result<Option<Volum
     }
 }
 
+/// The ids of up to `limit` volumes behind `after`, ascending.
+pub fn volumes_after(read: &dyn Read, after: Option<VolumeId>, limit: usize) -> Result<Vec<VolumeId>> {
+    let from = after.map_or_else(|| keys::VOLUMES.to_vec(), |id| reads::after(&keys::volume(id)));
+    let rows = read.scan(Family::Meta, keys::VOLUMES, &from, limit)?;
+    rows.iter().map(|(key, _)| id_of(key)).collect()
+}
+
+fn id_of(key: &[u8]) -> Result<VolumeId> {
+    let id = keys::part(key, keys::VOLUMES.len());
+    id.map(VolumeId::from_key).ok_or_else(|| rows::damaged(Family::Meta, key, "is no key of a volume"))
+}
+
 /// All volumes that are not deleted, in the order in which they were made.
 pub fn volumes(read: &dyn Read) -> Result<Vec<VolumeInfo>> {
     let mut found = Vec::new();
     reads::walk(read, Family::Meta, keys::VOLUMES, keys::VOLUMES, |key, value| {
-        let id = keys::part(key, keys::VOLUMES.len())
-            .ok_or_else(|| rows::damaged(Family::Meta, key, "is no key of a volume"))?;
         let row: VolumeRow = rows::decode(Family::Meta, key, value)?;
         if row.deleted.is_none() {
-            found.push(VolumeInfo::new(VolumeId::from_key(id), row));
+            found.push(VolumeInfo::new(id_of(key)?, row));
         }
         Ok(true)
     })?;
