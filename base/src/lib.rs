@@ -27,7 +27,9 @@ pub use identity::{Identity, Role};
 pub use moment::{Moment, SnapshotName, VolumeView};
 pub use name::{Name, SiteName, VolumeName};
 pub use seams::{Clock, ManualClock, OsRandom, Random, SeededRandom, SystemClock, Tasks};
-pub use settings::{READ_ONLY_REASON_MAX, ServeStale, VolumeSettings};
+pub use settings::{
+    HistoryLimit, READ_ONLY_REASON_MAX, ServeStale, VolumeAccess, VolumeChange, VolumeSettings, check_reason,
+};
 pub use time::Time;
 pub use tree::{Attr, AttrFlags, Content, Extent, FileKind, Inode};
 pub use units::{ByteSize, display_bytes};

@@ -4,6 +4,7 @@ use crate::failure::{Failure, Hint};
 use sitefs_base::{Error, Identity, Role, VolumeName, limits::METADATA_DEADLINE};
 use sitefs_proto::{
     MESSAGE_MAX, error_from_status,
+    manage::VolumeDetails,
     pb::{self, admin_client::AdminClient},
 };
 use std::future::Future;
@@ -24,6 +25,8 @@ pub(crate) struct Target {
 pub(crate) struct Admin {
     runtime: tokio::runtime::Runtime,
     client: AdminClient<Channel>,
+    /// For calls without a deadline.
+    long: AdminClient<Channel>,
 }
 
 impl Admin {
@@ -37,14 +40,17 @@ impl Admin {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| Error::invalid(format!("{address:?} is not an address")).because(error))
             .hint("write HOST:PORT, for example 127.0.0.1:7441")?
-            .connect_timeout(METADATA_DEADLINE)
-            .timeout(METADATA_DEADLINE);
+            .connect_timeout(METADATA_DEADLINE);
         let channel = runtime
-            .block_on(endpoint.connect())
+            .block_on(endpoint.clone().timeout(METADATA_DEADLINE).connect())
             .map_err(|error| Error::unavailable(format!("no cell answers at {address}")).because(error))
             .hint("is `sitefs server` or `sitefs demo` running? give its admin address with --admin")?;
         let client = AdminClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
-        Ok(Self { runtime, client })
+        let long = {
+            let _in_runtime = runtime.enter();
+            AdminClient::new(endpoint.connect_lazy())
+        };
+        Ok(Self { runtime, client, long })
     }
 
     /// Makes a volume; its id.
@@ -57,6 +63,44 @@ impl Admin {
     pub(crate) fn list_volumes(&mut self) -> Result<Vec<pb::VolumeInfo>, Error> {
         let call = self.client.list_volumes(pb::ListVolumesRequest { claimed_identity: operator() });
         Ok(answer(&self.runtime, call)?.volumes)
+    }
+
+    /// Changes a volume.
+    pub(crate) fn set_volume(&mut self, request: pb::SetVolumeRequest) -> Result<(), Error> {
+        let call = self.client.set_volume(request);
+        answer(&self.runtime, call).map(drop)
+    }
+
+    /// Everything about a volume.
+    pub(crate) fn show_volume(&mut self, name: &VolumeName) -> Result<VolumeDetails, Error> {
+        let request = pb::ShowVolumeRequest { name: name.to_string(), claimed_identity: operator() };
+        let call = self.client.show_volume(request);
+        answer(&self.runtime, call)?.try_into()
+    }
+
+    /// Deletes a volume.
+    pub(crate) fn delete_volume(&mut self, request: pb::DeleteVolumeRequest) -> Result<(), Error> {
+        let call = self.client.delete_volume(request);
+        answer(&self.runtime, call).map(drop)
+    }
+
+    /// Restores, and hears how far it has come; gives the last that was heard.
+    pub(crate) fn restore(
+        &mut self,
+        request: pb::RestoreRequest,
+        mut tell: impl FnMut(&pb::RestoreProgress),
+    ) -> Result<pb::RestoreProgress, Error> {
+        self.runtime.block_on(async {
+            let opened = self.long.restore(request).await.map_err(|status| error_from_status(&status))?;
+            let mut progress = opened.into_inner();
+            loop {
+                match progress.message().await.map_err(|status| error_from_status(&status))? {
+                    Some(last) if last.done => return Ok(last),
+                    Some(far) => tell(&far),
+                    None => return Err(Error::unavailable("the cell went away before the restore was done")),
+                }
+            }
+        })
     }
 
     /// Makes a snapshot.

@@ -1,4 +1,9 @@
-//! `sitefs volume`: making and listing volumes.
+//! `sitefs volume`: making, listing, changing and deleting volumes, and restoring what was in them.
+
+mod change;
+mod delete;
+mod restore;
+mod show;
 
 use crate::{
     Done,
@@ -15,7 +20,7 @@ use sitefs_proto::{
     pb,
 };
 
-/// Makes and lists volumes.
+/// Makes, lists, changes and deletes volumes, and restores what was in them.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -31,6 +36,10 @@ enum Command {
         #[command(flatten)]
         target: admin::Target,
     },
+    Show(show::Arguments),
+    Set(change::Arguments),
+    Delete(delete::Arguments),
+    Restore(restore::Arguments),
     Snapshot(snapshot::Arguments),
 }
 
@@ -69,6 +78,10 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
     match &arguments.command {
         Command::Create(create) => make(create, output),
         Command::List { target } => list(target, output),
+        Command::Show(arguments) => show::run(arguments, output),
+        Command::Set(arguments) => change::run(arguments, output),
+        Command::Delete(arguments) => delete::run(arguments, output),
+        Command::Restore(arguments) => restore::run(arguments, output),
         Command::Snapshot(arguments) => snapshot::run(arguments, output),
     }
 }

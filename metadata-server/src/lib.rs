@@ -1,14 +1,15 @@
 //! The metadata cell.
 //!
 //! `state` decides every mutation purely; `store` keeps the rows in RocksDB; `raft` orders and
-//! replicates commands; `horizons` bounds history; `grant` signs access to blobs and moves them; `rpc` converts between the
-//! wire and domain types; `server` puts them together. A module may use those named before it,
-//! never one behind it.
+//! replicates commands; `horizons` bounds history; `grant` signs access to blobs and moves them;
+//! `rpc` converts between the wire and domain types; `reap` removes what has lost its name; `server`
+//! puts them together. A module may use those named before it, never one behind it.
 
 mod backend;
 mod grant;
 mod horizons;
 pub mod raft;
+mod reap;
 mod rpc;
 pub mod server;
 pub mod state;

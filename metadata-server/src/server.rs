@@ -6,6 +6,7 @@ use crate::{
     grant::{self, Blobs},
     horizons::Horizons,
     raft::{DataDir, Group, GroupConfig},
+    reap::reap,
     rpc::{AdminService, Auth, BlobsService, Cell, NewVolume, SessionService},
     state::{self, CommandBody},
 };
@@ -95,6 +96,7 @@ impl Server {
         loops.spawn(grant::verify(blobs.clone()));
         loops.spawn(grant::report_verified(blobs, reports));
         loops.spawn(expire_sessions(cell.clone()));
+        loops.spawn(reap(cell.clone()));
         loops.spawn(Horizons::new(cell.group.clone(), cell.clock.clone()).run());
         let (local, admin) = (sockets.mounts.1, sockets.admin.1);
         let listeners = Tasks::new();

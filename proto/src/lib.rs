@@ -6,6 +6,7 @@
 
 pub mod admin;
 mod convert;
+pub mod manage;
 pub mod snapshots;
 mod status;
 

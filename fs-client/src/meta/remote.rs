@@ -4,7 +4,7 @@
 use super::service::Watcher;
 use super::session::{FRAMES_MAX, Session};
 use sitefs_base::session::{Attach, Attached, Closing, PROTOCOL_MAX, PROTOCOL_MIN, ToCell, ToMount};
-use sitefs_base::{Error, Identity, Kind, Moment, Random, Result, SessionId, VolumeName, limits};
+use sitefs_base::{Errno, Error, Identity, Kind, Moment, Random, Result, SessionId, VolumeName, limits};
 use sitefs_proto::pb::session_client::SessionClient;
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -169,7 +169,7 @@ fn deliver(frame: ToMount, session: &Session, watcher: &dyn Watcher) {
 }
 
 /// Keeps the session attached, beginning with `stream`, until the mount ends. A refusal is final:
-/// operations then fail, and the reason is logged.
+/// operations then fail, and the reason is logged. Once the volume is deleted nothing is tried any more.
 pub async fn keep_attached(
     stream: Stream,
     channel: Channel,
@@ -178,31 +178,52 @@ pub async fn keep_attached(
     watcher: Arc<dyn Watcher>,
     random: Arc<dyn Random>,
 ) {
+    let volume = stream.attached.volume;
     let mut reason = carry(stream, &session, &*watcher).await;
     let mut backoff = BACKOFF_MIN;
     loop {
         session.link_down();
-        match reason.kind() {
-            Kind::Conflict => session.begin_again(SessionId::new(random.next_u128())),
-            Kind::Unavailable => {}
-            // A frame of ours was refused: sending it again would be refused again.
-            Kind::Invalid => session.fail_all(),
-            _ => tracing::error!(reason = reason.chain(), "the cell refuses this mount"),
-        }
         tracing::warn!(reason = reason.chain(), "the session is not attached");
+        let mut refused = false;
         loop {
+            match reason.kind() {
+                Kind::Conflict => session.begin_again(SessionId::new(random.next_u128())),
+                Kind::Unavailable => {}
+                // A frame of ours was refused: sending it again would be refused again.
+                Kind::Invalid => session.fail_all(),
+                Kind::NotFound => return volume_gone(&reason, &session, &*watcher),
+                _ if refused => {}
+                _ => {
+                    tracing::error!(reason = reason.chain(), "the cell refuses this mount");
+                    refused = true;
+                }
+            }
             let jitter = random.next_u64() % 100;
             tokio::time::sleep(backoff + backoff * u32::try_from(jitter).unwrap_or(0) / 100).await;
             backoff = (backoff * 2).min(BACKOFF_MAX);
             match attach(&channel, &cell, &session).await {
+                // Its inode numbers mean other files.
+                Ok(stream) if stream.attached.volume != volume => {
+                    reason = Error::not_found("the volume was deleted, and another one has its name");
+                }
                 Ok(stream) => {
                     tracing::info!("the session is attached again");
                     backoff = BACKOFF_MIN;
                     reason = carry(stream, &session, &*watcher).await;
                     break;
                 }
-                Err(error) => tracing::debug!(reason = error.chain(), "attaching failed"),
+                Err(error) => {
+                    tracing::debug!(reason = error.chain(), "attaching failed");
+                    reason = error;
+                }
             }
         }
     }
+}
+
+/// The volume is not there any more: programs get `ESTALE` for everything from now on.
+fn volume_gone(reason: &Error, session: &Session, watcher: &dyn Watcher) {
+    tracing::error!(reason = reason.chain(), "this mount has no volume any more: unmount it");
+    session.end(Errno::ESTALE);
+    watcher.resync();
 }

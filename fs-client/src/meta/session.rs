@@ -43,6 +43,8 @@ struct State {
     acked: Seq,
     usage: Usage,
     renewed_at: Option<Duration>,
+    /// Why nothing is sent any more.
+    ended: Option<Errno>,
 }
 
 /// What `sitefs status` may tell of a session.
@@ -82,6 +84,7 @@ impl Session {
             acked: Seq::ZERO,
             usage: Usage::default(),
             renewed_at: None,
+            ended: None,
         };
         Self {
             state: Mutex::new(state),
@@ -139,7 +142,7 @@ impl Session {
             let answered = async {
                 let slot = Arc::clone(&self.op_slots).acquire_owned().await.map_err(|_| Errno::EIO)?;
                 let (reply, answer) = oneshot::channel();
-                let (frame, link) = self.register_op(body, reply, slot);
+                let (frame, link) = self.register_op(body, reply, slot)?;
                 if let Some(link) = link {
                     // A link that just broke is replaced, and the new one carries the frame.
                     let _ = link.send(frame).await;
@@ -155,14 +158,17 @@ impl Session {
         body: op::Op,
         reply: oneshot::Sender<OpResult>,
         slot: OwnedSemaphorePermit,
-    ) -> (ToCell, Option<mpsc::Sender<ToCell>>) {
+    ) -> Result<(ToCell, Option<mpsc::Sender<ToCell>>), Errno> {
         let mut state = self.state();
+        if let Some(errno) = state.ended {
+            return Err(errno);
+        }
         let op = state.next_op;
         state.next_op = op.next();
         state.ops.insert(op, PendingOp { body: body.clone(), reply: Some(reply), _slot: slot });
         let ack_below = state.ops.keys().next().copied().unwrap_or(op);
         let link = state.link.clone();
-        (ToCell::Op(OpEnvelope { session: state.id, op, ack_below, body }), link)
+        Ok((ToCell::Op(OpEnvelope { session: state.id, op, ack_below, body }), link))
     }
 
     /// Asks the cell; with [`Cx::Fast`] it would have to wait, so it does not ask.
@@ -176,6 +182,9 @@ impl Session {
                 let (reply, answer) = oneshot::channel();
                 let (frame, link) = {
                     let mut state = self.state();
+                    if let Some(errno) = state.ended {
+                        return Err(errno);
+                    }
                     let tag = state.next_tag;
                     state.next_tag += 1;
                     state.queries.insert(tag, (query.clone(), reply));
@@ -229,16 +238,26 @@ impl Session {
         self.fail_all();
     }
 
+    /// Nothing will be answered any more: what is unanswered and all that comes fails with `errno`.
+    pub fn end(&self, errno: Errno) {
+        self.state().ended = Some(errno);
+        self.fail_all_with(errno);
+    }
+
     /// Gives up on everything that is unanswered: its outcome is unknown.
     pub fn fail_all(&self) {
+        self.fail_all_with(Errno::EIO);
+    }
+
+    fn fail_all_with(&self, errno: Errno) {
         let mut state = self.state();
         for (_, pending) in std::mem::take(&mut state.ops) {
             if let Some(reply) = pending.reply {
-                let _ = reply.send(Err(Errno::EIO));
+                let _ = reply.send(Err(errno));
             }
         }
         for (_, (_, reply)) in std::mem::take(&mut state.queries) {
-            let _ = reply.send(Err(Errno::EIO));
+            let _ = reply.send(Err(errno));
         }
     }
 

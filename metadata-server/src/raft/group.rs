@@ -268,7 +268,9 @@ impl Drop for Inner {
 /// What a command uses the disk for; `None` helps the node to free space or to keep order.
 fn use_of_disk(body: &CommandBody) -> Option<Use> {
     match body {
-        CommandBody::CreateVolume { .. } => Some(Use::Growth),
+        CommandBody::CreateVolume { .. }
+        | CommandBody::StartRestore { .. }
+        | CommandBody::StepRestore { .. } => Some(Use::Growth),
         CommandBody::Op { envelope, .. } => Some(match &envelope.body {
             Op::Unlink { .. } | Op::Rmdir { .. } | Op::RemoveXattr { .. } => Use::Removal,
             // To extend a file makes a hole, which takes no more room than to cut it.

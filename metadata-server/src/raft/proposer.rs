@@ -205,6 +205,12 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
         CommandBody::OpenSession { volume, .. }
         | CommandBody::CloseSession { volume, .. }
         | CommandBody::Op { volume, .. }
+        | CommandBody::SetVolume { volume, .. }
+        | CommandBody::DeleteVolume { volume }
+        | CommandBody::Reap { volume }
+        | CommandBody::StartRestore { volume, .. }
+        | CommandBody::StepRestore { volume, .. }
+        | CommandBody::EndRestore { volume, .. }
         | CommandBody::CreateSnapshot { volume, .. }
         | CommandBody::DeleteSnapshot { volume, .. }
         | CommandBody::MoveHorizon { volume, .. } => Some(*volume),

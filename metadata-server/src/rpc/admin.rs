@@ -11,6 +11,7 @@ use sitefs_proto::{
     status_from_error,
 };
 use std::sync::Arc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 /// What a volume may hold unless its maker says otherwise.
@@ -118,7 +119,7 @@ impl AdminService {
     }
 }
 
-fn answer<T>(result: Result<T>) -> Result<Response<T>, Status> {
+pub(super) fn answer<T>(result: Result<T>) -> Result<Response<T>, Status> {
     result.map(Response::new).map_err(|error| status_from_error(&error))
 }
 
@@ -161,5 +162,35 @@ impl Admin for AdminService {
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
         answer(self.cell_status(request.get_ref()))
+    }
+
+    async fn set_volume(
+        &self,
+        request: Request<pb::SetVolumeRequest>,
+    ) -> Result<Response<pb::SetVolumeReply>, Status> {
+        answer(self.set(request.into_inner()).await)
+    }
+
+    async fn show_volume(
+        &self,
+        request: Request<pb::ShowVolumeRequest>,
+    ) -> Result<Response<pb::VolumeDetails>, Status> {
+        answer(self.show(request.get_ref()))
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<pb::DeleteVolumeRequest>,
+    ) -> Result<Response<pb::DeleteVolumeReply>, Status> {
+        answer(self.delete(request.into_inner()).await)
+    }
+
+    type RestoreStream = ReceiverStream<Result<pb::RestoreProgress, Status>>;
+
+    async fn restore(
+        &self,
+        request: Request<pb::RestoreRequest>,
+    ) -> Result<Response<Self::RestoreStream>, Status> {
+        answer(self.start_restore(request.into_inner()))
     }
 }

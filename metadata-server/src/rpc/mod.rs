@@ -6,10 +6,12 @@ mod attach;
 mod auth;
 mod blobs;
 mod check;
+mod manage;
 mod ops;
 mod outbox;
 mod query;
 mod reserve;
+mod restore;
 mod session;
 mod sessions;
 mod snapshots;
@@ -25,6 +27,7 @@ use reserve::Reservations;
 use sessions::{Member, Sessions};
 use sitefs_base::{Clock, NodeId, Tasks};
 use std::sync::Arc;
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use watch::Watchers;
 
@@ -46,6 +49,8 @@ pub(crate) struct Cell {
     pub serving: TaskTracker,
     /// Cancelled when streams are to end.
     pub closing: CancellationToken,
+    /// Notified when something has lost its name and waits for removal.
+    pub orphaned: Notify,
     sessions: Sessions,
     reserved: Reservations,
     watchers: Watchers,
@@ -64,6 +69,7 @@ impl Cell {
             tasks: Tasks::new(),
             serving: TaskTracker::new(),
             closing: CancellationToken::new(),
+            orphaned: Notify::new(),
             sessions: Sessions::default(),
             reserved: Reservations::default(),
         }

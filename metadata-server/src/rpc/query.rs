@@ -110,7 +110,9 @@ pub(super) fn ask(read: &dyn Read, member: &Member, query: &Query) -> Result<Ans
     }
 }
 
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|join| Error::internal("reading rows").because(join))?
 }
 

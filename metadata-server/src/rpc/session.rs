@@ -123,6 +123,7 @@ async fn run(cell: Arc<Cell>, joined: Joined, inbound: Streaming<pb::ClientFrame
         () = ticket.replaced.cancelled() => {
             closed("the session has attached again on another stream")
         }
+        () = ticket.deleted.cancelled() => End::Closed(refused(Error::not_found("the volume was deleted"))),
         end = stream.read(inbound) => end,
     };
     if let End::Closed(closing) = &end {

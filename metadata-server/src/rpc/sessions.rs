@@ -39,6 +39,7 @@ struct Table {
 struct Stream {
     number: u64,
     replaced: CancellationToken,
+    deleted: CancellationToken,
 }
 
 /// A stream's own entry.
@@ -47,6 +48,8 @@ pub(crate) struct Ticket {
     number: u64,
     /// Cancelled when the session attached again on another stream.
     pub replaced: CancellationToken,
+    /// Cancelled when the volume was deleted.
+    pub deleted: CancellationToken,
 }
 
 impl Sessions {
@@ -58,11 +61,12 @@ impl Sessions {
         }
         table.next_stream += 1;
         let (number, replaced) = (table.next_stream, CancellationToken::new());
-        let stream = Stream { number, replaced: replaced.clone() };
+        let deleted = CancellationToken::new();
+        let stream = Stream { number, replaced: replaced.clone(), deleted: deleted.clone() };
         if let Some((_, old)) = table.members.insert(member.session, (member, stream)) {
             old.replaced.cancel();
         }
-        Some(Ticket { session: member.session, number, replaced })
+        Some(Ticket { session: member.session, number, replaced, deleted })
     }
 
     /// Ends a stream. Whether it was still the session's own one.
@@ -74,6 +78,15 @@ impl Sessions {
             table.members.remove(&ticket.session);
         }
         own
+    }
+
+    /// Tells the streams of a deleted volume to end.
+    pub fn volume_deleted(&self, volume: VolumeId) {
+        for (member, stream) in self.lock().members.values() {
+            if member.volume == volume {
+                stream.deleted.cancel();
+            }
+        }
     }
 
     /// An attached session.

@@ -7,6 +7,7 @@ mod past;
 mod s3;
 mod session;
 mod store;
+mod volumes;
 
 use super::*;
 use harness::{OPERATOR, TestCell, config};

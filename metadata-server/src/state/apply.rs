@@ -3,17 +3,17 @@
 use super::{
     Applied, Command, CommandBody, Read, Reply, View, attrs, blobs, commit, horizon,
     mutation::{Done, Finished, Mutation},
-    namespace, reads, rename,
+    namespace, reads, reap, rename, restore,
     rows::{ReceiptRow, SessionRow, VolumeRow},
     scope::Scope,
     session::{self, Admission},
-    snapshots,
-    stop::{Step, Stop},
+    settings, snapshots,
+    stop::{Step, Stop, refuse},
     volume, xattr,
 };
 use sitefs_base::{
     Attr, Errno, InodeId, Moment, Result, SessionId, VolumeId,
-    op::{Op, OpEnvelope, Outcome},
+    op::{Event, Op, OpEnvelope, Outcome},
 };
 
 /// Executes one command. An error means that the storage failed or that a row is damaged; then no
@@ -44,6 +44,10 @@ fn reply(reply: Reply) -> Step<Applied> {
     Ok(Applied { reply: Ok(reply), event: None })
 }
 
+fn with_event(volume: VolumeId, reply: Reply, event: Option<Event>) -> Step<Applied> {
+    Ok(Applied { reply: Ok(reply), event: event.map(|event| (volume, event)) })
+}
+
 fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
     match body {
         CommandBody::Noop => {}
@@ -64,6 +68,24 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
         CommandBody::Verified { site, digest, generation } => {
             blobs::verified(scope, *site, digest, *generation)?;
         }
+        CommandBody::SetVolume { volume, change } => settings::set(scope, *volume, change)?,
+        CommandBody::DeleteVolume { volume } => settings::delete(scope, *volume)?,
+        CommandBody::Reap { volume } => {
+            let reap::Slice { more, event } = reap::slice(scope, *volume)?;
+            return with_event(*volume, Reply::Reaped { more }, event);
+        }
+        CommandBody::StartRestore { volume, restore } => {
+            let (reply, event) = restore::start(scope, *volume, restore)?;
+            return with_event(*volume, Reply::Restore(reply), event);
+        }
+        CommandBody::StepRestore { volume, job } => {
+            let (reply, event) = restore::step(scope, *volume, *job)?;
+            return with_event(*volume, Reply::Restore(reply), event);
+        }
+        CommandBody::EndRestore { volume, job, end } => {
+            let (reply, event) = restore::end(scope, *volume, *job, *end)?;
+            return with_event(*volume, Reply::Restore(reply), event);
+        }
         CommandBody::CreateSnapshot { volume, name, at } => {
             return reply(Reply::Snapshot(snapshots::create(scope, *volume, name, *at)?));
         }
@@ -82,7 +104,7 @@ fn open_session(
     session: SessionId,
     at: Option<&Moment>,
 ) -> Step<Applied> {
-    let row = reads::volume(&scope.rows, volume)?.ok_or(Errno::ENOENT)?;
+    let row = reads::live(&scope.rows, volume)?.ok_or(Errno::ENOENT)?;
     let (site, seq) = (row.site, row.seq);
     let SessionRow { op_high_water, at, .. } = session::open(scope, volume, row, session, at)?;
     reply(Reply::Session { site, seq, op_high_water, at })
@@ -91,12 +113,16 @@ fn open_session(
 /// Executes an operation, or answers it again.
 fn operate(scope: &mut Scope, id: VolumeId, envelope: &OpEnvelope) -> Step<Applied> {
     let OpEnvelope { session, op, ack_below, .. } = *envelope;
-    let volume = reads::volume(&scope.rows, id)?.ok_or(Errno::ESTALE)?;
+    let volume = reads::live(&scope.rows, id)?.ok_or(Errno::ESTALE)?;
     let row = match session::admit(&scope.rows, id, session, op, ack_below)? {
         Admission::Execute(row) => row,
         Admission::Answer(receipt) => return Ok(repeated(scope, id, &receipt)?),
     };
-    let (applied, receipt) = match execute(scope, id, volume, envelope) {
+    let executed = match volume.settings.read_only {
+        Some(_) if changes_the_volume(&envelope.body) => refuse(Errno::EROFS),
+        _ => execute(scope, id, volume, envelope),
+    };
+    let (applied, receipt) = match executed {
         Ok(executed) => executed,
         Err(Stop::Refused(errno)) => {
             scope.discard();
@@ -106,6 +132,11 @@ fn operate(scope: &mut Scope, id: VolumeId, envelope: &OpEnvelope) -> Step<Appli
     };
     session::record(scope, id, session, row, (op, ack_below), receipt.as_ref())?;
     Ok(applied)
+}
+
+/// Whether an operation is refused on a read-only volume. An upload would only be in vain.
+fn changes_the_volume(op: &Op) -> bool {
+    !matches!(op, Op::AllocInodes { .. })
 }
 
 fn execute(

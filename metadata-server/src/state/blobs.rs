@@ -27,7 +27,7 @@ impl BlobRow {
     }
 }
 
-/// The only way to a digest in an inode or chunk row (DESIGN D6): checks that its object is there
+/// With [`reference_again`] the only way to a digest in an inode or chunk row (DESIGN D6): checks that its object is there
 /// and that this volume may name it, and notes the reference. `len` bytes of the blob are used;
 /// `upload` is the generation under which this client uploaded it. Refuses with `EAGAIN` where the
 /// client has to ask for a grant again.
@@ -54,6 +54,17 @@ pub(super) fn reference(
         other => accept(m, site, digest, other, granted)?,
     };
     require(len <= u64::from(row.len), Errno::EINVAL)?;
+    note(m, site, row)
+}
+
+/// References a blob that a row of this volume's past names: history keeps its bytes. Like
+/// [`reference`], this is for rows that are written now (DESIGN D6); `EIO` if the blob is gone all the
+/// same.
+pub(super) fn reference_again(m: &mut Mutation, digest: &Digest, len: u64) -> Step<()> {
+    let site = m.volume.site;
+    let row = fetch(m.scope, site, digest)?.filter(|row| row.is_readable() && row.vols.contains(&m.id));
+    let row = row.ok_or(Errno::EIO)?;
+    require(len <= u64::from(row.len), Errno::EIO)?;
     note(m, site, row)
 }
 

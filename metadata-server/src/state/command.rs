@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use sitefs_base::{
-    Digest, Errno, Generation, GroupId, Incarnation, Moment, OpId, Seq, SessionId, SiteId, SnapshotName,
-    Time, VolumeId, VolumeName,
-    op::{Event, OpEnvelope, Outcome},
+    Digest, Errno, Generation, GroupId, Incarnation, InodeId, Moment, OpId, Seq, SessionId, SiteId,
+    SnapshotName, Time, VolumeChange, VolumeId, VolumeName,
+    op::{Event, OpEnvelope, Outcome, Place},
 };
 
 /// One entry for the state machine.
@@ -118,6 +118,80 @@ pub enum CommandBody {
         /// Times from here on must stay readable, as far as the budget goes.
         before: Time,
     },
+    /// Changes settings and limits of a volume.
+    SetVolume {
+        /// The volume; `ENOENT` if it is gone.
+        volume: VolumeId,
+        /// What changes; `EINVAL` if no volume could be so.
+        change: VolumeChange,
+    },
+    /// Deletes a volume; [`Self::Reap`] removes its rows.
+    DeleteVolume {
+        /// The volume; `ENOENT` if it is gone.
+        volume: VolumeId,
+    },
+    /// Removes about 1,000 rows that await removal; the reply says whether there are more.
+    Reap {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// Begins to bring back something of the past. A file that is still in its place has its content
+    /// and attributes back at once; of everything else a copy is begun that has no name yet.
+    StartRestore {
+        /// The volume.
+        volume: VolumeId,
+        /// What, and where to.
+        restore: Restore,
+    },
+    /// Copies about 1,000 rows more; the reply says whether there are more.
+    StepRestore {
+        /// The volume.
+        volume: VolumeId,
+        /// The restore; `ENOENT` if there is none of this number.
+        job: InodeId,
+    },
+    /// Ends a restore.
+    EndRestore {
+        /// The volume.
+        volume: VolumeId,
+        /// The restore; `ENOENT` if there is none of this number.
+        job: InodeId,
+        /// How.
+        end: RestoreEnd,
+    },
+}
+
+/// What is brought back.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Restore {
+    /// The moment; `ESTALE` if history does not hold it exactly.
+    pub seq: Seq,
+    /// The inode at that moment.
+    pub source: InodeId,
+    /// The place where it is put.
+    pub to: Place,
+}
+
+/// How a restore ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RestoreEnd {
+    /// The whole copy gets its name; what had it becomes an orphan.
+    Publish,
+    /// The copy becomes an orphan.
+    Abandon,
+}
+
+/// How far a restore has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RestoreState {
+    /// The restore; `None` if all is done.
+    pub job: Option<InodeId>,
+    /// Files, directories and others copied.
+    pub entries: u64,
+    /// Bytes of content that they have.
+    pub bytes: u64,
+    /// Whether there is more to copy.
+    pub more: bool,
 }
 
 /// What a volume may hold.
@@ -167,4 +241,11 @@ pub enum Reply {
         /// Whether rows below it are left, so that the command should be repeated.
         more: bool,
     },
+    /// To `Reap`.
+    Reaped {
+        /// Whether there is more to remove.
+        more: bool,
+    },
+    /// To the commands of a restore.
+    Restore(RestoreState),
 }

@@ -5,7 +5,7 @@ use super::{
     mutation::{Done, Mutation},
     namespace,
     reads::Node,
-    session,
+    reap, session,
     stop::{Step, refuse, require},
 };
 use sitefs_base::{
@@ -50,6 +50,9 @@ fn target<'c>(m: &Mutation, commit: &'c Commit) -> Step<Target<'c>> {
     };
     let link = commit.link.as_ref().ok_or(Errno::EINVAL)?;
     require(session::owns_number(m, commit.ino)?, Errno::EINVAL)?;
+    if reap::is_orphan(m, commit.ino)? {
+        return Ok(Target::Gone);
+    }
     m.parent(&link.at)?;
     match m.dentry(&link.at)? {
         None => Ok(Target::New(create, link)),

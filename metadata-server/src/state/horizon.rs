@@ -18,7 +18,7 @@ const SECONDS_MAX: usize = 1000;
 /// its budget; never back, and never beyond the last second that is over. Returns the horizon, and
 /// whether seconds below it are left for another command.
 pub(super) fn advance(scope: &mut Scope, id: VolumeId, before: Time) -> Step<(Seq, bool)> {
-    let mut row = reads::volume(&scope.rows, id)?.ok_or(Errno::ENOENT)?;
+    let mut row = reads::live(&scope.rows, id)?.ok_or(Errno::ENOENT)?;
     let horizon = target(&scope.rows, id, &row, before, scope.at)?;
     if horizon != row.horizon {
         row.horizon = horizon;
@@ -29,7 +29,7 @@ pub(super) fn advance(scope: &mut Scope, id: VolumeId, before: Time) -> Step<(Se
 
 /// Whether a volume's horizon would move: read before a command is spent on it.
 pub fn horizon_is_due(read: &dyn Read, volume: VolumeId, before: Time, now: Time) -> Result<bool> {
-    let Some(row) = reads::volume(read, volume)? else { return Ok(false) };
+    let Some(row) = reads::live(read, volume)? else { return Ok(false) };
     if row.horizon == row.seq {
         return Ok(false);
     }

@@ -14,6 +14,11 @@ pub(super) const SESSIONS: &[u8] = b"S";
 /// The prefix of the list of blobs that nobody has verified yet.
 pub(super) const UNVERIFIED: &[u8] = b"Q";
 
+/// The prefix of the list of volumes with rows that await removal.
+pub(super) const REAPS: &[u8] = b"Z";
+/// The prefix of all restores under way.
+pub(super) const RESTORES: &[u8] = b"J";
+
 fn join(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()
 }
@@ -63,6 +68,14 @@ pub(super) fn secs_of(key: &[u8]) -> Option<i64> {
 pub(super) fn second(volume: VolumeId, secs: i64) -> Vec<u8> {
     let ordered = secs.cast_unsigned() ^ (1 << 63);
     join(&[&volume.to_key(), b"T", &ordered.to_be_bytes()])
+}
+
+pub(super) fn orphans(volume: VolumeId) -> Vec<u8> {
+    join(&[&volume.to_key(), b"O"])
+}
+
+pub(super) fn orphan(volume: VolumeId, ino: InodeId) -> Vec<u8> {
+    join(&[&volume.to_key(), b"O", &ino.to_key()])
 }
 
 pub(super) fn feeds(volume: VolumeId) -> Vec<u8> {
@@ -122,12 +135,69 @@ pub(super) fn range(volume: VolumeId, session: SessionId, last: InodeId) -> Vec<
     join(&[b"R", &volume.to_key(), &session.to_key(), &last.to_key()])
 }
 
+pub(super) fn reap(volume: VolumeId) -> Vec<u8> {
+    join(&[REAPS, &volume.to_key()])
+}
+
+pub(super) fn restores(volume: VolumeId) -> Vec<u8> {
+    join(&[RESTORES, &volume.to_key()])
+}
+
+/// A restore has the number of the root of its copy.
+pub(super) fn restore(volume: VolumeId, job: InodeId) -> Vec<u8> {
+    join(&[RESTORES, &volume.to_key(), &job.to_key()])
+}
+
+/// All working rows of restores in a volume.
+pub(super) fn all_work(volume: VolumeId) -> Vec<u8> {
+    join(&[b"K", &volume.to_key()])
+}
+
+/// The working rows of a restore.
+pub(super) fn work(volume: VolumeId, job: InodeId) -> Vec<u8> {
+    join(&[b"K", &volume.to_key(), &job.to_key()])
+}
+
+/// Directories that a restore has made and not filled yet, by their number in the past.
+pub(super) fn unfilled(volume: VolumeId, job: InodeId) -> Vec<u8> {
+    join(&[b"K", &volume.to_key(), &job.to_key(), b"D"])
+}
+
+pub(super) fn unfilled_one(volume: VolumeId, job: InodeId, source: InodeId) -> Vec<u8> {
+    join(&[b"K", &volume.to_key(), &job.to_key(), b"D", &source.to_key()])
+}
+
+/// The copy of a file with several names, by its number in the past.
+pub(super) fn linked(volume: VolumeId, job: InodeId, source: InodeId) -> Vec<u8> {
+    join(&[b"K", &volume.to_key(), &job.to_key(), b"L", &source.to_key()])
+}
+
+/// All sessions of a volume.
+pub(super) fn sessions(volume: VolumeId) -> Vec<u8> {
+    join(&[SESSIONS, &volume.to_key()])
+}
+
+/// The receipts of all sessions of a volume.
+pub(super) fn all_receipts(volume: VolumeId) -> Vec<u8> {
+    join(&[b"O", &volume.to_key()])
+}
+
+/// The ranges of all sessions of a volume.
+pub(super) fn all_ranges(volume: VolumeId) -> Vec<u8> {
+    join(&[b"R", &volume.to_key()])
+}
+
 pub(super) fn snapshots(volume: VolumeId) -> Vec<u8> {
     join(&[b"W", &volume.to_key()])
 }
 
 pub(super) fn snapshot(volume: VolumeId, name: &SnapshotName) -> Vec<u8> {
     join(&[b"W", &volume.to_key(), name.as_str().as_bytes()])
+}
+
+/// The holders of all pins of a volume.
+pub(super) fn all_holders(volume: VolumeId) -> Vec<u8> {
+    join(&[b"P", &volume.to_key()])
 }
 
 pub(super) fn holders(volume: VolumeId, pin: Seq) -> Vec<u8> {

@@ -25,10 +25,13 @@ mod pins;
 mod places;
 mod query;
 mod reads;
+mod reap;
 mod rename;
+mod restore;
 mod rows;
 mod scope;
 mod session;
+mod settings;
 mod snapshots;
 mod stop;
 #[cfg(test)]
@@ -40,7 +43,7 @@ mod xattr;
 pub use apply::apply;
 pub use asof::{AsOf, as_of};
 pub use checksum::checksum;
-pub use command::{Applied, Command, CommandBody, Reply, VolumeLimits};
+pub use command::{Applied, Command, CommandBody, Reply, Restore, RestoreEnd, RestoreState, VolumeLimits};
 pub use history::{Life, keep, life_of};
 pub use horizon::horizon_is_due;
 pub use memory::MemoryView;
@@ -49,6 +52,9 @@ pub use places::{
     BlobPlace, HotBlob, UnverifiedBlob, UploadSlot, hot_blobs, hot_bytes, locate, unverified, upload_slot,
 };
 pub use query::{SessionInfo, events_since, is_answered, query, session_info};
+pub use reap::volumes_to_reap;
+pub use restore::{RestoreJob, restores};
+pub use settings::{history_bytes, time_of};
 pub use snapshots::{SnapshotInfo, snapshots};
 pub use view::{Family, Read, Row, View};
 pub use volume::{

@@ -1,16 +1,17 @@
 //! One mutation of a volume: its seq, the rows it replaces, what it tells the watchers.
 
 use super::{
-    Family, history,
+    Family, Read, history,
     history::Life,
     keys,
     reads::{self, Node},
+    reap::{self, SLICE_ROWS},
     rows::{self, DentryRow, FeedRow, Lived, SecondRow, VolumeRow},
     scope::Scope,
     stop::{Step, refuse, require},
 };
 use sitefs_base::{
-    Digest, Errno, Extent, FileKind, InodeId, Result, Seq, SessionId, Time, VolumeId,
+    Content, Digest, Errno, Extent, FileKind, InodeId, Result, Seq, SessionId, Time, VolumeId,
     op::{Change, Event, Extra, Place},
 };
 use std::collections::BTreeSet;
@@ -41,6 +42,7 @@ pub(super) struct Mutation<'s, 'a> {
     before: VolumeRow,
     changes: Vec<Change>,
     touched: Vec<InodeId>,
+    moves: bool,
 }
 
 impl<'s, 'a> Mutation<'s, 'a> {
@@ -56,7 +58,17 @@ impl<'s, 'a> Mutation<'s, 'a> {
             volume.second_floor = volume.seq;
         }
         let seq = volume.seq.next();
-        Self { scope, id, volume, seq, session, before: stored, changes: Vec::new(), touched: Vec::new() }
+        Self {
+            scope,
+            id,
+            volume,
+            seq,
+            session,
+            before: stored,
+            changes: Vec::new(),
+            touched: Vec::new(),
+            moves: false,
+        }
     }
 
     pub(super) fn at(&self) -> Time {
@@ -68,6 +80,11 @@ impl<'s, 'a> Mutation<'s, 'a> {
         if !self.changes.contains(&change) {
             self.changes.push(change);
         }
+    }
+
+    /// Notes that rows change of which no watcher knows: the seq moves on all the same.
+    pub(super) fn moves(&mut self) {
+        self.moves = true;
     }
 
     /// Notes an inode whose attributes the reply carries if it still exists.
@@ -84,7 +101,6 @@ impl<'s, 'a> Mutation<'s, 'a> {
         key: &[u8],
         new: Option<T>,
     ) -> Result<Option<T>> {
-        use super::Read;
         let Some(bytes) = self.scope.rows.get(family, key)? else {
             if let Some(mut new) = new {
                 new.set_born(self.seq);
@@ -137,10 +153,11 @@ impl<'s, 'a> Mutation<'s, 'a> {
         reads::named(&self.scope.rows, self.id, ino)
     }
 
-    /// The directory of a place: `ENOENT` if it is gone, `ENOTDIR` if it is none.
+    /// The directory of a place: `ENOENT` if it is gone or has lost its name, `ENOTDIR` if it is none.
     pub(super) fn parent(&self, place: &Place) -> Step<Node> {
         let node = self.find(place.parent)?.ok_or(Errno::ENOENT)?;
         require(node.is_dir(), Errno::ENOTDIR)?;
+        require(node.row.parent.is_some(), Errno::ENOENT)?;
         Ok(node)
     }
 
@@ -166,20 +183,35 @@ impl<'s, 'a> Mutation<'s, 'a> {
         Ok(())
     }
 
-    /// Removes an inode that lost its last name, with all its rows.
+    /// Removes an inode that lost its last name. All its rows go now, but for more chunk rows than one
+    /// command removes: those become an orphan.
     pub(super) fn remove(&mut self, node: &Node) -> Result<()> {
+        if !self.remove_but_chunks(node)?.1 {
+            return Ok(());
+        }
+        let chunks = keys::chunks(self.id, node.ino);
+        let some = self.scope.rows.scan(Family::Chunk, &chunks, &chunks, SLICE_ROWS + 1)?;
+        if some.len() > SLICE_ROWS {
+            return reap::orphan(self, node.ino);
+        }
+        super::layout::remove_from(self, node.ino, 0).map(drop)
+    }
+
+    /// Removes an inode that lost its last name. Gives how many rows went, and whether its chunk rows
+    /// have yet to go.
+    pub(super) fn remove_but_chunks(&mut self, node: &Node) -> Result<(usize, bool)> {
         self.replace::<rows::InodeRow>(Family::Inode, &keys::inode(self.id, node.ino), None)?;
         if node.is_dir() {
             self.replace::<rows::DirRow>(Family::Small, &keys::directory(self.id, node.ino), None)?;
         }
-        for (key, _) in reads::all(&self.scope.rows, Family::Small, &keys::xattrs(self.id, node.ino))? {
-            self.replace::<rows::XattrRow>(Family::Small, &key, None)?;
+        let xattrs = reads::all(&self.scope.rows, Family::Small, &keys::xattrs(self.id, node.ino))?;
+        for (key, _) in &xattrs {
+            self.replace::<rows::XattrRow>(Family::Small, key, None)?;
         }
-        super::layout::remove_from(self, node.ino, 0)?;
         self.volume.inodes_used = self.volume.inodes_used.saturating_sub(1);
         self.count_bytes(node.row.allocated, 0);
         self.touch(node.ino);
-        Ok(())
+        Ok((1 + usize::from(node.is_dir()) + xattrs.len(), node.row.content == Content::Chunked))
     }
 
     fn count_bytes(&mut self, old: u64, new: u64) {
@@ -210,7 +242,6 @@ impl<'s, 'a> Mutation<'s, 'a> {
 
     /// The directory has no entries, or the refusal `ENOTEMPTY`.
     pub(super) fn require_empty(&self, dir: InodeId) -> Step<()> {
-        use super::Read;
         let prefix = keys::dentries(self.id, dir);
         let first = self.scope.rows.scan(Family::Dentry, &prefix, &prefix, 1)?;
         require(first.is_empty(), Errno::ENOTEMPTY)
@@ -225,7 +256,7 @@ impl<'s, 'a> Mutation<'s, 'a> {
     /// Writes what every mutation writes: the feed, the second, the volume.
     pub(super) fn finish(mut self) -> Step<Finished> {
         self.check_limits()?;
-        let event = if self.changes.is_empty() { None } else { Some(self.publish()?) };
+        let event = if self.changes.is_empty() && !self.moves { None } else { Some(self.publish()?) };
         if self.volume.seq == self.before.seq {
             // Only a mutation moves the second on: the row stays equal if nothing changed.
             self.volume.second = self.before.second;

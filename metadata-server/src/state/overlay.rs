@@ -17,6 +17,11 @@ impl<'a> Overlay<'a> {
         Self { stored, writes: Writes::new() }
     }
 
+    /// The rows as they were before the command.
+    pub(super) fn stored(&self) -> &'a dyn Read {
+        self.stored
+    }
+
     pub(super) fn put(&mut self, family: Family, key: &[u8], value: Vec<u8>) {
         self.writes.insert((family, key.to_vec()), Some(value));
     }

@@ -8,19 +8,22 @@ use super::{
     scope::Scope,
     stop::{Step, require},
 };
-use sitefs_base::{Errno, Result, Seq, SessionId, SnapshotName, VolumeId, limits::PINS_MAX};
+use sitefs_base::{Errno, InodeId, Result, Seq, SessionId, SnapshotName, VolumeId, limits::PINS_MAX};
 
 /// Who holds a pin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Holder<'a> {
     Snapshot(&'a SnapshotName),
     Session(SessionId),
+    /// A restore under way, by its number.
+    Restore(InodeId),
 }
 
 impl Holder<'_> {
     fn key(self, volume: VolumeId, pin: Seq) -> Vec<u8> {
         match self {
             Self::Snapshot(name) => keys::holder(volume, pin, b'W', name.as_str().as_bytes()),
+            Self::Restore(job) => keys::holder(volume, pin, b'R', &job.to_key()),
             Self::Session(session) => keys::holder(volume, pin, b'S', &session.to_key()),
         }
     }

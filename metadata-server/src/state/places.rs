@@ -41,7 +41,7 @@ pub type UnverifiedBlob = HotBlob;
 /// or that is not there. A volume may read what it has committed once, even if no row names it any
 /// more: a version that lived for less than a second leaves no history, but handles have it open.
 pub fn locate(read: &dyn Read, volume: VolumeId, digests: &[Digest]) -> Result<Vec<Option<BlobPlace>>> {
-    let Some(row) = reads::volume(read, volume)? else {
+    let Some(row) = reads::live(read, volume)? else {
         return Ok(vec![None; digests.len()]);
     };
     digests.iter().map(|digest| place(read, row.site, volume, digest)).collect()

@@ -28,7 +28,7 @@ pub fn query(read: &dyn Read, volume: VolumeId, query: &Query) -> Result<Result<
 }
 
 fn answer(read: &dyn Read, id: VolumeId, query: &Query) -> Step<Answer> {
-    let volume = reads::volume(read, id)?.ok_or(Errno::ESTALE)?;
+    let volume = reads::live(read, id)?.ok_or(Errno::ESTALE)?;
     let body = match query {
         Query::Lookup { at } => lookup(read, id, at.parent, &at.name)?,
         Query::Inode { ino } => AnswerBody::Inode(reads::node(read, id, *ino)?.map(Node::into_inode)),
@@ -124,7 +124,7 @@ pub fn events_since(
     after: Seq,
     limit: usize,
 ) -> Result<Option<Vec<Event>>> {
-    let Some(row): Option<VolumeRow> = reads::volume(read, volume)? else {
+    let Some(row): Option<VolumeRow> = reads::live(read, volume)? else {
         return Ok(None);
     };
     if after < row.feed_floor || after > row.seq {

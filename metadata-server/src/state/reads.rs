@@ -37,6 +37,11 @@ pub(super) fn volume(read: &dyn Read, volume: VolumeId) -> Result<Option<VolumeR
     rows::fetch(read, Family::Meta, &keys::volume(volume))
 }
 
+/// A volume that is not deleted.
+pub(super) fn live(read: &dyn Read, id: VolumeId) -> Result<Option<VolumeRow>> {
+    Ok(volume(read, id)?.filter(|row| row.deleted.is_none()))
+}
+
 pub(super) fn node(read: &dyn Read, volume: VolumeId, ino: InodeId) -> Result<Option<Node>> {
     let Some(row) = rows::fetch::<InodeRow>(read, Family::Inode, &keys::inode(volume, ino))? else {
         return Ok(None);

@@ -108,23 +108,23 @@ fn moved(m: &mut Mutation, ino: InodeId, parent: InodeId) -> Result<()> {
 
 /// `EINVAL` if `into` is the directory `moving` or lies below it, `ELOOP` if it lies too deep to tell.
 fn refuse_loop(m: &Mutation, moving: &DentryRow, into: InodeId) -> Step<()> {
-    if !is_dir(moving) {
-        return Ok(());
-    }
-    let mut dir = into;
+    if is_dir(moving) { require_way_up(m, into, Some(moving.ino)) } else { Ok(()) }
+}
+
+/// A way leads from the directory up to the root, and not through `around` (`EINVAL`). `ENOENT` if it
+/// has lost its name, or one above it has.
+pub(super) fn require_way_up(m: &Mutation, from: InodeId, around: Option<InodeId>) -> Step<()> {
+    let mut dir = from;
     for _ in 0..DEPTH_MAX {
-        require(dir != moving.ino, Errno::EINVAL)?;
+        require(Some(dir) != around, Errno::EINVAL)?;
         if dir == InodeId::ROOT {
             return Ok(());
         }
-        let row: Option<rows::InodeRow> = rows::fetch(&m.scope.rows, Family::Inode, &keys::inode(m.id, dir))?;
-        match row.and_then(|row| row.parent) {
-            Some(parent) => dir = parent,
-            None => {
-                let key = keys::inode(m.id, dir);
-                return Err(rows::damaged(Family::Inode, &key, "has no way to the root").into());
-            }
-        }
+        let key = keys::inode(m.id, dir);
+        let row: Option<rows::InodeRow> = rows::fetch(&m.scope.rows, Family::Inode, &key)?;
+        let row =
+            row.ok_or_else(|| rows::damaged(Family::Inode, &key, "is missing on the way to the root"))?;
+        dir = row.parent.ok_or(Errno::ENOENT)?;
     }
     refuse(Errno::ELOOP)
 }

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sitefs_base::{
     Attr, AttrFlags, Content, Digest, Errno, Error, Extent, FileKind, Generation, GroupId, Incarnation,
-    InodeId, OpId, Result, Seq, SessionId, SiteId, Time, VolumeId, VolumeName, VolumeSettings, op::Change,
+    InodeId, Name, OpId, Result, Seq, SessionId, SiteId, Time, VolumeId, VolumeName, VolumeSettings,
+    op::{Change, Place},
 };
 
 /// The version byte of every value.
@@ -308,6 +309,61 @@ pub(super) enum ReceiptExtra {
     None,
     Inodes { first: InodeId, count: u32 },
     Dropped,
+}
+
+/// An inode without a name whose rows await removal.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct OrphanRow {
+    /// Its dentries or chunk rows below this key are gone.
+    pub from: Vec<u8>,
+}
+
+/// A volume with rows that await removal.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct ReapRow {
+    /// Of a deleted volume: the place in the list of its ranges of rows that has been reached.
+    pub range: u32,
+    /// The rows of that range below this key are gone.
+    pub from: Vec<u8>,
+}
+
+/// A restore under way: the copy grows under an inode that has no name yet.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct RestoreRow {
+    /// The moment that is brought back; pinned meanwhile.
+    pub seq: Seq,
+    /// Where the copy goes in the end.
+    pub to: Place,
+    /// When the last step was made.
+    pub moved_at: Time,
+    pub entries: u64,
+    pub bytes: u64,
+    /// The directory that is being copied.
+    pub dir: Option<DirCursor>,
+    /// The file whose chunk rows are being copied.
+    pub file: Option<FileCursor>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct DirCursor {
+    pub source: InodeId,
+    pub copy: InodeId,
+    /// The last entry that was copied.
+    pub after: Option<Name>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct FileCursor {
+    pub source: InodeId,
+    pub copy: InodeId,
+    /// The first chunk that was not copied yet.
+    pub chunk: u32,
+}
+
+/// The copy of an inode that a restore will need again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct CopyRow {
+    pub copy: InodeId,
 }
 
 /// The stored form of a row.

@@ -14,7 +14,7 @@ use sitefs_base::{Errno, Moment, Result, Seq, SnapshotName, Time, VolumeId, limi
 
 /// Names a moment; now without `at`. `EEXIST` if the name is taken, `EDQUOT` if there are too many.
 pub(super) fn create(scope: &mut Scope, id: VolumeId, name: &SnapshotName, at: Option<Time>) -> Step<Seq> {
-    let mut row = reads::volume(&scope.rows, id)?.ok_or(Errno::ENOENT)?;
+    let mut row = reads::live(&scope.rows, id)?.ok_or(Errno::ENOENT)?;
     let key = keys::snapshot(id, name);
     require(scope.rows.get(Family::Meta, &key)?.is_none(), Errno::EEXIST)?;
     let prefix = keys::snapshots(id);
@@ -34,7 +34,7 @@ pub(super) fn create(scope: &mut Scope, id: VolumeId, name: &SnapshotName, at: O
 
 /// Forgets a snapshot; `ENOENT` if there is none of that name.
 pub(super) fn delete(scope: &mut Scope, id: VolumeId, name: &SnapshotName) -> Step<()> {
-    let mut row = reads::volume(&scope.rows, id)?.ok_or(Errno::ENOENT)?;
+    let mut row = reads::live(&scope.rows, id)?.ok_or(Errno::ENOENT)?;
     let snapshot = moments::snapshot(&scope.rows, id, name)?;
     scope.rows.delete(Family::Meta, &keys::snapshot(id, name));
     pins::release(scope, id, &mut row, snapshot.seq, Holder::Snapshot(name))?;

@@ -145,12 +145,34 @@ pub struct VolumeInfo {
     pub limits: VolumeLimits,
     /// Its seq.
     pub seq: Seq,
+    /// When it was made.
+    pub created_at: Time,
+    /// What operators chose.
+    pub settings: VolumeSettings,
+    /// What history may take beside pins; as much as the volume itself if not set.
+    pub history_limit: Option<u64>,
+    /// The oldest seq with full history.
+    pub horizon: Seq,
+    /// Older seqs that are kept alive.
+    pub pins: Vec<Seq>,
 }
 
 impl VolumeInfo {
     fn new(id: VolumeId, row: VolumeRow) -> Self {
         let usage = row.usage();
-        Self { name: row.name, id, site: row.site, usage, limits: row.limits, seq: row.seq }
+        Self {
+            name: row.name,
+            id,
+            site: row.site,
+            usage,
+            limits: row.limits,
+            seq: row.seq,
+            created_at: row.created_at,
+            settings: row.settings,
+            history_limit: row.history_limit,
+            horizon: row.horizon,
+            pins: row.pins,
+        }
     }
 }
 
@@ -165,9 +187,9 @@ impl VolumeRow {
     }
 }
 
-/// A volume by number.
+/// A volume by number; none if it is deleted.
 pub fn volume_info(read: &dyn Read, volume: VolumeId) -> Result<Option<VolumeInfo>> {
-    Ok(reads::volume(read, volume)?.map(|row| VolumeInfo::new(volume, row)))
+    Ok(reads::live(read, volume)?.map(|row| VolumeInfo::new(volume, row)))
 }
 
 /// A volume by name.
@@ -190,11 +212,14 @@ fn id_of(key: &[u8]) -> Result<VolumeId> {
     id.map(VolumeId::from_key).ok_or_else(|| rows::damaged(Family::Meta, key, "is no key of a volume"))
 }
 
-/// All volumes, in the order in which they were made.
+/// All volumes that are not deleted, in the order in which they were made.
 pub fn volumes(read: &dyn Read) -> Result<Vec<VolumeInfo>> {
     let mut found = Vec::new();
     reads::walk(read, Family::Meta, keys::VOLUMES, keys::VOLUMES, |key, value| {
-        found.push(VolumeInfo::new(id_of(key)?, rows::decode(Family::Meta, key, value)?));
+        let row: VolumeRow = rows::decode(Family::Meta, key, value)?;
+        if row.deleted.is_none() {
+            found.push(VolumeInfo::new(id_of(key)?, row));
+        }
         Ok(true)
     })?;
     Ok(found)

@@ -38,6 +38,10 @@ proptest! {
         try_row::<SessionRow>(&value);
         try_row::<SnapshotRow>(&value);
         try_row::<PinRow>(&value);
+        try_row::<OrphanRow>(&value);
+        try_row::<ReapRow>(&value);
+        try_row::<RestoreRow>(&value);
+        try_row::<CopyRow>(&value);
         try_row::<RangeRow>(&value);
         try_row::<ReceiptRow>(&value);
         let hot = decode::<HotRow>(Family::Hot, b"key", &value);

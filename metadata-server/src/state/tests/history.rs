@@ -13,7 +13,7 @@ pub const KINDS: [(Family, Family); 4] = [
 pub type Tree = BTreeMap<(Family, Vec<u8>), Vec<u8>>;
 
 pub fn has_history(family: Family, key: &[u8]) -> bool {
-    family != Family::Small || key[8] != b'T'
+    family != Family::Small || b"AX".contains(&key[8])
 }
 
 /// The tree as it is.

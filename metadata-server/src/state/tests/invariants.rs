@@ -3,8 +3,8 @@
 use super::super::{
     Family, MemoryView, Read, Row, acl, keys, layout, reads,
     rows::{
-        BlobRow, BlobState, ChunkRow, DentryRow, DirRow, InodeRow, SessionRow, SnapshotRow, VolumeRow,
-        XattrRow, decode, fetch,
+        BlobRow, BlobState, ChunkRow, DentryRow, DirRow, InodeRow, RestoreRow, SessionRow, SnapshotRow,
+        VolumeRow, XattrRow, decode, fetch,
     },
 };
 use sitefs_base::{Content, Extent, FileKind, InodeId, Seq, VolumeId, limits::INODE_EXTENTS_MAX};
@@ -35,8 +35,30 @@ pub fn check(view: &MemoryView, id: VolumeId) {
     }
     check_pins(view, id, &volume);
     for (key, _) in rows_of(view, Family::Chunk, id) {
-        assert_eq!(inodes[&ino_at(&key, 8)].content, Content::Chunked, "chunk rows belong to chunked files");
+        let ino = ino_at(&key, 8);
+        match inodes.get(&ino) {
+            Some(row) => assert_eq!(row.content, Content::Chunked, "chunk rows belong to chunked files"),
+            None => assert!(is_orphan(view, id, ino), "chunk rows without inode await removal"),
+        }
     }
+}
+
+fn is_orphan(view: &MemoryView, id: VolumeId, ino: InodeId) -> bool {
+    view.get(Family::Small, &keys::orphan(id, ino)).unwrap().is_some()
+}
+
+/// Whether an inode is the root of a copy that a restore makes.
+fn is_copy(view: &MemoryView, id: VolumeId, ino: InodeId) -> bool {
+    view.get(Family::Meta, &keys::restore(id, ino)).unwrap().is_some()
+}
+
+/// Whether a restore has not copied all chunk rows of a file yet.
+fn is_being_copied(view: &MemoryView, id: VolumeId, ino: InodeId) -> bool {
+    let restores = view.scan(Family::Meta, &keys::restores(id), &keys::restores(id), 100).unwrap();
+    restores.iter().any(|(key, value)| {
+        let row: RestoreRow = decode(Family::Meta, key, value).unwrap();
+        row.file.is_some_and(|file| file.copy == ino)
+    })
 }
 
 /// The pins are exactly the seqs that somebody holds, and what holds one names it.
@@ -62,6 +84,10 @@ fn check_pins(view: &MemoryView, id: VolumeId, volume: &VolumeRow) {
         let row: SessionRow = decode(Family::Meta, &key, &value).unwrap();
         holders += row.at.map_or(0, |pin| holds(pin, b'S', &key[9..]));
     }
+    for (key, value) in of(b"J") {
+        let row: RestoreRow = decode(Family::Meta, &key, &value).unwrap();
+        holders += holds(row.seq, b'R', &key[9..]);
+    }
     assert_eq!(holders, of(b"P").len(), "nothing else holds a pin");
 }
 
@@ -81,6 +107,11 @@ fn check_names(view: &MemoryView, id: VolumeId, inodes: &BTreeMap<InodeId, Inode
     }
     for (ino, row) in inodes {
         let count = names.get(ino).copied().unwrap_or(0);
+        if is_orphan(view, id, *ino) || is_copy(view, id, *ino) {
+            assert_eq!(count, 0, "{ino} has lost its name or has none yet");
+            assert_eq!(row.parent, None);
+            continue;
+        }
         let attr = reads::node(view, id, *ino).unwrap().unwrap().attr();
         if row.kind == FileKind::Directory {
             assert_eq!(count, 1, "{ino} has one name");
@@ -103,7 +134,7 @@ fn check_small_rows(view: &MemoryView, id: VolumeId, inodes: &BTreeMap<InodeId, 
                 decode::<XattrRow>(Family::Small, &key, &value).unwrap();
                 with_xattrs.entry(ino_at(&key, 9)).or_default().push(key[17..].to_vec());
             }
-            tag => assert_eq!(tag, b'T'),
+            tag => assert!(b"TO".contains(&tag)),
         }
     }
     assert!(with_xattrs.keys().all(|ino| inodes.contains_key(ino)), "no attributes without inode");
@@ -130,6 +161,7 @@ fn check_content(view: &MemoryView, id: VolumeId, volume: &VolumeRow, ino: Inode
             assert!(row.size > 0 && own.len() <= INODE_EXTENTS_MAX);
             assert_eq!(own, &extents, "no chunk rows beside");
         }
+        Content::Chunked if is_being_copied(view, id, ino) => return,
         Content::Chunked => assert!(extents.len() > INODE_EXTENTS_MAX),
     }
     if !extents.is_empty() {
