@@ -62,7 +62,7 @@ fn decode(bytes: &[u8]) -> Result<(Command, &[u8])> {
     let format = u16::from_be_bytes([header[0], header[1]]);
     let number = u16::from_be_bytes([header[2], header[3]]);
     let len = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-    if format != FORMAT || !KINDS.contains(&number) {
+    if format != FORMAT || !is_known(number) {
         return Err(Error::fenced(format!(
             "the log holds a command of format {format} and kind {number}, which this version of \
              sitefs does not know: start the version that wrote it"
@@ -78,7 +78,9 @@ fn decode(bytes: &[u8]) -> Result<(Command, &[u8])> {
     Ok((command, rest))
 }
 
-const KINDS: std::ops::RangeInclusive<u16> = 0..=8;
+const fn is_known(kind: u16) -> bool {
+    matches!(kind, 0..=8 | 18)
+}
 
 /// The number of a kind of command in the log; never reused.
 const fn kind(body: &CommandBody) -> u16 {
@@ -92,6 +94,7 @@ const fn kind(body: &CommandBody) -> u16 {
         CommandBody::Op { .. } => 6,
         CommandBody::Drained { .. } => 7,
         CommandBody::Verified { .. } => 8,
+        CommandBody::Merged { .. } => 18,
     }
 }
 

@@ -204,7 +204,8 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
     match body {
         CommandBody::OpenSession { volume, .. }
         | CommandBody::CloseSession { volume, .. }
-        | CommandBody::Op { volume, .. } => Some(*volume),
+        | CommandBody::Op { volume, .. }
+        | CommandBody::Merged { volume, .. } => Some(*volume),
         CommandBody::Noop
         | CommandBody::Init { .. }
         | CommandBody::CreateVolume { .. }

@@ -14,6 +14,11 @@ pub(super) const SESSIONS: &[u8] = b"S";
 /// The prefix of the list of blobs that nobody has verified yet.
 pub(super) const UNVERIFIED: &[u8] = b"Q";
 
+/// The prefix of the list of hot blobs that wait to be drained.
+pub(super) const DRAIN: &[u8] = b"H";
+/// The prefix of the list of hot blobs that wait to be merged.
+pub(super) const TAILS: &[u8] = b"L";
+
 fn join(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()
 }
@@ -82,6 +87,15 @@ pub(super) fn hot(site: SiteId, generation: Generation) -> Vec<u8> {
 
 pub(super) fn unverified(site: SiteId, generation: Generation) -> Vec<u8> {
     join(&[UNVERIFIED, &site.to_key(), &generation.to_key()])
+}
+
+pub(super) fn drain(site: SiteId, generation: Generation) -> Vec<u8> {
+    join(&[DRAIN, &site.to_key(), &generation.to_key()])
+}
+
+/// Generations first: the oldest of all sites come first.
+pub(super) fn tail(site: SiteId, generation: Generation) -> Vec<u8> {
+    join(&[TAILS, &generation.to_key(), &site.to_key()])
 }
 
 pub(super) fn name(text: &str) -> Vec<u8> {

@@ -4,6 +4,7 @@
 //! command; rows are read and written through [`View`]. `docs/FORMATS.md` gives the rows.
 
 mod acl;
+mod append;
 mod apply;
 mod attrs;
 mod blobs;
@@ -15,11 +16,13 @@ mod history;
 mod keys;
 mod layout;
 mod memory;
+mod merge;
 mod mutation;
 mod namespace;
 mod overlay;
 mod places;
 mod query;
+mod ranges;
 mod reads;
 mod rename;
 mod rows;
@@ -34,11 +37,13 @@ mod xattr;
 
 pub use apply::apply;
 pub use checksum::checksum;
-pub use command::{Applied, Command, CommandBody, Reply, VolumeLimits};
+pub use command::{Applied, Command, CommandBody, CrowdedChunk, Joined, MergeStep, Reply, VolumeLimits};
 pub use history::{Life, keep, life_of};
 pub use memory::MemoryView;
+pub use merge::chunk_layout;
 pub use places::{
-    BlobPlace, HotBlob, UnverifiedBlob, UploadSlot, hot_blobs, hot_bytes, locate, unverified, upload_slot,
+    BlobPlace, HotBlob, UnverifiedBlob, UploadSlot, hot_blobs, hot_bytes, locate, tails, unverified,
+    upload_slot,
 };
 pub use query::{SessionInfo, events_since, is_answered, query, session_info};
 pub use view::{Family, Read, Row, View};

@@ -1,5 +1,6 @@
 //! Tests of the state machine: rules one by one, a model, and damaged rows.
 
+mod appends;
 mod attrs;
 mod blobs;
 mod content;
@@ -9,6 +10,7 @@ mod history;
 mod invariants;
 mod model;
 mod names;
+mod ranges;
 mod sessions;
 mod volumes;
 mod xattrs;
