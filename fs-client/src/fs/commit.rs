@@ -28,6 +28,7 @@ impl Fs {
     /// Commits everything that this mount changed in a file; when it returns, a quorum has it.
     pub(super) fn commit(&self, node: &Arc<Node>) -> Op<()> {
         let _alone = lock(&node.committing);
+        self.send_tail_alone(node)?;
         for attempt in 1.. {
             let Some(taken) = self.take(node)? else { return Ok(()) };
             match self.send(&taken) {

@@ -4,13 +4,13 @@
 use super::convert::{
     BLOCK, attr, entry_attr, errno, inode, kind, kind_of_mode, no_entry, permissions, place, set_time, ttl,
 };
-use crate::fs::{Caller, DirItem, Fs, Lifetime, Truncate, View, WriteKind};
+use crate::fs::{Access, Caller, CopyRange, DirItem, Fs, Lifetime, Opened, Truncate, View, WriteKind};
 use crate::meta::{Cx, Op, Stop};
 use crate::mount::Ended;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use sitefs_base::Errno;
@@ -20,6 +20,8 @@ use tokio::runtime::Handle;
 
 /// The largest write request, in bytes.
 const MAX_WRITE: u32 = 1 << 20;
+/// The most that one request copies: its reply has 32 bits.
+const COPY_MAX: u64 = 1 << 31;
 const GENERATION: Generation = Generation(0);
 
 /// Answers the kernel's requests with the operations of [`Fs`].
@@ -122,6 +124,16 @@ macro_rules! place_or {
             Err(error) => return $reply.error(errno(error)),
         }
     };
+}
+
+fn open_flags(opened: &Opened) -> FopenFlags {
+    if opened.direct {
+        FopenFlags::FOPEN_DIRECT_IO
+    } else if opened.keep_cache {
+        FopenFlags::FOPEN_KEEP_CACHE
+    } else {
+        FopenFlags::empty()
+    }
 }
 
 fn wanted_capabilities() -> [InitFlags; 7] {
@@ -293,16 +305,15 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let writes = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        let access = Access::of(flags.0);
         let truncate = (flags.0 & libc::O_TRUNC != 0).then_some(Truncate { kill_setid: req.uid() != 0 });
-        let done = |reply: ReplyOpen, result: Result<crate::fs::Opened, Errno>| match result {
+        let done = |reply: ReplyOpen, result: Result<Opened, Errno>| match result {
             Ok(opened) => {
-                let keep = if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
-                reply.opened(FileHandle(opened.fh), keep);
+                reply.opened(FileHandle(opened.fh), open_flags(&opened));
             }
             Err(error) => reply.error(errno(error)),
         };
-        self.run(reply, move |fs, cx| fs.open(cx, inode(ino), writes, truncate), done);
+        self.run(reply, move |fs, cx| fs.open(cx, inode(ino), access, truncate), done);
     }
 
     fn create(
@@ -319,14 +330,16 @@ impl Filesystem for Adapter {
         let create = create_args(req, mode, umask);
         let exclusive = flags & libc::O_EXCL != 0;
         let truncate = (flags & libc::O_TRUNC != 0).then_some(Truncate { kill_setid: req.uid() != 0 });
-        let done = |reply: ReplyCreate, result: Result<(View, crate::fs::Opened), Errno>| match result {
+        let how = (Access::of(flags), truncate);
+        let done = |reply: ReplyCreate, result: Result<(View, Opened), Errno>| match result {
             Ok((view, opened)) => {
                 let fh = FileHandle(opened.fh);
-                reply.created(&ttl(view.lifetime), &entry_attr(&view), GENERATION, fh, FopenFlags::empty());
+                let flags = open_flags(&opened) - FopenFlags::FOPEN_KEEP_CACHE;
+                reply.created(&ttl(view.lifetime), &entry_attr(&view), GENERATION, fh, flags);
             }
             Err(error) => reply.error(errno(error)),
         };
-        self.run(reply, move |fs, cx| fs.create(cx, &at, create.clone(), exclusive, truncate), done);
+        self.run(reply, move |fs, cx| fs.create(cx, &at, create.clone(), exclusive, how), done);
     }
 
     fn read(
@@ -560,21 +573,27 @@ impl Filesystem for Adapter {
         reply.error(errno(Errno::ENOTTY));
     }
 
-    /// Not offered yet: the kernel copies by reading and writing, and does not ask again.
     fn copy_file_range(
         &self,
         _req: &Request,
         _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
+        fh_in: FileHandle,
+        offset_in: u64,
         _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(fuser::Errno::ENOSYS);
+        let len = len.min(COPY_MAX);
+        let range =
+            CopyRange { from: fh_in.0, from_offset: offset_in, to: fh_out.0, to_offset: offset_out, len };
+        let done = |reply: ReplyWrite, result: Result<u64, Errno>| match result {
+            Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(errno(error)),
+        };
+        self.wait(reply, move |fs| fs.copy_range(range), done);
     }
 }
 
