@@ -53,7 +53,7 @@ impl Fs {
         loop {
             let missing = {
                 let mut state = node.state();
-                if state.gone || !state.is_ahead() {
+                if state.gone || !state.needs_commit() {
                     return Ok(None);
                 }
                 let dirty = state.is_dirty();

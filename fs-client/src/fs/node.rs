@@ -162,11 +162,12 @@ impl Draft {
 impl NodeState {
     /// Whether attributes here differ from the cell's row, or may soon.
     pub fn is_ahead(&self) -> bool {
-        self.unpublished.is_some()
-            || self.sending.is_some()
-            || !self.set.is_empty()
-            || self.is_dirty()
-            || self.tail.is_some()
+        self.tail.is_some() || self.needs_commit()
+    }
+
+    /// Whether a commit is under way, or would carry something.
+    pub fn needs_commit(&self) -> bool {
+        self.unpublished.is_some() || self.sending.is_some() || !self.set.is_empty() || self.is_dirty()
     }
 
     /// Whether content here is newer than the cell's.

@@ -2,9 +2,10 @@
 //! in the FUSE thread; the rest goes to a thread that may wait for the cell.
 
 use super::convert::{
-    BLOCK, attr, entry_attr, errno, inode, kind, kind_of_mode, no_entry, permissions, place, set_time, ttl,
+    BLOCK, attr, caller, create_args, entry_attr, errno, inode, kind, kind_of_mode, no_entry, open_flags,
+    permissions, place, set_time, ttl,
 };
-use crate::fs::{Access, Caller, CopyRange, DirItem, Fs, Lifetime, Opened, Truncate, View, WriteKind};
+use crate::fs::{Access, CopyRange, DirItem, Fs, Lifetime, Opened, Truncate, View, WriteKind};
 use crate::meta::{Cx, Op, Stop};
 use crate::mount::Ended;
 use fuser::{
@@ -14,7 +15,7 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use sitefs_base::Errno;
-use sitefs_base::op::{Create, RenameMode, SetAttr, XattrMode};
+use sitefs_base::op::{RenameMode, SetAttr, XattrMode};
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path, sync::Arc, time::SystemTime};
 use tokio::runtime::Handle;
 
@@ -69,14 +70,6 @@ impl Adapter {
     }
 }
 
-fn caller(req: &Request) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid() }
-}
-
-fn create_args(req: &Request, mode: u32, umask: u32) -> Create {
-    Create { mode: permissions(mode), umask: permissions(umask), uid: req.uid(), gid: req.gid() }
-}
-
 fn reply_entry(reply: ReplyEntry, result: Result<View, Errno>) {
     match result {
         Ok(view) => {
@@ -124,16 +117,6 @@ macro_rules! place_or {
             Err(error) => return $reply.error(errno(error)),
         }
     };
-}
-
-fn open_flags(opened: &Opened) -> FopenFlags {
-    if opened.direct {
-        FopenFlags::FOPEN_DIRECT_IO
-    } else if opened.keep_cache {
-        FopenFlags::FOPEN_KEEP_CACHE
-    } else {
-        FopenFlags::empty()
-    }
 }
 
 fn wanted_capabilities() -> [InitFlags; 7] {

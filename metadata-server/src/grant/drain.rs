@@ -56,7 +56,7 @@ struct Tally {
     last_error: Option<Error>,
 }
 
-/// Moves the next blobs behind `after`; says where to go on, `None` at the end. Wrong ones are
+/// Moves the next blobs behind `after`, in the first step late tails too; says where to go on, `None` at the end. Wrong ones are
 /// reported once and stay where they are. Those that fail are passed by and come again in the next
 /// round, so that they do not keep back what stands behind them.
 async fn step(
@@ -67,10 +67,11 @@ async fn step(
     let batch = state::hot_blobs(&blobs.group.reader(), after, BATCH)?;
     let is_last = batch.len() < BATCH;
     let late = if after.is_none() { late_tails(blobs)? } else { Vec::new() };
+    let places = batch.iter().map(|blob| Some((blob.site, blob.generation)));
+    let places: Vec<_> = late.iter().map(|_| None).chain(places).collect();
     let (mut running, mut tally) = (JoinSet::new(), Tally::default());
     let mut reached = after;
-    let late_count = late.len();
-    for (at, HotBlob { site, digest, generation, .. }) in late.into_iter().chain(batch).enumerate() {
+    for (HotBlob { site, digest, generation, .. }, place) in late.into_iter().chain(batch).zip(places) {
         let key = ObjectKey { site, digest, generation };
         if running.len() >= CONCURRENT {
             tally.count(running.join_next().await, wrong);
@@ -84,9 +85,7 @@ async fn step(
         if !wrong.contains(&key) {
             running.spawn(move_out(blobs.clone(), key));
         }
-        if at >= late_count {
-            reached = Some((site, generation));
-        }
+        reached = place.or(reached);
     }
     while !running.is_empty() {
         tally.count(running.join_next().await, wrong);

@@ -22,7 +22,7 @@ const GROUP: GroupId = GroupId::new(1);
 
 impl Mount {
     fn blobs(&self) -> BlobsClient<tonic::transport::Channel> {
-        BlobsClient::new(self.channel.clone())
+        BlobsClient::new(self.channel.clone()).max_decoding_message_size(5 << 20)
     }
 
     pub async fn grant(&mut self, digest: Digest) -> Grant {
