@@ -14,6 +14,10 @@ pub const FILE_MAX: u64 = 16 << 40;
 pub const INODE_EXTENTS_MAX: usize = 4;
 /// Extents in one chunk row (DESIGN D5).
 pub const CHUNK_EXTENTS_MAX: usize = 128;
+/// Extents of a chunk above which the leader merges them (DESIGN D5).
+pub const MERGE_ABOVE: usize = 32;
+/// Extents that appends and holes may bring a chunk to while merging is behind (DESIGN D5).
+pub const CHUNK_EXTENTS_BEHIND: usize = 1024;
 /// Changed chunks in one log entry (DESIGN D6).
 pub const COMMIT_CHUNKS_MAX: usize = 1024;
 /// Names of one inode (DESIGN D6).

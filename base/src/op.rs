@@ -126,6 +126,43 @@ pub enum Op {
         /// The blobs wanted.
         blobs: Vec<BlobWanted>,
     },
+    /// Adds bytes at the end that the file has when this is executed, so that appends of several
+    /// mounts lose nothing and never conflict (DESIGN D5).
+    Append {
+        /// The file. Without names it takes no bytes and the append is dropped.
+        ino: InodeId,
+        /// 1 to [`crate::limits::HOT_MAX`] bytes.
+        bytes: Bytes,
+        /// When the program wrote, by the client's clock: as in [`Commit::changed`], and the mtime.
+        changed: Option<Time>,
+        /// Clear set-id bits because an unprivileged program wrote.
+        kill_setid: bool,
+    },
+    /// Makes a range of a file read as zeros without moving data; the length stays.
+    Punch {
+        /// The file.
+        ino: InodeId,
+        /// Where the range begins, in bytes.
+        offset: u64,
+        /// Its length, at least 1; at most [`crate::limits::COMMIT_CHUNKS_MAX`] chunks.
+        len: u64,
+    },
+    /// Copies a range of a file by reference, as copy_file_range(2) does by bytes. What lies behind
+    /// the source's end, or beyond [`crate::limits::COMMIT_CHUNKS_MAX`] chunks, is not copied.
+    CloneRange {
+        /// The source.
+        from: InodeId,
+        /// Where the range begins in the source, in bytes.
+        from_offset: u64,
+        /// The target; may be the source if the ranges do not overlap.
+        to: InodeId,
+        /// Where the range begins in the target, in bytes.
+        to_offset: u64,
+        /// The length of the range in bytes.
+        len: u64,
+        /// If set, refuse with `ESTALE` unless the source's content version is this.
+        expect_from_cver: Option<Seq>,
+    },
 }
 
 /// A blob that a client wants to upload.
@@ -310,6 +347,16 @@ pub enum Extra {
     Grants(Vec<Grant>),
     /// The commit went to an inode without names and was dropped (DESIGN D4).
     Dropped,
+    /// Where the bytes of an [`Op::Append`] landed.
+    Appended {
+        /// The offset in the file, in bytes.
+        offset: u64,
+    },
+    /// How many bytes an [`Op::CloneRange`] copied.
+    Cloned {
+        /// The length in bytes.
+        len: u64,
+    },
 }
 
 /// The answer to one [`BlobWanted`].

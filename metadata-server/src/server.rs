@@ -94,6 +94,8 @@ impl Server {
         let loops = Tasks::new();
         loops.spawn(grant::drain(blobs.clone()));
         loops.spawn(grant::verify(blobs.clone()));
+        loops.spawn(grant::merge_hot(blobs.clone()));
+        loops.spawn(grant::merge_stored(blobs.clone()));
         loops.spawn(grant::report_verified(blobs, reports));
         loops.spawn(expire_sessions(cell.clone()));
         loops.spawn(reap(cell.clone()));

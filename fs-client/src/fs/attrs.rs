@@ -96,6 +96,7 @@ impl Fs {
             return Err(Errno::EFBIG.into());
         }
         let node = self.node(ino);
+        self.send_tail(cx, &node)?;
         if self.set_here(cx, &node, set)? {
             return self.getattr(cx, ino);
         }

@@ -1,6 +1,6 @@
 //! What happens to files that stay open: they are published and committed in time (DESIGN D14).
 
-use super::{Fs, Node, lock};
+use super::{Cx, Fs, Node, lock, node::Tail};
 use std::{
     sync::{
         Arc,
@@ -56,6 +56,16 @@ impl Fs {
         }) {
             if let Err(stop) = self.publish(&node) {
                 tracing::warn!(ino = %node.ino, ?stop, "an open file could not be published");
+            }
+        }
+        for node in self.waiting_nodes(|node| {
+            let state = node.state();
+            let is_due = |tail: &Tail| now.saturating_sub(tail.since) >= PUBLISH_AFTER;
+            state.retry_at <= now && state.tail.as_ref().is_some_and(is_due)
+        }) {
+            if let Err(stop) = self.send_tail(Cx::Slow, &node) {
+                tracing::warn!(ino = %node.ino, ?stop, "what was appended could not be committed");
+                node.state().retry_at = now + PUBLISH_AFTER;
             }
         }
         // Closed files whose commit failed: the program was told, the bytes are still here.

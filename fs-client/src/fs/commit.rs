@@ -28,6 +28,7 @@ impl Fs {
     /// Commits everything that this mount changed in a file; when it returns, a quorum has it.
     pub(super) fn commit(&self, node: &Arc<Node>) -> Op<()> {
         let _alone = lock(&node.committing);
+        self.send_tail_alone(node)?;
         for attempt in 1.. {
             let Some(taken) = self.take(node)? else { return Ok(()) };
             match self.send(&taken) {
@@ -52,7 +53,7 @@ impl Fs {
         loop {
             let missing = {
                 let mut state = node.state();
-                if state.gone || !state.is_ahead() {
+                if state.gone || !state.needs_commit() {
                     return Ok(None);
                 }
                 let dirty = state.is_dirty();

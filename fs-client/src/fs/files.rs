@@ -2,7 +2,7 @@
 
 use super::attrs::View;
 use super::node::{Draft, Node, Unpublished, without_setid};
-use super::{Cx, Fs, Handle, Op, lock};
+use super::{Access, Cx, Fs, Handle, Op, lock};
 use crate::data::{Working, read_content};
 use crate::meta::Stop;
 use sitefs_base::limits::{CHUNK_SIZE, FILE_MAX};
@@ -17,6 +17,8 @@ pub struct Opened {
     pub fh: u64,
     /// Whether the kernel's pages of this inode are of the current version.
     pub keep_cache: bool,
+    /// Whether the kernel must not use pages for this handle.
+    pub direct: bool,
 }
 
 /// An open that empties the file.
@@ -57,12 +59,13 @@ impl Fs {
         place: &Place,
         create: Create,
         exclusive: bool,
-        truncate: Option<Truncate>,
+        how: (Access, Option<Truncate>),
     ) -> Op<(View, Opened)> {
+        let (access, truncate) = how;
         self.writable()?;
         if let Some(found) = self.existing_for_create(cx, place, exclusive)? {
             let mut view = self.getattr(cx, found)?;
-            let opened = self.open(cx, found, true, truncate)?;
+            let opened = self.open(cx, found, access, truncate)?;
             self.looked_up(found);
             if truncate.is_some() {
                 (view.attr.size, view.lifetime) = (0, super::Lifetime::None);
@@ -74,8 +77,9 @@ impl Fs {
         if dir.nlink == 0 {
             return Err(Errno::ENOENT.into());
         }
-        if dir.flags.has_default_acl {
-            return self.create_at_cell(cx, place, create, exclusive);
+        // A log that several mounts begin at once is one file from its first line on.
+        if dir.flags.has_default_acl || (access == Access::Append && !exclusive) {
+            return self.create_at_cell(cx, place, create, exclusive, access);
         }
         if exclusive {
             self.meta.reserve(cx, place.clone())?;
@@ -93,9 +97,12 @@ impl Fs {
             state.draft = Some(Draft::new(copy, None, true));
             drop(state);
             self.add_pending(place, &node);
-            (self.add_handle(&node, true), View { node: ino, attr, lifetime: super::Lifetime::UntilChanged })
+            (
+                self.add_handle(&node, Access::Write),
+                View { node: ino, attr, lifetime: super::Lifetime::UntilChanged },
+            )
         };
-        Ok((view, Opened { fh, keep_cache: false }))
+        Ok((view, Opened { fh, keep_cache: false, direct: false }))
     }
 
     /// What a create finds under its name; the kernel may not have known of it.
@@ -115,15 +122,22 @@ impl Fs {
     }
 
     /// Creates by a commit at once: the cell works out what the file inherits.
-    fn create_at_cell(&self, cx: Cx, place: &Place, create: Create, exclusive: bool) -> Op<(View, Opened)> {
+    fn create_at_cell(
+        &self,
+        cx: Cx,
+        place: &Place,
+        create: Create,
+        exclusive: bool,
+        access: Access,
+    ) -> Op<(View, Opened)> {
         if cx == Cx::Fast {
             return Err(Stop::WouldBlock);
         }
         let ino = self.meta.new_number(cx)?;
         let ino = self.create_empty(place, ino, create, exclusive)?;
         self.looked_up(ino);
-        let opened = self.open(cx, ino, true, None)?;
-        if let Some(node) = self.known_node(ino) {
+        let opened = self.open(cx, ino, access, None)?;
+        if let Some(node) = self.known_node(ino).filter(|_| access != Access::Append) {
             let mut state = node.state();
             if state.last.as_ref().is_some_and(|last| last.attr.size == 0) {
                 let copy = Working::empty(&self.work_dir);
@@ -153,24 +167,28 @@ impl Fs {
         }
     }
 
-    fn add_handle(&self, node: &Arc<Node>, writes: bool) -> u64 {
+    fn add_handle(&self, node: &Arc<Node>, access: Access) -> u64 {
         {
             let mut state = node.state();
             state.handles += 1;
-            state.writers += u32::from(writes);
+            state.writers += u32::from(access.writes());
+            state.appenders += u32::from(access == Access::Append);
         }
         let fh = self.new_handle();
-        lock(&self.handles).insert(fh, Arc::new(Handle { node: Arc::clone(node), writes }));
+        lock(&self.handles).insert(fh, Arc::new(Handle { node: Arc::clone(node), access }));
         fh
     }
 
     /// Opens a file; with `truncate` it is empty from now on, for this mount, and loses its set-id
     /// bits if the caller may not keep them.
-    pub fn open(&self, cx: Cx, ino: InodeId, writes: bool, truncate: Option<Truncate>) -> Op<Opened> {
-        if writes || truncate.is_some() {
+    pub fn open(&self, cx: Cx, ino: InodeId, access: Access, truncate: Option<Truncate>) -> Op<Opened> {
+        if access.writes() || truncate.is_some() {
             self.writable()?;
         }
         let node = self.node(ino);
+        // Pages that the kernel fills from now on have what was appended here.
+        self.send_tail(cx, &node)?;
+        let access = access.with(truncate);
         let unpublished = node.state().unpublished.is_some();
         let inode = if unpublished { None } else { Some(self.inode_of(cx, &node)?.0) };
         let keep_cache = {
@@ -189,7 +207,9 @@ impl Fs {
         if let Some(truncate) = truncate {
             self.truncate_at_open(&node, truncate)?;
         }
-        Ok(Opened { fh: self.add_handle(&node, writes), keep_cache: keep_cache && truncate.is_none() })
+        let direct = access == Access::Append;
+        let fh = self.add_handle(&node, access);
+        Ok(Opened { fh, keep_cache: keep_cache && truncate.is_none(), direct })
     }
 
     fn truncate_at_open(&self, node: &Node, truncate: Truncate) -> Op<()> {
@@ -215,6 +235,7 @@ impl Fs {
     /// Reads up to `len` bytes.
     pub fn read(&self, cx: Cx, fh: u64, offset: u64, len: usize) -> Op<Vec<u8>> {
         let node = Arc::clone(&self.handle(fh)?.node);
+        self.send_tail(cx, &node)?;
         let local = {
             let state = node.state();
             match &state.draft {
@@ -255,6 +276,11 @@ impl Fs {
         let handle = self.handle(fh)?;
         let node = &handle.node;
         let len = bytes.len() as u64;
+        if handle.access == Access::Append
+            && let Some(written) = self.append(cx, node, bytes, kind)?
+        {
+            return Ok(written);
+        }
         loop {
             // An event of another mount may drop a working copy that is not changed yet.
             self.begin_draft(cx, node)?;
@@ -282,14 +308,19 @@ impl Fs {
 
     /// Makes a working copy of the cell's version, if there is none.
     pub(super) fn begin_draft(&self, cx: Cx, node: &Arc<Node>) -> Op<()> {
-        if node.state().draft.is_some() {
-            return Ok(());
+        loop {
+            self.send_tail(cx, node)?;
+            if node.state().draft.is_some() {
+                return Ok(());
+            }
+            let (inode, _) = self.inode_of(cx, node)?;
+            let copy = Working::of_existing(&self.work_dir, inode.attr.size);
+            let mut state = node.state();
+            if state.tail.is_none() {
+                state.draft.get_or_insert(Draft::new(copy, Some(inode), false));
+                return Ok(());
+            }
         }
-        let (inode, _) = self.inode_of(cx, node)?;
-        let copy = Working::of_existing(&self.work_dir, inode.attr.size);
-        let mut state = node.state();
-        state.draft.get_or_insert(Draft::new(copy, Some(inode), false));
-        Ok(())
     }
 
     /// Brings chunks of the cell's version into the working copy.
@@ -329,7 +360,7 @@ impl Fs {
     }
 
     /// Refuses what would go beyond the volume's limits, as far as they are known here.
-    fn room_for(&self, bytes: u64, inodes: u64) -> Op<()> {
+    pub(super) fn room_for(&self, bytes: u64, inodes: u64) -> Op<()> {
         let usage = self.meta.usage();
         let full =
             |used: u64, more: u64, limit: u64| limit > 0 && more > 0 && used.saturating_add(more) > limit;
@@ -347,6 +378,10 @@ impl Fs {
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         let zero = mode & (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE) != 0;
         let end = offset.checked_add(len).filter(|end| *end <= FILE_MAX).ok_or(Errno::EFBIG)?;
+        self.send_tail(Cx::Slow, &handle.node)?;
+        if mode & libc::FALLOC_FL_PUNCH_HOLE != 0 && self.punch_at_cell(&handle.node, offset, end)? {
+            return Ok(());
+        }
         self.begin_draft(Cx::Slow, &handle.node)?;
         let size = { handle.node.state().draft.as_ref().map_or(0, |draft| draft.copy.size()) };
         if !keep_size || end <= size {
@@ -412,12 +447,12 @@ impl Fs {
     /// A descriptor is being closed: what it wrote is committed when this returns.
     pub fn flush(&self, fh: u64) -> Op<()> {
         let handle = self.handle(fh)?;
-        if handle.writes { self.commit(&handle.node) } else { Ok(()) }
+        if handle.access.writes() { self.commit(&handle.node) } else { Ok(()) }
     }
 
     /// Whether [`Self::flush`] has nothing to do.
     pub fn flush_is_idle(&self, fh: u64) -> bool {
-        self.handle(fh).is_ok_and(|handle| !handle.writes || !handle.node.state().is_ahead())
+        self.handle(fh).is_ok_and(|handle| !handle.access.writes() || !handle.node.state().is_ahead())
     }
 
     /// Content and attributes are committed when this returns.
@@ -429,7 +464,7 @@ impl Fs {
     /// committed now.
     pub fn release(&self, cx: Cx, fh: u64) -> Op<()> {
         let handle = self.handle(fh)?;
-        if handle.writes && handle.node.state().is_ahead() {
+        if handle.access.writes() && handle.node.state().is_ahead() {
             if cx == Cx::Fast {
                 return Err(Stop::WouldBlock);
             }
@@ -440,7 +475,8 @@ impl Fs {
         lock(&self.handles).remove(&fh);
         let mut state = handle.node.state();
         state.handles -= 1;
-        state.writers -= u32::from(handle.writes);
+        state.writers -= u32::from(handle.access.writes());
+        state.appenders -= u32::from(handle.access == Access::Append);
         if state.writers == 0 && !state.is_ahead() && !(state.gone && state.handles > 0) {
             state.draft = None;
         }

@@ -3,6 +3,7 @@
 //! Each operation takes a [`Cx`]: with `Fast` it answers from what is here and has no effect when
 //! it cannot; with `Slow` it may wait for the cell. No node lock is held while waiting.
 
+mod append;
 mod attrs;
 mod background;
 mod commit;
@@ -11,14 +12,17 @@ mod feed;
 mod files;
 mod names;
 mod node;
+mod ranges;
 mod xattrs;
 
+pub use append::Access;
 pub use attrs::{Lifetime, View};
 pub use background::Background;
 pub use dirs::DirItem;
 pub use feed::{Notice, Notices};
 pub use files::{Opened, Truncate, WriteKind};
 pub use node::Node;
+pub use ranges::CopyRange;
 
 use crate::data::BlobReader;
 use crate::meta::{Cx, Meta, Op};
@@ -47,7 +51,7 @@ pub struct Caller {
 #[derive(Debug)]
 struct Handle {
     node: Arc<Node>,
-    writes: bool,
+    access: Access,
 }
 
 /// The mounted volume.

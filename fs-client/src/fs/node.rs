@@ -28,6 +28,8 @@ impl Node {
             lookups: 0,
             handles: 0,
             writers: 0,
+            appenders: 0,
+            tail: None,
             last: None,
             gone: false,
             unpublished: None,
@@ -59,6 +61,10 @@ pub struct NodeState {
     pub handles: u32,
     /// Handles that can write.
     pub writers: u32,
+    /// Those of them that can only append.
+    pub appenders: u32,
+    /// What append handles wrote and the cell does not have yet.
+    pub tail: Option<Tail>,
     /// The row as last seen while handles were open: what is read after the last name is gone.
     pub last: Option<Inode>,
     /// The inode has no names any more.
@@ -109,6 +115,28 @@ pub struct Unpublished {
     pub attr: Attr,
 }
 
+/// Bytes for the end of a file, wherever that is by the time that they reach the cell.
+#[derive(Debug)]
+pub struct Tail {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// The file has at least so many bytes when they are there.
+    pub promised: u64,
+    /// CLOCK_BOOTTIME of the oldest.
+    pub since: Duration,
+    /// When the last were written.
+    pub written: Time,
+    /// Whether the writer may not keep set-id bits.
+    pub kill_setid: bool,
+}
+
+impl Tail {
+    /// A tail without bytes, begun now.
+    pub fn new(since: Duration, written: Time) -> Self {
+        Self { bytes: Vec::new(), promised: 0, since, written, kill_setid: false }
+    }
+}
+
 /// A working copy and the version that it began from.
 #[derive(Debug)]
 pub struct Draft {
@@ -134,6 +162,11 @@ impl Draft {
 impl NodeState {
     /// Whether attributes here differ from the cell's row, or may soon.
     pub fn is_ahead(&self) -> bool {
+        self.tail.is_some() || self.needs_commit()
+    }
+
+    /// Whether a commit is under way, or would carry something.
+    pub fn needs_commit(&self) -> bool {
         self.unpublished.is_some() || self.sending.is_some() || !self.set.is_empty() || self.is_dirty()
     }
 
@@ -150,6 +183,11 @@ impl NodeState {
         {
             attr.size = draft.copy.size();
             attr.allocated = attr.size;
+        }
+        if let Some(tail) = &self.tail {
+            attr.size = attr.size.max(tail.promised);
+            attr.mtime = attr.mtime.max(tail.written);
+            attr.ctime = attr.ctime.max(tail.written);
         }
         if let Some(sending) = &self.sending {
             show(&mut attr, &sending.set, sending.written, sending.changed);

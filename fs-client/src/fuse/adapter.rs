@@ -2,26 +2,28 @@
 //! in the FUSE thread; the rest goes to a thread that may wait for the cell.
 
 use super::convert::{
-    BLOCK, GENERATION, attr, entry_attr, errno, inode, kind_of_mode, no_entry, permissions, place, set_time,
-    ttl,
+    BLOCK, GENERATION, attr, caller, create_args, entry_attr, errno, inode, kind_of_mode, no_entry, open_flags,
+    permissions, place, set_time, ttl,
 };
 use super::entries::Entries;
-use crate::fs::{Caller, Fs, Lifetime, Truncate, View, WriteKind};
+use crate::fs::{Access, CopyRange, Fs, Lifetime, Opened, Truncate, View, WriteKind};
 use crate::meta::{Cx, Op, Stop};
 use crate::mount::Ended;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use sitefs_base::Errno;
-use sitefs_base::op::{Create, RenameMode, SetAttr, XattrMode};
+use sitefs_base::op::{RenameMode, SetAttr, XattrMode};
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path, sync::Arc, time::SystemTime};
 use tokio::runtime::Handle;
 
 /// The largest write request, in bytes.
 const MAX_WRITE: u32 = 1 << 20;
+/// The most that one request copies: its reply has 32 bits.
+const COPY_MAX: u64 = 1 << 31;
 
 /// Answers the kernel's requests with the operations of [`Fs`].
 pub struct Adapter {
@@ -75,14 +77,6 @@ impl Adapter {
             reply.end(listed);
         }));
     }
-}
-
-fn caller(req: &Request) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid() }
-}
-
-fn create_args(req: &Request, mode: u32, umask: u32) -> Create {
-    Create { mode: permissions(mode), umask: permissions(umask), uid: req.uid(), gid: req.gid() }
 }
 
 fn reply_entry(reply: ReplyEntry, result: Result<View, Errno>) {
@@ -303,16 +297,15 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let writes = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        let access = Access::of(flags.0);
         let truncate = (flags.0 & libc::O_TRUNC != 0).then_some(Truncate { kill_setid: req.uid() != 0 });
-        let done = |reply: ReplyOpen, result: Result<crate::fs::Opened, Errno>| match result {
+        let done = |reply: ReplyOpen, result: Result<Opened, Errno>| match result {
             Ok(opened) => {
-                let keep = if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
-                reply.opened(FileHandle(opened.fh), keep);
+                reply.opened(FileHandle(opened.fh), open_flags(&opened));
             }
             Err(error) => reply.error(errno(error)),
         };
-        self.run(reply, move |fs, cx| fs.open(cx, inode(ino), writes, truncate), done);
+        self.run(reply, move |fs, cx| fs.open(cx, inode(ino), access, truncate), done);
     }
 
     fn create(
@@ -329,14 +322,16 @@ impl Filesystem for Adapter {
         let create = create_args(req, mode, umask);
         let exclusive = flags & libc::O_EXCL != 0;
         let truncate = (flags & libc::O_TRUNC != 0).then_some(Truncate { kill_setid: req.uid() != 0 });
-        let done = |reply: ReplyCreate, result: Result<(View, crate::fs::Opened), Errno>| match result {
+        let how = (Access::of(flags), truncate);
+        let done = |reply: ReplyCreate, result: Result<(View, Opened), Errno>| match result {
             Ok((view, opened)) => {
                 let fh = FileHandle(opened.fh);
-                reply.created(&ttl(view.lifetime), &entry_attr(&view), GENERATION, fh, FopenFlags::empty());
+                let flags = open_flags(&opened) - FopenFlags::FOPEN_KEEP_CACHE;
+                reply.created(&ttl(view.lifetime), &entry_attr(&view), GENERATION, fh, flags);
             }
             Err(error) => reply.error(errno(error)),
         };
-        self.run(reply, move |fs, cx| fs.create(cx, &at, create.clone(), exclusive, truncate), done);
+        self.run(reply, move |fs, cx| fs.create(cx, &at, create.clone(), exclusive, how), done);
     }
 
     fn read(
@@ -549,20 +544,26 @@ impl Filesystem for Adapter {
         reply.error(errno(Errno::ENOTTY));
     }
 
-    /// Not offered yet: the kernel copies by reading and writing, and does not ask again.
     fn copy_file_range(
         &self,
         _req: &Request,
         _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
+        fh_in: FileHandle,
+        offset_in: u64,
         _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(fuser::Errno::ENOSYS);
+        let len = len.min(COPY_MAX);
+        let range =
+            CopyRange { from: fh_in.0, from_offset: offset_in, to: fh_out.0, to_offset: offset_out, len };
+        let done = |reply: ReplyWrite, result: Result<u64, Errno>| match result {
+            Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(errno(error)),
+        };
+        self.wait(reply, move |fs| fs.copy_range(range), done);
     }
 }

@@ -1,8 +1,8 @@
 //! Between fuser's types and ours.
 
-use crate::fs::{Lifetime, View};
-use fuser::{FileAttr, FileType, Generation, INodeNo, TimeOrNow};
-use sitefs_base::op::{Place, SetTime};
+use crate::fs::{Caller, Lifetime, Opened, View};
+use fuser::{FileAttr, FileType, FopenFlags, Generation, INodeNo, Request, TimeOrNow};
+use sitefs_base::op::{Create, Place, SetTime};
 use sitefs_base::{Attr, Errno, FileKind, InodeId, Name, Time};
 use std::{
     ffi::OsStr,
@@ -136,5 +136,26 @@ fn received_time(time: SystemTime) -> Time {
             Time::new(-i64::try_from(before.as_secs()).unwrap_or(i64::MAX), before.subsec_nanos())
         }
         _ => time.into(),
+    }
+}
+
+/// Who asks.
+pub fn caller(req: &Request) -> Caller {
+    Caller { uid: req.uid(), gid: req.gid() }
+}
+
+/// Owner and mode of what is created.
+pub fn create_args(req: &Request, mode: u32, umask: u32) -> Create {
+    Create { mode: permissions(mode), umask: permissions(umask), uid: req.uid(), gid: req.gid() }
+}
+
+/// How the kernel handles an opened file.
+pub fn open_flags(opened: &Opened) -> FopenFlags {
+    if opened.direct {
+        FopenFlags::FOPEN_DIRECT_IO
+    } else if opened.keep_cache {
+        FopenFlags::FOPEN_KEEP_CACHE
+    } else {
+        FopenFlags::empty()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Blobs, checked, outage::Outage, within};
 use crate::state::{self, CommandBody, HotBlob};
-use sitefs_base::{Error, Generation, Kind, Result, SiteId, limits::CONTENT_DEADLINE};
+use sitefs_base::{Error, Generation, Kind, Result, SiteId, Time, limits::CONTENT_DEADLINE};
 use sitefs_blobstore::ObjectKey;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::task::{JoinError, JoinSet};
@@ -13,6 +13,9 @@ const BATCH: usize = 64;
 const CONCURRENT: usize = 4;
 /// Wrong blobs remembered, so that they are reported once per process only.
 const WRONG_MAX: usize = 16 * 1024;
+/// How long the blobs of appends may wait to be merged. Then they become objects as they are, so
+/// that files which are seldom appended to do not stay in the cell.
+const TAILS_WAIT: Duration = Duration::from_secs(3600);
 /// How often an empty cell is looked at.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -53,7 +56,7 @@ struct Tally {
     last_error: Option<Error>,
 }
 
-/// Moves the next blobs behind `after`; says where to go on, `None` at the end. Wrong ones are
+/// Moves the next blobs behind `after`, in the first step late tails too; says where to go on, `None` at the end. Wrong ones are
 /// reported once and stay where they are. Those that fail are passed by and come again in the next
 /// round, so that they do not keep back what stands behind them.
 async fn step(
@@ -63,9 +66,12 @@ async fn step(
 ) -> Result<(Option<Place>, Tally)> {
     let batch = state::hot_blobs(&blobs.group.reader(), after, BATCH)?;
     let is_last = batch.len() < BATCH;
+    let late = if after.is_none() { late_tails(blobs)? } else { Vec::new() };
+    let places = batch.iter().map(|blob| Some((blob.site, blob.generation)));
+    let places: Vec<_> = late.iter().map(|_| None).chain(places).collect();
     let (mut running, mut tally) = (JoinSet::new(), Tally::default());
     let mut reached = after;
-    for HotBlob { site, digest, generation, .. } in batch {
+    for (HotBlob { site, digest, generation, .. }, place) in late.into_iter().chain(batch).zip(places) {
         let key = ObjectKey { site, digest, generation };
         if running.len() >= CONCURRENT {
             tally.count(running.join_next().await, wrong);
@@ -79,12 +85,20 @@ async fn step(
         if !wrong.contains(&key) {
             running.spawn(move_out(blobs.clone(), key));
         }
-        reached = Some((site, generation));
+        reached = place.or(reached);
     }
     while !running.is_empty() {
         tally.count(running.join_next().await, wrong);
     }
     Ok((if is_last { None } else { reached }, tally))
+}
+
+/// The oldest blobs of appends that nobody merged in time.
+fn late_tails(blobs: &Blobs) -> Result<Vec<HotBlob>> {
+    let reader = blobs.group.reader();
+    let now = state::last_at(&reader)?;
+    let wait = i64::try_from(TAILS_WAIT.as_secs()).unwrap_or(i64::MAX);
+    state::tails(&reader, Time::new(now.secs().saturating_sub(wait), now.nanos()), BATCH)
 }
 
 impl Tally {

@@ -1,23 +1,26 @@
 //! The way of bytes between mounts, the cell and the object store.
 //!
 //! [`Blobs`] signs requests and moves bytes on behalf of sessions; `drain` moves hot blobs to the
-//! object store, `verify` reads uploaded objects once to prove their digests.
+//! object store, `verify` reads uploaded objects once to prove their digests, `merge` joins what
+//! appends leave behind.
 
 mod drain;
+mod merge;
 mod outage;
 mod stored;
 mod verify;
 
 pub(crate) use drain::drain;
+pub(crate) use merge::{merge_hot, merge_stored};
 pub(crate) use verify::{report_verified, verify};
 
 use crate::{
     raft::Group,
-    state::{self, BlobPlace},
+    state::{self, BlobPlace, CrowdedChunk},
 };
 use bytes::Bytes;
 use sitefs_base::{
-    Error, Result, VolumeId,
+    Error, Result, SiteId, VolumeId,
     limits::{CONTENT_DEADLINE, METADATA_DEADLINE},
     op::Location,
 };
@@ -44,6 +47,10 @@ pub(crate) struct Blobs {
     stored: Stored,
     verified: mpsc::Sender<ObjectKey>,
     proofs: Semaphore,
+    /// Chunks with many extents.
+    crowded: merge::Queue,
+    /// Those of them whose merge needs the object store.
+    stored_chunks: merge::Queue,
 }
 
 impl Blobs {
@@ -51,7 +58,19 @@ impl Blobs {
     pub fn new(group: Group, backend: Arc<dyn Backend>) -> (Arc<Self>, mpsc::Receiver<ObjectKey>) {
         let (verified, reports) = mpsc::channel(VERIFIED_QUEUE);
         let proofs = Semaphore::new(PROOFS_MAX);
-        (Arc::new(Self { group, backend, stored: Stored::default(), verified, proofs }), reports)
+        let (crowded, stored_chunks) = (merge::Queue::default(), merge::Queue::default());
+        let stored = Stored::default();
+        (Arc::new(Self { group, backend, stored, verified, proofs, crowded, stored_chunks }), reports)
+    }
+
+    /// A chunk has more extents than it should have: they are merged soon.
+    pub fn crowded(&self, chunk: CrowdedChunk) {
+        self.crowded.add(chunk);
+    }
+
+    fn site_of(&self, volume: VolumeId) -> Result<SiteId> {
+        let info = state::volume_info(&self.group.reader(), volume)?;
+        Ok(info.ok_or_else(|| Error::not_found("the volume is gone"))?.site)
     }
 
     /// Where a blob of `len` bytes is to be uploaded.

@@ -136,7 +136,7 @@ impl Group {
             && self.inner.reserve.is_short(&*self.inner.clock, what, 0)?
             && !self.is_retry(&body)?
         {
-            return Ok(Applied { reply: Err(Errno::ENOSPC), event: None });
+            return Ok(Applied { reply: Err(Errno::ENOSPC), event: None, crowded: None });
         }
         let stopped = || Error::unavailable("this node is shutting down");
         let answered = async {
@@ -272,7 +272,7 @@ fn use_of_disk(body: &CommandBody) -> Option<Use> {
         | CommandBody::StartRestore { .. }
         | CommandBody::StepRestore { .. } => Some(Use::Growth),
         CommandBody::Op { envelope, .. } => Some(match &envelope.body {
-            Op::Unlink { .. } | Op::Rmdir { .. } | Op::RemoveXattr { .. } => Use::Removal,
+            Op::Unlink { .. } | Op::Rmdir { .. } | Op::RemoveXattr { .. } | Op::Punch { .. } => Use::Removal,
             // To extend a file makes a hole, which takes no more room than to cut it.
             Op::SetAttr { set, .. } if set.size.is_some() => Use::Removal,
             _ => Use::Growth,

@@ -213,7 +213,8 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
         | CommandBody::EndRestore { volume, .. }
         | CommandBody::CreateSnapshot { volume, .. }
         | CommandBody::DeleteSnapshot { volume, .. }
-        | CommandBody::MoveHorizon { volume, .. } => Some(*volume),
+        | CommandBody::MoveHorizon { volume, .. }
+        | CommandBody::Merged { volume, .. } => Some(*volume),
         CommandBody::Noop
         | CommandBody::Init { .. }
         | CommandBody::CreateVolume { .. }

@@ -128,7 +128,10 @@ fn published(op: &Op) -> Option<&Place> {
         | Op::SetXattr { .. }
         | Op::RemoveXattr { .. }
         | Op::AllocInodes { .. }
-        | Op::Grant { .. } => None,
+        | Op::Grant { .. }
+        | Op::Append { .. }
+        | Op::Punch { .. }
+        | Op::CloneRange { .. } => None,
     }
 }
 

@@ -52,7 +52,7 @@ impl Rest {
 
 impl Stream {
     async fn finish(&self, rest: Rest, applied: Result<Applied>) -> Outgoing {
-        let Applied { reply, event } = match applied {
+        let Applied { reply, event, crowded } = match applied {
             Ok(applied) => applied,
             Err(error) => return failed(rest.op, error),
         };
@@ -66,6 +66,9 @@ impl Stream {
             Err(Errno::ESTALE) if self.is_forgotten() => return Outgoing::Close(Closing::SessionGone),
             Err(errno) => Err(errno),
         };
+        if let Some(chunk) = crowded {
+            self.cell.blobs.crowded(chunk);
+        }
         if let Some((volume, event)) = event {
             self.cell.watchers.wait(volume, session, event.seq).await;
         }
@@ -114,6 +117,7 @@ pub(super) fn weight(op: &Op) -> usize {
             changed.iter().map(|chunk| size_of_val(chunk) + size_of_val(&*chunk.extents)).sum()
         }
         Op::SetXattr { value, .. } => value.len(),
+        Op::Append { bytes, .. } => bytes.len(),
         Op::Grant { blobs } => size_of_val(&**blobs),
         _ => 0,
     };

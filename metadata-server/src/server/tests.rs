@@ -1,5 +1,6 @@
 //! The cell through its real listeners: a client that speaks the protocol over loopback.
 
+mod appends;
 mod blobs;
 mod harness;
 mod past;

@@ -1,9 +1,9 @@
 //! Deciding commands.
 
 use super::{
-    Applied, Command, CommandBody, Read, Reply, View, attrs, blobs, commit, horizon,
+    Applied, Command, CommandBody, MergeStep, Read, Reply, View, append, attrs, blobs, commit, horizon, merge,
     mutation::{Done, Finished, Mutation},
-    namespace, reads, reap, rename, restore,
+    namespace, ranges, reads, reap, rename, restore,
     rows::{ReceiptRow, SessionRow, VolumeRow},
     scope::Scope,
     session::{self, Admission},
@@ -37,11 +37,11 @@ pub fn apply(view: &mut dyn View, command: &Command) -> Result<Applied> {
 }
 
 fn refusal(errno: Errno) -> Applied {
-    Applied { reply: Err(errno), event: None }
+    Applied { reply: Err(errno), event: None, crowded: None }
 }
 
 fn reply(reply: Reply) -> Step<Applied> {
-    Ok(Applied { reply: Ok(reply), event: None })
+    Ok(Applied { reply: Ok(reply), event: None, crowded: None })
 }
 
 fn with_event(volume: VolumeId, reply: Reply, event: Option<Event>) -> Step<Applied> {
@@ -67,6 +67,12 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
         }
         CommandBody::Verified { site, digest, generation } => {
             blobs::verified(scope, *site, digest, *generation)?;
+        }
+        CommandBody::Merged { volume, step: MergeStep::Upload { blob } } => {
+            return reply(Reply::Upload(merge::upload(scope, *volume, blob)?));
+        }
+        CommandBody::Merged { volume, step: MergeStep::Replace { ino, old, new } } => {
+            merge::replace(scope, *volume, *ino, old, new)?;
         }
         CommandBody::SetVolume { volume, change } => settings::set(scope, *volume, change)?,
         CommandBody::DeleteVolume { volume } => settings::delete(scope, *volume)?,
@@ -147,11 +153,12 @@ fn execute(
 ) -> Step<(Applied, Option<ReceiptRow>)> {
     let mut mutation = Mutation::begin(scope, id, volume, envelope.session);
     let Done { ino, extra } = perform(&mut mutation, &envelope.body)?;
-    let Finished { seq, touched, event } = mutation.finish()?;
+    let Finished { seq, touched, event, crowded } = mutation.finish()?;
     let attrs = current(&scope.rows, id, &touched)?;
     let receipt = session::keepable(&extra).map(|extra| ReceiptRow::Done { seq, ino, touched, extra });
     let outcome = Outcome { seq, ino, attrs, extra };
-    let applied = Applied { reply: Ok(Reply::Op(Box::new(outcome))), event: event.map(|event| (id, event)) };
+    let event = event.map(|event| (id, event));
+    let applied = Applied { reply: Ok(Reply::Op(Box::new(outcome))), event, crowded };
     Ok((applied, receipt))
 }
 
@@ -170,6 +177,14 @@ fn perform(m: &mut Mutation, op: &Op) -> Step<Done> {
         Op::RemoveXattr { ino, name } => xattr::remove(m, *ino, name),
         Op::AllocInodes { count } => session::alloc_inodes(m, *count),
         Op::Grant { blobs } => blobs::grant(m, blobs),
+        Op::Append { ino, bytes, changed, kill_setid } => {
+            append::append(m, *ino, bytes, *changed, *kill_setid)
+        }
+        Op::Punch { ino, offset, len } => ranges::punch(m, *ino, *offset, *len),
+        Op::CloneRange { from, from_offset, to, to_offset, len, expect_from_cver } => {
+            let range = ranges::Copied { from: *from_offset, to: *to_offset, len: *len };
+            ranges::clone(m, *from, *to, range, *expect_from_cver)
+        }
     }
 }
 
@@ -183,7 +198,7 @@ fn repeated(scope: &Scope, id: VolumeId, receipt: &ReceiptRow) -> Result<Applied
             Ok(Reply::Op(Box::new(outcome)))
         }
     };
-    Ok(Applied { reply, event: None })
+    Ok(Applied { reply, event: None, crowded: None })
 }
 
 /// The attributes of those inodes that exist.

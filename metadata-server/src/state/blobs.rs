@@ -4,7 +4,7 @@ use super::{
     Family, content, keys,
     mutation::{Done, Mutation},
     reads::Node,
-    rows::{self, BlobRow, BlobState, DoomedRow, HotRow, Loc, UnverifiedRow, UploadRow},
+    rows::{self, BlobRow, BlobState, DoomedRow, DrainRow, HotRow, Loc, TailRow, UnverifiedRow, UploadRow},
     scope::Scope,
     stop::{Step, require},
 };
@@ -13,6 +13,11 @@ use sitefs_base::{
     limits::{CHUNK_SIZE, COMMIT_CHUNKS_MAX},
     op::{BlobWanted, Extra, Grant, Location},
 };
+
+/// The digest of bytes that came without one: the one place of `state` that hashes.
+pub(super) fn digest_of(bytes: &[u8]) -> Digest {
+    sitefs_blobstore::hash(bytes)
+}
 
 fn fetch(scope: &Scope, site: SiteId, digest: &Digest) -> Step<Option<BlobRow>> {
     let row: Option<BlobRow> = rows::fetch(&scope.rows, Family::Blob, &keys::blob(site, digest))?;
@@ -68,6 +73,13 @@ pub(super) fn reference_again(m: &mut Mutation, digest: &Digest, len: u64) -> St
     note(m, site, row)
 }
 
+/// [`reference`] for a blob that a row of this volume names now: it was checked then.
+pub(super) fn name_again(m: &mut Mutation, digest: &Digest) -> Step<()> {
+    let site = m.volume.site;
+    let row = fetch(m.scope, site, digest)?.filter(BlobRow::is_readable).ok_or(Errno::EIO)?;
+    note(m, site, row)
+}
+
 /// The upload that was granted to this volume under `generation`, if it was for this blob.
 fn granted(
     m: &Mutation,
@@ -115,11 +127,21 @@ fn new_row(
         verified: loc == Loc::Hot,
         last_ref: scope.mark()?,
         vols,
+        tail: false,
     })
 }
 
-/// Stores a row that this volume references from now on.
+/// Stores a row that this volume references from now on. A blob that waited to be merged has
+/// another use now, and is drained.
 fn note(m: &mut Mutation, site: SiteId, mut row: BlobRow) -> Step<()> {
+    if std::mem::take(&mut row.tail) && row.loc == Loc::Hot {
+        unlist(m.scope, site, row.generation);
+        list(m.scope, site, &row)?;
+    }
+    save(m, site, row)
+}
+
+fn save(m: &mut Mutation, site: SiteId, mut row: BlobRow) -> Step<()> {
     row.state = BlobState::Present;
     row.last_ref = m.scope.mark()?;
     if let Err(place) = row.vols.binary_search(&m.id) {
@@ -130,13 +152,41 @@ fn note(m: &mut Mutation, site: SiteId, mut row: BlobRow) -> Step<()> {
     Ok(())
 }
 
+/// Puts a hot blob on the list that it belongs on.
+fn list(scope: &mut Scope, site: SiteId, row: &BlobRow) -> Result<()> {
+    let (digest, len, since) = (row.digest, row.len, scope.at);
+    if row.tail {
+        scope.put(Family::Meta, &keys::tail(site, row.generation), &TailRow { digest, len, since })
+    } else {
+        scope.put(Family::Meta, &keys::drain(site, row.generation), &DrainRow { digest, len })
+    }
+}
+
+fn unlist(scope: &mut Scope, site: SiteId, generation: Generation) {
+    scope.rows.delete(Family::Meta, &keys::tail(site, generation));
+    scope.rows.delete(Family::Meta, &keys::drain(site, generation));
+}
+
+/// A merge has put another blob in the place of this one. If it was there for that only, nobody
+/// drains it; it stays readable for those who have the old layout.
+pub(super) fn superseded(m: &mut Mutation, digest: &Digest) -> Step<()> {
+    let site = m.volume.site;
+    if let Some(row) = fetch(m.scope, site, digest)?.filter(|row| row.tail && row.loc == Loc::Hot) {
+        unlist(m.scope, site, row.generation);
+    }
+    Ok(())
+}
+
 /// The object of a row that is replaced has to be deleted. Returns the volumes that committed it.
 fn replace(scope: &mut Scope, site: SiteId, old: Option<BlobRow>) -> Result<Vec<VolumeId>> {
     let Some(old) = old else {
         return Ok(Vec::new());
     };
     match old.loc {
-        Loc::Hot => scope.rows.delete(Family::Hot, &keys::hot(site, old.generation)),
+        Loc::Hot => {
+            unlist(scope, site, old.generation);
+            scope.rows.delete(Family::Hot, &keys::hot(site, old.generation));
+        }
         Loc::Object => {
             let row = DoomedRow { digest: old.digest, since: scope.at };
             scope.put(Family::Blob, &keys::doomed(site, old.generation), &row)?;
@@ -146,24 +196,35 @@ fn replace(scope: &mut Scope, site: SiteId, old: Option<BlobRow>) -> Result<Vec<
     Ok(old.vols)
 }
 
-/// References a blob whose bytes came with the commit. They are dropped if the site has the blob
+/// What becomes of a hot blob.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fate {
+    /// It becomes an object.
+    Drained,
+    /// It will be merged with its neighbours.
+    Merged,
+}
+
+/// References a blob whose bytes came with the command. They are dropped if the site has the blob
 /// already; otherwise the cell keeps them, in place of an object that nobody has verified.
-pub(super) fn store_hot(m: &mut Mutation, digest: &Digest, bytes: &[u8]) -> Step<()> {
+pub(super) fn store_hot(m: &mut Mutation, digest: &Digest, bytes: &[u8], fate: Fate) -> Step<()> {
     let site = m.volume.site;
-    let row = match fetch(m.scope, site, digest)? {
+    match fetch(m.scope, site, digest)? {
         Some(row) if row.is_readable() && row.verified => {
             require(row.len as usize == bytes.len(), Errno::EINVAL)?;
-            row
+            note(m, site, row)
         }
         old => {
             let vols = replace(m.scope, site, old)?;
             let generation = m.scope.draw_generation()?;
             m.scope.put(Family::Hot, &keys::hot(site, generation), &HotRow { digest: *digest, bytes })?;
             let len = u32::try_from(bytes.len()).map_err(|_| Errno::EINVAL)?;
-            new_row(m.scope, digest, generation, (len, Loc::Hot), vols)?
+            let row = new_row(m.scope, digest, generation, (len, Loc::Hot), vols)?;
+            let row = BlobRow { tail: fate == Fate::Merged, ..row };
+            list(m.scope, site, &row)?;
+            save(m, site, row)
         }
-    };
-    note(m, site, row)
+    }
 }
 
 /// Draws a generation for each blob that this volume cannot name without an upload.
@@ -179,7 +240,12 @@ pub(super) fn grant(m: &mut Mutation, blobs: &[BlobWanted]) -> Step<Done> {
     Ok(Done { ino: None, extra: Extra::Grants(grants) })
 }
 
-fn grant_one(scope: &mut Scope, site: SiteId, volume: VolumeId, wanted: &BlobWanted) -> Step<Grant> {
+pub(super) fn grant_one(
+    scope: &mut Scope,
+    site: SiteId,
+    volume: VolumeId,
+    wanted: &BlobWanted,
+) -> Step<Grant> {
     let has = fetch(scope, site, &wanted.digest)?.is_some_and(|row| {
         row.state == BlobState::Present && row.verified && row.len == wanted.len && row.vols.contains(&volume)
     });
@@ -206,8 +272,9 @@ fn of_generation(
 /// The object store has the bytes of a hot blob now.
 pub(super) fn drained(scope: &mut Scope, site: SiteId, digest: &Digest, generation: Generation) -> Step<()> {
     if let Some(row) = of_generation(scope, site, digest, generation)?.filter(|row| row.loc == Loc::Hot) {
-        let row = BlobRow { loc: Loc::Object, ..row };
+        let row = BlobRow { loc: Loc::Object, tail: false, ..row };
         scope.put(Family::Blob, &keys::blob(site, digest), &row)?;
+        unlist(scope, site, generation);
         scope.rows.delete(Family::Hot, &keys::hot(site, generation));
     }
     Ok(())

@@ -1,10 +1,11 @@
 //! What the log carries, and what applying it gives.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sitefs_base::{
-    Digest, Errno, Generation, GroupId, Incarnation, InodeId, Moment, OpId, Seq, SessionId, SiteId,
+    Digest, Errno, Extent, Generation, GroupId, Incarnation, InodeId, Moment, OpId, Seq, SessionId, SiteId,
     SnapshotName, Time, VolumeChange, VolumeId, VolumeName,
-    op::{Event, OpEnvelope, Outcome, Place},
+    op::{BlobWanted, Event, OpEnvelope, Outcome, Place},
 };
 
 /// One entry for the state machine.
@@ -92,6 +93,13 @@ pub enum CommandBody {
         digest: Digest,
         /// Its generation.
         generation: Generation,
+    },
+    /// The leader joins neighbouring extents of a file into one (DESIGN D5).
+    Merged {
+        /// The volume.
+        volume: VolumeId,
+        /// What it does.
+        step: MergeStep,
     },
     /// Makes a snapshot, at a cost that does not depend on the volume's size. `EEXIST` if the name is
     /// taken, `EDQUOT` if there are too many.
@@ -194,6 +202,45 @@ pub struct RestoreState {
     pub more: bool,
 }
 
+/// A step of joining extents.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum MergeStep {
+    /// Draws a generation for a joined blob that is too large to travel in a command.
+    Upload {
+        /// The blob.
+        blob: BlobWanted,
+    },
+    /// The joined blob takes the place of the extents, if they are still there as they were read.
+    /// Readers see no difference, and the content version does not move.
+    Replace {
+        /// The file.
+        ino: InodeId,
+        /// The extents as they were read: at least two neighbours without a hole, in one chunk.
+        old: Vec<Extent>,
+        /// What they are joined to.
+        new: Joined,
+    },
+}
+
+/// A blob that holds what several extents held.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Joined {
+    /// It comes with the command.
+    Hot {
+        /// The digest of `bytes`, computed by the leader.
+        digest: Digest,
+        /// At most [`sitefs_base::limits::HOT_MAX`] bytes.
+        bytes: Bytes,
+    },
+    /// The leader has put it into the object store.
+    Object {
+        /// The blob.
+        digest: Digest,
+        /// The generation that was drawn for it; none if the store had it.
+        generation: Option<Generation>,
+    },
+}
+
 /// What a volume may hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VolumeLimits {
@@ -210,6 +257,19 @@ pub struct Applied {
     pub reply: Result<Reply, Errno>,
     /// At most one event per volume touched.
     pub event: Option<(VolumeId, Event)>,
+    /// A chunk that should be merged. Losing this loses nothing: the next append says it again.
+    pub crowded: Option<CrowdedChunk>,
+}
+
+/// A chunk with more extents than it should have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct CrowdedChunk {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The file.
+    pub ino: InodeId,
+    /// The chunk's number.
+    pub chunk: u32,
 }
 
 /// The reply to a command.
@@ -248,4 +308,6 @@ pub enum Reply {
     },
     /// To the commands of a restore.
     Restore(RestoreState),
+    /// To [`MergeStep::Upload`]: the generation, or `None` if the store has the blob.
+    Upload(Option<Generation>),
 }

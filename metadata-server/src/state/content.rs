@@ -1,10 +1,11 @@
 //! Content of files: what a commit writes and what truncation leaves.
 
 use super::{
-    blobs, layout,
+    blobs::{self, Fate},
+    layout,
     mutation::Mutation,
     reads::Node,
-    stop::{Step, require},
+    stop::{Step, refuse, require},
 };
 use bytes::Bytes;
 use sitefs_base::{
@@ -55,7 +56,7 @@ pub(super) fn write(
             set_inline(node, bytes.clone());
         }
         NewContent::Hot { digest, bytes } => {
-            blobs::store_hot(m, digest, bytes)?;
+            blobs::store_hot(m, digest, bytes, Fate::Drained)?;
             layout::change(m, node, 0, &[])?;
             let len = bytes.len() as u32;
             let extent = Extent { offset: 0, len, digest: *digest, blob_offset: 0 };
@@ -72,7 +73,7 @@ pub(super) fn write(
     Ok(())
 }
 
-fn set_inline(node: &mut Node, bytes: Bytes) {
+pub(super) fn set_inline(node: &mut Node, bytes: Bytes) {
     node.row.size = bytes.len() as u64;
     node.row.allocated = bytes.len() as u64;
     node.row.content = if bytes.is_empty() { Content::Empty } else { Content::Inline(bytes) };
@@ -106,14 +107,19 @@ pub(super) fn names(m: &Mutation, node: &Node, digest: &Digest) -> Result<bool> 
     Ok(found)
 }
 
+/// Only files have bytes.
+pub(super) fn require_file(node: &Node) -> Step<()> {
+    match node.row.kind {
+        FileKind::File => Ok(()),
+        FileKind::Directory => refuse(Errno::EISDIR),
+        _ => refuse(Errno::EINVAL),
+    }
+}
+
 /// truncate(2): cuts exactly at `size`, or grows with a hole. Inline content that would grow past
 /// its limit is refused: clients commit it with its bytes then.
 pub(super) fn truncate(m: &mut Mutation, node: &mut Node, size: u64) -> Step<()> {
-    match node.row.kind {
-        FileKind::File => {}
-        FileKind::Directory => return Err(Errno::EISDIR.into()),
-        _ => return Err(Errno::EINVAL.into()),
-    }
+    require_file(node)?;
     require(size <= FILE_MAX, Errno::EFBIG)?;
     if size == node.row.size {
         return Ok(());

@@ -18,6 +18,10 @@ pub(super) const UNVERIFIED: &[u8] = b"Q";
 pub(super) const REAPS: &[u8] = b"Z";
 /// The prefix of all restores under way.
 pub(super) const RESTORES: &[u8] = b"J";
+/// The prefix of the list of hot blobs that wait to be drained.
+pub(super) const DRAIN: &[u8] = b"H";
+/// The prefix of the list of hot blobs that wait to be merged.
+pub(super) const TAILS: &[u8] = b"L";
 
 fn join(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()
@@ -104,6 +108,15 @@ pub(super) fn hot(site: SiteId, generation: Generation) -> Vec<u8> {
 
 pub(super) fn unverified(site: SiteId, generation: Generation) -> Vec<u8> {
     join(&[UNVERIFIED, &site.to_key(), &generation.to_key()])
+}
+
+pub(super) fn drain(site: SiteId, generation: Generation) -> Vec<u8> {
+    join(&[DRAIN, &site.to_key(), &generation.to_key()])
+}
+
+/// Generations first: the oldest of all sites come first.
+pub(super) fn tail(site: SiteId, generation: Generation) -> Vec<u8> {
+    join(&[TAILS, &generation.to_key(), &site.to_key()])
 }
 
 pub(super) fn name(text: &str) -> Vec<u8> {

@@ -1,14 +1,19 @@
 //! Where the bytes of a file lie: extents in the inode row, or one row per chunk (DESIGN D1).
 
+mod pieces;
+
+pub(super) use pieces::{by_chunks, part};
+
 use super::{
     Family, Read, keys,
     mutation::Mutation,
     reads::{self, Node},
     rows::{self, ChunkRow},
+    stop::{Step, require},
 };
 use sitefs_base::{
-    Content, Extent, InodeId, Result, VolumeId,
-    limits::{CHUNK_SIZE, INODE_EXTENTS_MAX},
+    Content, Errno, Extent, InodeId, Result, VolumeId,
+    limits::{CHUNK_SIZE, INODE_EXTENTS_MAX, MERGE_ABOVE},
     op::ChunkLayout,
 };
 use std::collections::BTreeMap;
@@ -57,6 +62,54 @@ pub(super) fn change(m: &mut Mutation, node: &mut Node, size: u64, changed: &[Ch
     Ok(())
 }
 
+/// The extents of the chunks `first..=last` that have any.
+pub(super) fn chunks(m: &Mutation, node: &Node, first: u32, last: u32) -> Result<Chunks> {
+    let mut found = by_chunk(node.row.extents());
+    found.retain(|chunk, _| (first..=last).contains(chunk));
+    if node.row.content == Content::Chunked {
+        let (prefix, from) = (keys::chunks(m.id, node.ino), keys::chunk(m.id, node.ino, first));
+        reads::walk(&m.scope.rows, Family::Chunk, &prefix, &from, |key, value| {
+            let chunk = chunk_in(key)?;
+            if chunk <= last {
+                found.insert(chunk, rows::decode::<ChunkRow>(Family::Chunk, key, value)?.extents);
+            }
+            Ok(chunk < last)
+        })?;
+    }
+    Ok(found)
+}
+
+/// The chunk of a row, from its key.
+pub(super) fn chunk_in(key: &[u8]) -> Result<u32> {
+    let chunk = keys::part(key, 16).map(u32::from_be_bytes);
+    chunk.ok_or_else(|| rows::damaged(Family::Chunk, key, "is no key of a chunk"))
+}
+
+/// Puts `new` extents, which do not cross chunks, in place of whatever lies in `from..to`; the file
+/// has `size` bytes then. At most `limit` extents may be in a chunk: `full` says what if more.
+pub(super) fn overwrite(
+    m: &mut Mutation,
+    node: &mut Node,
+    (from, to): (u64, u64),
+    new: &[Extent],
+    size: u64,
+    (limit, full): (usize, Errno),
+) -> Step<()> {
+    let last = chunk_of(to.max(from + 1) - 1);
+    let mut chunks = chunks(m, node, chunk_of(from), last)?;
+    let mut added = by_chunk(new);
+    for chunk in added.keys() {
+        chunks.entry(*chunk).or_default();
+    }
+    let mut changed = Vec::with_capacity(chunks.len());
+    for (chunk, old) in chunks {
+        let extents = pieces::with(pieces::without(&old, from, to), added.remove(&chunk).unwrap_or_default());
+        require(extents.len() <= limit.max(old.len()), full)?;
+        changed.push(ChunkLayout { chunk, extents });
+    }
+    Ok(change(m, node, size, &changed)?)
+}
+
 fn change_inode(m: &mut Mutation, node: &mut Node, size: u64, changed: &[ChunkLayout]) -> Result<()> {
     let mut extents = node.row.extents().to_vec();
     cut(&mut extents, size);
@@ -87,7 +140,8 @@ fn change_rows(m: &mut Mutation, node: &mut Node, size: u64, changed: &[ChunkLay
         allocated = (allocated + bytes_of(&layout.extents)).saturating_sub(old);
     }
     node.row.allocated = allocated;
-    gather(m, node)
+    let may_be_small = changed.iter().any(|layout| layout.extents.len() <= INODE_EXTENTS_MAX);
+    if size < node.row.size || may_be_small { gather(m, node) } else { Ok(()) }
 }
 
 /// Moves the layout back into the inode row if it has become small.
@@ -114,6 +168,9 @@ fn gather(m: &mut Mutation, node: &mut Node) -> Result<()> {
 /// Sets the row of a chunk; returns the bytes that its old layout took.
 fn set_row(m: &mut Mutation, ino: InodeId, chunk: u32, extents: Vec<Extent>) -> Result<u64> {
     let key = keys::chunk(m.id, ino, chunk);
+    if extents.len() > MERGE_ABOVE {
+        m.crowded(ino, chunk);
+    }
     let row = (!extents.is_empty()).then_some(ChunkRow { born: m.seq, extents });
     let old = m.replace(Family::Chunk, &key, row)?;
     Ok(old.map_or(0, |old| bytes_of(&old.extents)))

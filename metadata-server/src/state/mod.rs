@@ -4,6 +4,7 @@
 //! command; rows are read and written through [`View`]. `docs/FORMATS.md` gives the rows.
 
 mod acl;
+mod append;
 mod apply;
 mod asof;
 mod attrs;
@@ -17,6 +18,7 @@ mod horizon;
 mod keys;
 mod layout;
 mod memory;
+mod merge;
 mod moments;
 mod mutation;
 mod namespace;
@@ -24,6 +26,7 @@ mod overlay;
 mod pins;
 mod places;
 mod query;
+mod ranges;
 mod reads;
 mod reap;
 mod rename;
@@ -43,13 +46,18 @@ mod xattr;
 pub use apply::apply;
 pub use asof::{AsOf, as_of};
 pub use checksum::checksum;
-pub use command::{Applied, Command, CommandBody, Reply, Restore, RestoreEnd, RestoreState, VolumeLimits};
+pub use command::{
+    Applied, Command, CommandBody, CrowdedChunk, Joined, MergeStep, Reply, Restore, RestoreEnd, RestoreState,
+    VolumeLimits,
+};
 pub use history::{Life, keep, life_of};
 pub use horizon::horizon_is_due;
 pub use memory::MemoryView;
+pub use merge::chunk_layout;
 pub use moments::seq_at;
 pub use places::{
-    BlobPlace, HotBlob, UnverifiedBlob, UploadSlot, hot_blobs, hot_bytes, locate, unverified, upload_slot,
+    BlobPlace, HotBlob, UnverifiedBlob, UploadSlot, hot_blobs, hot_bytes, locate, tails, unverified,
+    upload_slot,
 };
 pub use query::{SessionInfo, events_since, is_answered, query, session_info};
 pub use reap::volumes_to_reap;

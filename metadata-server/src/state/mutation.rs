@@ -1,7 +1,7 @@
 //! One mutation of a volume: its seq, the rows it replaces, what it tells the watchers.
 
 use super::{
-    Family, Read, history,
+    CrowdedChunk, Family, Read, history,
     history::Life,
     keys,
     reads::{self, Node},
@@ -43,6 +43,7 @@ pub(super) struct Mutation<'s, 'a> {
     changes: Vec<Change>,
     touched: Vec<InodeId>,
     moves: bool,
+    crowded: Option<(InodeId, u32)>,
 }
 
 impl<'s, 'a> Mutation<'s, 'a> {
@@ -68,6 +69,7 @@ impl<'s, 'a> Mutation<'s, 'a> {
             changes: Vec::new(),
             touched: Vec::new(),
             moves: false,
+            crowded: None,
         }
     }
 
@@ -92,6 +94,17 @@ impl<'s, 'a> Mutation<'s, 'a> {
         if !self.touched.contains(&ino) {
             self.touched.push(ino);
         }
+    }
+
+    /// Notes a chunk whose extents are so many that they should be merged.
+    pub(super) fn crowded(&mut self, ino: InodeId, chunk: u32) {
+        self.crowded = Some((ino, chunk));
+    }
+
+    /// Replaces a row by one that says the same in other words: it keeps its life, and history
+    /// needs no copy.
+    pub(super) fn reword<T: Lived>(&mut self, family: Family, key: &[u8], new: &T) -> Result<()> {
+        self.scope.put(family, key, new)
     }
 
     /// Replaces (or with `None` removes) a row; the old one goes to history. Returns the old one.
@@ -265,7 +278,8 @@ impl<'s, 'a> Mutation<'s, 'a> {
         if self.volume != self.before {
             self.scope.put(Family::Meta, &keys::volume(self.id), &self.volume)?;
         }
-        Ok(Finished { seq: self.volume.seq, touched: self.touched, event })
+        let crowded = self.crowded.map(|(ino, chunk)| CrowdedChunk { volume: self.id, ino, chunk });
+        Ok(Finished { seq: self.volume.seq, touched: self.touched, event, crowded })
     }
 
     fn check_limits(&self) -> Step<()> {
@@ -314,4 +328,5 @@ pub(super) struct Finished {
     pub seq: Seq,
     pub touched: Vec<InodeId>,
     pub event: Option<Event>,
+    pub crowded: Option<CrowdedChunk>,
 }

@@ -2,9 +2,9 @@
 
 use super::{
     Family, Read, keys, reads,
-    rows::{self, BlobRow, BlobState, HotRow, Loc, UnverifiedRow, UploadRow},
+    rows::{self, BlobRow, BlobState, DrainRow, HotRow, Loc, TailRow, UnverifiedRow, UploadRow},
 };
-use sitefs_base::{Digest, Generation, Result, SiteId, VolumeId};
+use sitefs_base::{Digest, Generation, Result, SiteId, Time, VolumeId};
 
 /// Where a blob can be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,15 +76,34 @@ pub fn hot_bytes(read: &dyn Read, site: SiteId, generation: Generation) -> Resul
     }
 }
 
-/// Blobs that the cell holds, by site and oldest first, behind `after`.
+/// Hot blobs that wait to be drained, by site and oldest first, behind `after`.
 pub fn hot_blobs(read: &dyn Read, after: Option<(SiteId, Generation)>, limit: usize) -> Result<Vec<HotBlob>> {
-    let from = after.map_or_else(Vec::new, |(site, generation)| reads::after(&keys::hot(site, generation)));
+    let from = after.map_or_else(
+        || keys::DRAIN.to_vec(),
+        |(site, generation)| reads::after(&keys::drain(site, generation)),
+    );
     let mut found = Vec::new();
-    for (key, value) in read.scan(Family::Hot, &[], &from, limit)? {
-        let row: HotRow = rows::decode(Family::Hot, &key, &value)?;
-        let len = u32::try_from(row.bytes.len())
-            .map_err(|_| rows::damaged(Family::Hot, &key, "holds too many bytes"))?;
-        found.push(listed(Family::Hot, &key, 0, row.digest, len)?);
+    for (key, value) in read.scan(Family::Meta, keys::DRAIN, &from, limit)? {
+        let row: DrainRow = rows::decode(Family::Meta, &key, &value)?;
+        found.push(listed(&key, keys::DRAIN.len(), row.digest, row.len)?);
+    }
+    Ok(found)
+}
+
+/// Hot blobs that wait to be merged and came before `before`, the oldest ones.
+pub fn tails(read: &dyn Read, before: Time, limit: usize) -> Result<Vec<HotBlob>> {
+    let mut found = Vec::new();
+    for (key, value) in read.scan(Family::Meta, keys::TAILS, keys::TAILS, limit)? {
+        let TailRow { digest, len, since } = rows::decode(Family::Meta, &key, &value)?;
+        if since >= before {
+            break;
+        }
+        let at = keys::TAILS.len();
+        let (generation, site) = keys::part(&key, at)
+            .zip(keys::part(&key, at + 12))
+            .ok_or_else(|| rows::damaged(Family::Meta, &key, "names no generation and site"))?;
+        let (generation, site) = (Generation::from_key(generation), SiteId::from_key(site));
+        found.push(HotBlob { site, digest, generation, len });
     }
     Ok(found)
 }
@@ -94,13 +113,13 @@ pub fn unverified(read: &dyn Read, limit: usize) -> Result<Vec<UnverifiedBlob>> 
     let mut found = Vec::new();
     for (key, value) in read.scan(Family::Meta, keys::UNVERIFIED, keys::UNVERIFIED, limit)? {
         let row: UnverifiedRow = rows::decode(Family::Meta, &key, &value)?;
-        found.push(listed(Family::Meta, &key, keys::UNVERIFIED.len(), row.digest, row.len)?);
+        found.push(listed(&key, keys::UNVERIFIED.len(), row.digest, row.len)?);
     }
     Ok(found)
 }
 
 /// Reads site and generation from a key that has them at `offset`.
-fn listed(family: Family, key: &[u8], offset: usize, digest: Digest, len: u32) -> Result<HotBlob> {
+fn listed(key: &[u8], offset: usize, digest: Digest, len: u32) -> Result<HotBlob> {
     match keys::part(key, offset).zip(keys::part(key, offset + 8)) {
         Some((site, generation)) => Ok(HotBlob {
             site: SiteId::from_key(site),
@@ -108,7 +127,7 @@ fn listed(family: Family, key: &[u8], offset: usize, digest: Digest, len: u32) -
             generation: Generation::from_key(generation),
             len,
         }),
-        None => Err(rows::damaged(family, key, "names no site and generation")),
+        None => Err(rows::damaged(Family::Meta, key, "names no site and generation")),
     }
 }
 

@@ -106,8 +106,7 @@ fn chunks(read: &dyn Read, id: VolumeId, ino: InodeId, first: u32, count: u32) -
     let (prefix, from) = (keys::chunks(id, ino), keys::chunk(id, ino, first));
     let mut found = Vec::new();
     for (key, value) in read.scan(Family::Chunk, &prefix, &from, count as usize)? {
-        let chunk = keys::part(&key, prefix.len()).map(u32::from_be_bytes);
-        let chunk = chunk.ok_or_else(|| rows::damaged(Family::Chunk, &key, "is no key of a chunk"))?;
+        let chunk = layout::chunk_in(&key)?;
         if wanted(chunk) {
             let row: ChunkRow = rows::decode(Family::Chunk, &key, &value)?;
             found.push(ChunkLayout { chunk, extents: row.extents });

@@ -181,6 +181,9 @@ pub(super) struct BlobRow {
     pub last_ref: Mark,
     /// Volumes that ever committed it, ascending.
     pub vols: Vec<VolumeId>,
+    /// An append or a merge stored it and nothing has named it since: it is about to be merged, so
+    /// that it is not worth an object.
+    pub tail: bool,
 }
 
 /// An upload that was granted to a volume and not yet committed: the state UPLOADING.
@@ -205,6 +208,21 @@ pub(super) struct DoomedRow {
 pub(super) struct UnverifiedRow {
     pub digest: Digest,
     pub len: u32,
+}
+
+/// A hot blob that waits to be drained.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct DrainRow {
+    pub digest: Digest,
+    pub len: u32,
+}
+
+/// A hot blob that waits to be merged; drained if that takes too long.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct TailRow {
+    pub digest: Digest,
+    pub len: u32,
+    pub since: Time,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -309,6 +327,8 @@ pub(super) enum ReceiptExtra {
     None,
     Inodes { first: InodeId, count: u32 },
     Dropped,
+    Appended { offset: u64 },
+    Cloned { len: u64 },
 }
 
 /// An inode without a name whose rows await removal.

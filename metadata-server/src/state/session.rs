@@ -155,6 +155,8 @@ pub(super) fn keepable(extra: &Extra) -> Option<ReceiptExtra> {
         Extra::None => Some(ReceiptExtra::None),
         Extra::Inodes { first, count } => Some(ReceiptExtra::Inodes { first: *first, count: *count }),
         Extra::Dropped => Some(ReceiptExtra::Dropped),
+        Extra::Appended { offset } => Some(ReceiptExtra::Appended { offset: *offset }),
+        Extra::Cloned { len } => Some(ReceiptExtra::Cloned { len: *len }),
         Extra::Grants(_) => None,
     }
 }
@@ -165,6 +167,8 @@ pub(super) fn restored(extra: &ReceiptExtra) -> Extra {
         ReceiptExtra::None => Extra::None,
         ReceiptExtra::Inodes { first, count } => Extra::Inodes { first: *first, count: *count },
         ReceiptExtra::Dropped => Extra::Dropped,
+        ReceiptExtra::Appended { offset } => Extra::Appended { offset: *offset },
+        ReceiptExtra::Cloned { len } => Extra::Cloned { len: *len },
     }
 }
 

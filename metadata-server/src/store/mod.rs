@@ -4,6 +4,8 @@
 //! and the applied log position is written in the same batch as the rows, so what a crash leaves
 //! is always the exact state at some log position.
 
+#[cfg(test)]
+mod append_cost;
 mod keyspace;
 mod meta;
 mod poison;

@@ -74,6 +74,23 @@ impl From<Op> for Body {
             Op::Grant { blobs } => {
                 Self::Grant(pb::GrantRequest { blobs: blobs.into_iter().map(Into::into).collect() })
             }
+            Op::Append { ino, bytes, changed, kill_setid } => Self::Append(pb::Append {
+                ino: ino.get(),
+                data: bytes,
+                changed: changed.map(Into::into),
+                kill_setid,
+            }),
+            Op::Punch { ino, offset, len } => Self::Punch(pb::Punch { ino: ino.get(), offset, len }),
+            Op::CloneRange { from, from_offset, to, to_offset, len, expect_from_cver } => {
+                Self::CloneRange(pb::CloneRange {
+                    from: from.get(),
+                    from_offset,
+                    to: to.get(),
+                    to_offset,
+                    len,
+                    expect_from_cver: expect_from_cver.map(Seq::get),
+                })
+            }
         }
     }
 }
@@ -119,6 +136,22 @@ impl TryFrom<Body> for Op {
             }
             Body::Grant(op) => Self::Grant {
                 blobs: list(op.blobs, limits::COMMIT_CHUNKS_MAX, "blobs", BlobWanted::try_from)?,
+            },
+            Body::Append(op) => Self::Append {
+                ino: InodeId::new(op.ino),
+                bytes: short(op.data, limits::HOT_MAX, "an append")?,
+                changed: op.changed.map(sitefs_base::Time::try_from).transpose()?,
+                kill_setid: op.kill_setid,
+            },
+            // Offsets beyond the largest file are a program's mistake that `state` answers.
+            Body::Punch(op) => Self::Punch { ino: InodeId::new(op.ino), offset: op.offset, len: op.len },
+            Body::CloneRange(op) => Self::CloneRange {
+                from: InodeId::new(op.from),
+                from_offset: op.from_offset,
+                to: InodeId::new(op.to),
+                to_offset: op.to_offset,
+                len: op.len,
+                expect_from_cver: op.expect_from_cver.map(Seq::new),
             },
         })
     }

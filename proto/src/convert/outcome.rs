@@ -50,6 +50,8 @@ impl From<Outcome> for pb::Outcome {
                     Some(Wire::Grants(pb::Grants { grants: grants.into_iter().map(Into::into).collect() }))
                 }
                 Extra::Dropped => Some(Wire::Dropped(pb::Empty {})),
+                Extra::Appended { offset } => Some(Wire::AppendedAt(offset)),
+                Extra::Cloned { len } => Some(Wire::Cloned(len)),
             },
         }
     }
@@ -75,6 +77,8 @@ impl TryFrom<pb::Outcome> for Outcome {
                     Extra::Grants(list(grants, limits::COMMIT_CHUNKS_MAX, "grants", Grant::try_from)?)
                 }
                 Some(Wire::Dropped(pb::Empty {})) => Extra::Dropped,
+                Some(Wire::AppendedAt(offset)) => Extra::Appended { offset },
+                Some(Wire::Cloned(len)) => Extra::Cloned { len },
             },
         })
     }

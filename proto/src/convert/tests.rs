@@ -156,6 +156,19 @@ fn an_op() -> BoxedStrategy<Op> {
         (ino(), some_bytes(1, 255)).prop_map(|(ino, name)| Op::RemoveXattr { ino, name }),
         (1..=limits::INODE_RANGE).prop_map(|count| Op::AllocInodes { count }),
         vec(wanted, 0..4).prop_map(|blobs| Op::Grant { blobs }),
+        (ino(), some_bytes(0, 900), option::of(a_time()), any::<bool>())
+            .prop_map(|(ino, bytes, changed, kill_setid)| Op::Append { ino, bytes, changed, kill_setid }),
+        (ino(), any::<u64>(), any::<u64>()).prop_map(|(ino, offset, len)| Op::Punch { ino, offset, len }),
+        (ino(), ino(), any::<[u64; 3]>(), option::of(seq())).prop_map(
+            |(from, to, [from_offset, to_offset, len], expect_from_cver)| Op::CloneRange {
+                from,
+                from_offset,
+                to,
+                to_offset,
+                len,
+                expect_from_cver,
+            }
+        ),
     ]
     .boxed()
 }
@@ -267,6 +280,8 @@ fn an_outcome() -> BoxedStrategy<Outcome> {
             .prop_map(|(first, count)| Extra::Inodes { first: InodeId::new(first), count }),
         vec(prop_oneof![Just(Grant::Have), upload], 0..4).prop_map(Extra::Grants),
         Just(Extra::Dropped),
+        any::<u64>().prop_map(|offset| Extra::Appended { offset }),
+        any::<u64>().prop_map(|len| Extra::Cloned { len }),
     ];
     (seq(), option::of(ino()), vec(an_attr(), 0..4), extra)
         .prop_map(|(seq, ino, attrs, extra)| Outcome { seq, ino, attrs, extra })

@@ -22,7 +22,7 @@ const GROUP: GroupId = GroupId::new(1);
 
 impl Mount {
     fn blobs(&self) -> BlobsClient<tonic::transport::Channel> {
-        BlobsClient::new(self.channel.clone())
+        BlobsClient::new(self.channel.clone()).max_decoding_message_size(5 << 20)
     }
 
     pub async fn grant(&mut self, digest: Digest) -> Grant {
@@ -75,7 +75,7 @@ pub fn content(byte: u8) -> (Digest, Bytes) {
     (hash(&bytes), bytes)
 }
 
-async fn until(done: impl Fn() -> bool) {
+pub async fn until_true(done: impl Fn() -> bool) {
     for _ in 0..1000 {
         if done() {
             return;
@@ -86,7 +86,7 @@ async fn until(done: impl Fn() -> bool) {
 }
 
 /// How many objects the directory backend holds.
-fn objects(data: &Path) -> usize {
+pub fn objects(data: &Path) -> usize {
     fn files(dir: &Path) -> usize {
         let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
         entries.flatten().map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { 1 }).sum()
@@ -155,7 +155,7 @@ async fn a_hot_blob_is_readable_before_and_after_it_is_drained() {
     let digest = hash(&bytes);
     mount.op(commit(ino, b"hot", NewContent::Hot { digest, bytes: bytes.clone() })).await.unwrap();
     assert_eq!(mount.fetch(ino, digest).await.unwrap(), bytes);
-    until(|| objects(cell.data.path()) == 1).await;
+    until_true(|| objects(cell.data.path()) == 1).await;
     assert_eq!(mount.fetch(ino, digest).await.unwrap(), bytes);
     let never_committed = mount.fetch(ino, hash(b"other")).await.unwrap_err();
     assert_eq!(never_committed.kind(), Kind::NotFound);
@@ -236,7 +236,7 @@ async fn hot_blobs_wait_for_a_store_that_is_down() {
     tokio::time::sleep(Duration::from_millis(1200)).await;
     assert_eq!(objects(cell.data.path()), 0);
     TestStore::set(&store.down, false);
-    until(|| objects(cell.data.path()) == 10).await;
+    until_true(|| objects(cell.data.path()) == 10).await;
     cell.stop().await;
 }
 
@@ -270,9 +270,9 @@ async fn blobs_that_the_store_does_not_take_keep_no_others_back() {
         let hot = NewContent::Hot { digest, bytes };
         mount.op(commit(ino, format!("hot{n}").as_bytes(), hot)).await.unwrap();
     }
-    until(|| objects(cell.data.path()) == 3).await;
+    until_true(|| objects(cell.data.path()) == 3).await;
     store.refused.lock().unwrap().clear();
-    until(|| objects(cell.data.path()) == 19).await;
+    until_true(|| objects(cell.data.path()) == 19).await;
     cell.stop().await;
 }
 

@@ -3,10 +3,10 @@
 use super::{super::*, invariants};
 use bytes::Bytes;
 use sitefs_base::{
-    Attr, Digest, Errno, Extent, FileKind, Generation, GroupId, Incarnation, Inode, InodeId, Name, OpId, Seq,
-    SessionId, SiteId, Time, VolumeId, op::*,
+    Attr, Content, Digest, Errno, Extent, FileKind, Generation, GroupId, Incarnation, Inode, InodeId, Name,
+    OpId, Seq, SessionId, SiteId, Time, VolumeId, limits::CHUNK_SIZE, op::*,
 };
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 pub const ROOT: InodeId = InodeId::ROOT;
 pub const SESSION: SessionId = SessionId::new(7);
@@ -20,6 +20,8 @@ pub struct Cell {
     next_op: u64,
     numbers: u64,
     pub event: Option<Event>,
+    /// The bytes of blobs that were uploaded.
+    pub blobs: HashMap<Digest, Vec<u8>>,
 }
 
 pub fn place(parent: InodeId, name: &str) -> Place {
@@ -77,6 +79,7 @@ impl Cell {
             next_op: 1,
             numbers: 0,
             event: None,
+            blobs: HashMap::new(),
         };
         let (group, incarnation) = (GroupId::new(1), Incarnation::new(1));
         cell.command(CommandBody::Init { cell: "test".into(), group, incarnation }).unwrap();
@@ -289,6 +292,55 @@ impl Cell {
 
     pub fn place_of(&self, of: u8) -> Option<BlobPlace> {
         locate(&self.view, self.volume, &[digest(of)]).unwrap()[0]
+    }
+
+    /// A chunk full of bytes of its own, which are uploaded.
+    pub fn chunk(&mut self, chunk: u32, of: u8) -> (ChunkLayout, Uploaded) {
+        let (offset, len) = (u64::from(chunk) * CHUNK_SIZE, u32::try_from(CHUNK_SIZE).unwrap());
+        let bytes = [vec![of; CHUNK_SIZE as usize - 4], chunk.to_be_bytes().to_vec()].concat();
+        let digest = sitefs_blobstore::hash(&bytes);
+        let blobs = vec![BlobWanted { digest, len }];
+        let generation = match self.op(Op::Grant { blobs }).unwrap().extra {
+            Extra::Grants(grants) => match grants[0] {
+                Grant::Upload { generation, .. } => generation,
+                Grant::Have => self.place_of_digest(&digest).unwrap().generation,
+            },
+            other => panic!("{other:?}"),
+        };
+        self.blobs.insert(digest, bytes);
+        let extents = vec![Extent { offset, len, digest, blob_offset: 0 }];
+        (ChunkLayout { chunk, extents }, Uploaded { digest, generation })
+    }
+
+    /// The bytes of a blob that an extent shows.
+    pub fn bytes_of(&self, extent: &Extent) -> Vec<u8> {
+        let place = self.place_of_digest(&extent.digest).unwrap();
+        let hot = hot_bytes(&self.view, SITE, place.generation).unwrap();
+        let blob = hot.as_ref().or_else(|| self.blobs.get(&extent.digest)).expect("the blob has bytes");
+        blob[extent.blob_offset as usize..][..extent.len as usize].to_vec()
+    }
+
+    /// The whole content of a file.
+    pub fn content(&self, ino: InodeId) -> Vec<u8> {
+        let inode = self.inode(ino).unwrap();
+        let mut bytes = vec![0; usize::try_from(inode.attr.size).unwrap()];
+        if let Content::Inline(inline) = &inode.content {
+            bytes.copy_from_slice(inline);
+        }
+        let AnswerBody::Chunks(chunks) =
+            self.query(Query::Chunks { ino, first: 0, count: 1024 }).unwrap().body
+        else {
+            panic!("no chunks")
+        };
+        for extent in chunks.iter().flat_map(|chunk| &chunk.extents) {
+            let at = usize::try_from(extent.offset).unwrap();
+            bytes[at..at + extent.len as usize].copy_from_slice(&self.bytes_of(extent));
+        }
+        bytes
+    }
+
+    pub fn place_of_digest(&self, digest: &Digest) -> Option<BlobPlace> {
+        locate(&self.view, self.volume, &[*digest]).unwrap()[0]
     }
 
     pub fn verified(&mut self, uploaded: &Uploaded) {

@@ -1,5 +1,6 @@
 //! Tests of the state machine: rules one by one, a model, and damaged rows.
 
+mod appends;
 mod attrs;
 mod blobs;
 mod content;
@@ -11,6 +12,7 @@ mod model;
 mod names;
 mod past;
 mod pins;
+mod ranges;
 mod reap;
 mod restore;
 mod sessions;
