@@ -5,7 +5,8 @@
 
 use crate::{
     Errno, GroupId, Incarnation, InodeId, OpId, Seq, SessionId, SiteId, VolumeId, VolumeName,
-    op::{Answer, Event, OpEnvelope, OpResult, Query, Usage},
+    VolumeSettings,
+    op::{Answer, Credit, Event, OpEnvelope, OpResult, Query, Usage},
 };
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub enum ToCell {
         client_time: Duration,
         /// Events up to here have been applied and acknowledged.
         acked: Seq,
+        /// What this mount needs of its credit.
+        credit: CreditUse,
     },
     /// Events up to here have been applied.
     Ack {
@@ -62,6 +65,20 @@ pub struct Attach {
     pub since: Option<Seq>,
     /// The identity that the mount claims; counts only where the server runs in insecure mode.
     pub claimed_identity: String,
+    /// The credit that the mount counts on: what it has in use, and what it was told last that it
+    /// may use, for it goes on writing while it attaches.
+    pub in_use: Credit,
+}
+
+/// What a mount says of its credit (DESIGN D17).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CreditUse {
+    /// The growth of working copies and creates that are not committed, those included whose reply is
+    /// on its way, and what writers wait for.
+    pub in_use: Credit,
+    /// How many frames with a credit the mount has taken in on this stream. Without it the cell could
+    /// not know when what it takes back is no longer counted on.
+    pub frames: u64,
 }
 
 /// What the cell sends.
@@ -75,6 +92,8 @@ pub enum ToMount {
         op: OpId,
         /// Its result.
         result: OpResult,
+        /// The session's credit from now on, without what this operation used.
+        credit: Credit,
     },
     /// The answer to a question.
     Answer {
@@ -95,6 +114,10 @@ pub enum ToMount {
         watermark: Seq,
         /// Space and inodes of the volume.
         usage: Usage,
+        /// What operators chose about the volume.
+        settings: VolumeSettings,
+        /// The session's credit from now on: the most that it may have in use.
+        credit: Credit,
     },
     /// Events were lost: drop every cached row; the feed goes on behind `floor`.
     Resync {
@@ -134,6 +157,10 @@ pub struct Attached {
     pub hot_max: u32,
     /// Space and inodes of the volume.
     pub usage: Usage,
+    /// What operators chose about the volume.
+    pub settings: VolumeSettings,
+    /// The session's credit: the most that it may have in use.
+    pub credit: Credit,
 }
 
 /// Why a stream ends.

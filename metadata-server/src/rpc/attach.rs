@@ -3,13 +3,15 @@
 use super::{
     Cell,
     auth::{Access, Auth},
-    outbox::{Outbox, Outgoing, Wire, send, usage},
+    credit::Holder,
+    outbox::{Outbox, Outgoing, Wire, send, standing},
     sessions::{Member, Ticket},
 };
-use crate::state::{self, CommandBody, Reply};
+use crate::state::{self, CommandBody, Reply, VolumeInfo};
 use sitefs_base::{
     Errno, Error, InodeId, Kind, OpId, Result, Seq, SiteId, VolumeId,
     limits::HOT_MAX,
+    op::Credit,
     session::{Attach, Attached, Closing, PROTOCOL_MAX, PROTOCOL_MIN, ToMount},
 };
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use tokio::sync::mpsc;
 /// A stream after a good attach.
 pub(super) struct Joined {
     pub member: Member,
+    pub holder: Holder,
     pub ticket: Ticket,
     pub outbox: Outbox,
     pub outgoing: mpsc::Sender<Outgoing>,
@@ -35,14 +38,20 @@ pub(super) async fn attach(cell: &Arc<Cell>, attach: Attach, wire: &Wire) -> Res
     let events = cell.group.events();
     let (site, op_high_water) = open(cell, volume, &attach).await?;
     let member = Member { session: attach.session, volume, site, access };
-    let (seq, usage) = usage(cell, volume).map_err(refused)?;
+    let VolumeInfo { seq, usage, settings, .. } = standing(cell, volume).map_err(refused)?;
     let resumed = resume_from(cell, volume, attach.since, seq).map_err(refused)?;
 
     let ticket = cell.sessions.enter(member).ok_or_else(|| Closing::Unavailable {
         reason: "this node serves as many mounts as it can".to_owned(),
     })?;
     cell.watchers.join(volume, attach.session, resumed.unwrap_or(seq));
-    cell.reserved.returned(attach.session, cell.clock.boottime());
+    let now = cell.clock.boottime();
+    cell.reserved.returned(attach.session, now);
+    let holder = Holder { volume, session: attach.session, stream: ticket.number };
+    let credit = match access {
+        Access::Read => Credit::NONE,
+        Access::Write => cell.credits.attach(holder, attach.in_use, &usage, now),
+    };
     let info = cell.group.info();
     let attached = Attached {
         protocol,
@@ -58,13 +67,15 @@ pub(super) async fn attach(cell: &Arc<Cell>, attach: Attach, wire: &Wire) -> Res
         read_only: access == Access::Read,
         hot_max: HOT_MAX as u32,
         usage,
+        settings,
+        credit,
     };
     // A failed send shows at the next one; what was entered above is taken back there.
     let _ = send(wire, ToMount::Attached(attached)).await;
     let (outgoing, inbox) = mpsc::channel(super::outbox::INBOX);
     let seen = resumed.unwrap_or(seq);
-    let outbox = Outbox { cell: cell.clone(), member, events, inbox, wire: wire.clone(), seen };
-    Ok(Joined { member, ticket, outbox, outgoing })
+    let outbox = Outbox { cell: cell.clone(), member, holder, events, inbox, wire: wire.clone(), seen };
+    Ok(Joined { member, holder, ticket, outbox, outgoing })
 }
 
 fn common_protocol(attach: &Attach) -> Result<u32> {

@@ -6,6 +6,7 @@ mod attach;
 mod auth;
 mod blobs;
 mod check;
+mod credit;
 mod ops;
 mod outbox;
 mod query;
@@ -20,6 +21,7 @@ pub(crate) use blobs::BlobsService;
 pub(crate) use session::SessionService;
 
 use crate::{grant::Blobs, raft::Group, state::CommandBody};
+use credit::Credits;
 use reserve::Reservations;
 use sessions::{Member, Sessions};
 use sitefs_base::{Clock, NodeId, Tasks};
@@ -47,6 +49,7 @@ pub(crate) struct Cell {
     pub closing: CancellationToken,
     sessions: Sessions,
     reserved: Reservations,
+    credits: Credits,
     watchers: Watchers,
 }
 
@@ -65,6 +68,7 @@ impl Cell {
             closing: CancellationToken::new(),
             sessions: Sessions::default(),
             reserved: Reservations::default(),
+            credits: Credits::default(),
         }
     }
 

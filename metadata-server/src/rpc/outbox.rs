@@ -3,11 +3,11 @@
 //! The broadcast wakes the outbox quickly; the feed rows of the state are the truth. Whatever the
 //! broadcast has not brought when a reply needs it, or has dropped, is read from the rows.
 
-use super::{Cell, sessions::Member};
-use crate::state;
+use super::{Cell, credit::Holder, sessions::Member};
+use crate::state::{self, VolumeInfo};
 use sitefs_base::{
     Errno, Error, OpId, Result, Seq,
-    op::{Answer, AnswerBody, Event, OpResult, Query, Usage},
+    op::{Answer, Credit, Event, OpResult, Usage},
     session::{Closing, ToMount},
 };
 use sitefs_proto::pb;
@@ -42,6 +42,7 @@ pub(super) enum Outgoing {
 pub(super) struct Outbox {
     pub cell: Arc<Cell>,
     pub member: Member,
+    pub holder: Holder,
     pub events: broadcast::Receiver<Arc<(sitefs_base::VolumeId, Event)>>,
     pub inbox: mpsc::Receiver<Outgoing>,
     pub wire: Wire,
@@ -79,7 +80,10 @@ impl Outbox {
     async fn deliver(&mut self, outgoing: Outgoing) -> Result<()> {
         self.drain().await?;
         let frame = match outgoing {
-            Outgoing::Reply { op, result } => ToMount::OpReply { op, result },
+            Outgoing::Reply { op, result } => {
+                let credit = self.credit(&self.standing()?.usage);
+                ToMount::OpReply { op, result, credit }
+            }
             Outgoing::Answer { tag, result } => ToMount::Answer { tag, result },
             Outgoing::Renew { client_time } => match self.renewal(client_time).await? {
                 Some(renewal) => renewal,
@@ -120,7 +124,7 @@ impl Outbox {
 
     /// Reads from the rows what was not sent yet.
     async fn catch_up(&mut self) -> Result<()> {
-        let now = self.usage()?.0;
+        let now = self.standing()?.seq;
         if now <= self.seen {
             return Ok(());
         }
@@ -161,22 +165,25 @@ impl Outbox {
         if !self.cell.watchers.may_renew(self.member.volume, self.member.session) {
             return Ok(None);
         }
-        let (watermark, usage) = self.usage()?;
-        Ok(Some(ToMount::Renew { client_time, quorum_age, watermark, usage }))
+        let VolumeInfo { seq: watermark, usage, settings, .. } = self.standing()?;
+        let credit = self.credit(&usage);
+        Ok(Some(ToMount::Renew { client_time, quorum_age, watermark, usage, settings, credit }))
     }
 
-    fn usage(&self) -> Result<(Seq, Usage)> {
-        usage(&self.cell, self.member.volume)
+    fn standing(&self) -> Result<VolumeInfo> {
+        standing(&self.cell, self.member.volume)
+    }
+
+    /// The credit for a frame that is sent now.
+    fn credit(&self, usage: &Usage) -> Credit {
+        self.cell.credits.answer(self.holder, usage, self.cell.clock.boottime())
     }
 }
 
-/// The seq and the use of a volume.
-pub(super) fn usage(cell: &Cell, volume: sitefs_base::VolumeId) -> Result<(Seq, Usage)> {
-    match state::query(&cell.group.reader(), volume, &Query::Usage)? {
-        Ok(Answer { seq, body: AnswerBody::Usage(usage) }) => Ok((seq, usage)),
-        Ok(_) => Err(Error::internal("the answer to another question")),
-        Err(errno) => Err(Error::refused(errno, "reading the use of the volume")),
-    }
+/// How a volume stands.
+pub(super) fn standing(cell: &Cell, volume: sitefs_base::VolumeId) -> Result<VolumeInfo> {
+    let found = state::volume_info(&cell.group.reader(), volume)?;
+    found.ok_or_else(|| Error::refused(Errno::ESTALE, "reading how the volume stands"))
 }
 
 /// The seq up to which events must have been sent before a frame.

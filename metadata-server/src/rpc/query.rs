@@ -2,7 +2,7 @@
 
 use super::{
     auth::Access,
-    outbox::{Outgoing, usage},
+    outbox::{Outgoing, standing},
     session::Stream,
 };
 use crate::{
@@ -52,7 +52,7 @@ impl Stream {
             return Ok(Err(Errno::EINVAL));
         }
         // Read before the places: what they say holds at this seq or a later one.
-        let (seq, _) = usage(&self.cell, self.member.volume)?;
+        let seq = standing(&self.cell, self.member.volume)?.seq;
         let (reader, volume) = (self.cell.group.reader(), self.member.volume);
         let (digests, places) = off_thread(move || {
             let places = state::locate(&reader, volume, &digests)?;

@@ -12,7 +12,7 @@ use super::{
 };
 use sitefs_base::{
     Attr, Errno, InodeId, Result, SessionId, VolumeId,
-    op::{Op, OpEnvelope, Outcome},
+    op::{Credit, Op, OpEnvelope, Outcome},
 };
 
 /// Executes one command. An error means that the storage failed or that a row is damaged; then no
@@ -36,11 +36,11 @@ pub fn apply(view: &mut dyn View, command: &Command) -> Result<Applied> {
 }
 
 fn refusal(errno: Errno) -> Applied {
-    Applied { reply: Err(errno), event: None }
+    Applied { reply: Err(errno), event: None, grown: Credit::NONE }
 }
 
 fn reply(reply: Reply) -> Step<Applied> {
-    Ok(Applied { reply: Ok(reply), event: None })
+    Ok(Applied { reply: Ok(reply), event: None, grown: Credit::NONE })
 }
 
 fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
@@ -54,7 +54,9 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
         CommandBody::OpenSession { volume, session } => return open_session(scope, *volume, *session),
         CommandBody::CloseSession { volume, session } => session::close(scope, *volume, *session)?,
         CommandBody::ExpireSessions { before } => session::expire(scope, *before)?,
-        CommandBody::Op { volume, envelope } => return operate(scope, *volume, envelope),
+        CommandBody::Op { volume, envelope, credit } => {
+            return operate(scope, *volume, envelope, *credit);
+        }
         CommandBody::Drained { site, digest, generation } => {
             blobs::drained(scope, *site, digest, *generation)?
         }
@@ -72,14 +74,14 @@ fn open_session(scope: &mut Scope, volume: VolumeId, session: SessionId) -> Step
 }
 
 /// Executes an operation, or answers it again.
-fn operate(scope: &mut Scope, id: VolumeId, envelope: &OpEnvelope) -> Step<Applied> {
+fn operate(scope: &mut Scope, id: VolumeId, envelope: &OpEnvelope, credit: Credit) -> Step<Applied> {
     let OpEnvelope { session, op, ack_below, .. } = *envelope;
     let volume = reads::volume(&scope.rows, id)?.ok_or(Errno::ESTALE)?;
     let row = match session::admit(&scope.rows, id, session, op, ack_below)? {
         Admission::Execute(row) => row,
         Admission::Answer(receipt) => return Ok(repeated(scope, id, &receipt)?),
     };
-    let (applied, receipt) = match execute(scope, id, volume, envelope) {
+    let (applied, receipt) = match execute(scope, id, volume, (envelope, credit)) {
         Ok(executed) => executed,
         Err(Stop::Refused(errno)) => {
             scope.discard();
@@ -95,15 +97,16 @@ fn execute(
     scope: &mut Scope,
     id: VolumeId,
     volume: VolumeRow,
-    envelope: &OpEnvelope,
+    (envelope, credit): (&OpEnvelope, Credit),
 ) -> Step<(Applied, Option<ReceiptRow>)> {
     let mut mutation = Mutation::begin(scope, id, volume, envelope.session);
     let Done { ino, extra } = perform(&mut mutation, &envelope.body)?;
-    let Finished { seq, touched, event } = mutation.finish()?;
+    let Finished { seq, touched, event, grown } = mutation.finish(credit)?;
     let attrs = current(&scope.rows, id, &touched)?;
     let receipt = session::keepable(&extra).map(|extra| ReceiptRow::Done { seq, ino, touched, extra });
     let outcome = Outcome { seq, ino, attrs, extra };
-    let applied = Applied { reply: Ok(Reply::Op(Box::new(outcome))), event: event.map(|event| (id, event)) };
+    let event = event.map(|event| (id, event));
+    let applied = Applied { reply: Ok(Reply::Op(Box::new(outcome))), event, grown };
     Ok((applied, receipt))
 }
 
@@ -135,7 +138,7 @@ fn repeated(scope: &Scope, id: VolumeId, receipt: &ReceiptRow) -> Result<Applied
             Ok(Reply::Op(Box::new(outcome)))
         }
     };
-    Ok(Applied { reply, event: None })
+    Ok(Applied { reply, event: None, grown: Credit::NONE })
 }
 
 /// The attributes of those inodes that exist.

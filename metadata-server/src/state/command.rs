@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use sitefs_base::{
     Digest, Errno, Generation, GroupId, Incarnation, OpId, Seq, SessionId, SiteId, Time, VolumeId,
     VolumeName,
-    op::{Event, OpEnvelope, Outcome},
+    op::{Credit, Event, OpEnvelope, Outcome},
 };
 
 /// One entry for the state machine.
@@ -69,6 +69,8 @@ pub enum CommandBody {
         volume: VolumeId,
         /// The operation.
         envelope: OpEnvelope,
+        /// Growth beyond the volume's limits that the leader has promised to the session (DESIGN D17).
+        credit: Credit,
     },
     /// The bytes of a hot blob are in the object store now: its row says so, the bytes go.
     /// Does nothing unless the row still has this generation and is hot.
@@ -107,6 +109,8 @@ pub struct Applied {
     pub reply: Result<Reply, Errno>,
     /// At most one event per volume touched.
     pub event: Option<(VolumeId, Event)>,
+    /// What the volume uses more than before; nothing if it uses less.
+    pub grown: Credit,
 }
 
 /// The reply to a command.

@@ -11,6 +11,7 @@ mod checksum;
 mod command;
 mod commit;
 mod content;
+mod growth;
 mod history;
 mod keys;
 mod layout;
@@ -35,6 +36,7 @@ mod xattr;
 pub use apply::apply;
 pub use checksum::checksum;
 pub use command::{Applied, Command, CommandBody, Reply, VolumeLimits};
+pub use growth::growth_bound;
 pub use history::{Life, keep, life_of};
 pub use memory::MemoryView;
 pub use places::{

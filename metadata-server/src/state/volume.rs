@@ -143,6 +143,8 @@ pub struct VolumeInfo {
     pub usage: Usage,
     /// Its limits.
     pub limits: VolumeLimits,
+    /// What operators chose about it.
+    pub settings: VolumeSettings,
     /// Its seq.
     pub seq: Seq,
 }
@@ -150,7 +152,8 @@ pub struct VolumeInfo {
 impl VolumeInfo {
     fn new(id: VolumeId, row: VolumeRow) -> Self {
         let usage = row.usage();
-        Self { name: row.name, id, site: row.site, usage, limits: row.limits, seq: row.seq }
+        let VolumeRow { name, site, limits, settings, seq, .. } = row;
+        Self { name, id, site, usage, limits, settings, seq }
     }
 }
 

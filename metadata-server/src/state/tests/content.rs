@@ -206,9 +206,9 @@ fn removing_a_large_file_removes_its_rows() {
 fn the_byte_limit_refuses_growth_but_not_shrinking() {
     let mut cell = Cell::with(crate::state::VolumeLimits { bytes: 10, inodes: 9 });
     let file = cell.write(root("f"), inline("12345678"));
-    assert_eq!(cell.refused(Op::Commit(content(file, inline("12345678901")))), Errno::ENOSPC);
+    assert_eq!(cell.refused(Op::Commit(content(file, inline("12345678901")))), Errno::EDQUOT);
     cell.op(Op::Commit(content(file, inline("1234567890")))).unwrap();
     cell.op(Op::Commit(content(file, inline("1")))).unwrap();
     let other = cell.new_file(root("g"), Some(hot(1, 600)), false);
-    assert_eq!(cell.refused(Op::Commit(other)), Errno::ENOSPC);
+    assert_eq!(cell.refused(Op::Commit(other)), Errno::EDQUOT);
 }
