@@ -294,6 +294,51 @@ impl Working {
         Ok(())
     }
 
+    /// The most bytes by which a commit makes the file larger at the cell, where it takes `allocated`
+    /// bytes now. A file with holes may turn out smaller.
+    pub fn growth(&self, allocated: u64) -> u64 {
+        if self.changed { self.growth_as(allocated, self.size, None) } else { 0 }
+    }
+
+    /// The same after `len` bytes were written, or made zero, at `offset`.
+    pub fn growth_with(&self, allocated: u64, offset: u64, len: u64) -> u64 {
+        match len {
+            0 => self.growth(allocated),
+            len => self.growth_as(allocated, self.size.max(offset + len), Some((offset, len))),
+        }
+    }
+
+    /// The same after a change of the length to `size`.
+    pub fn growth_at(&self, allocated: u64, size: u64) -> u64 {
+        self.growth_as(allocated, size, None)
+    }
+
+    fn growth_as(&self, allocated: u64, size: u64, written: Option<(u64, u64)>) -> u64 {
+        let sent = if size <= MEMORY_MAX { size } else { self.sent_bytes(size, written) };
+        sent.min(size.saturating_sub(allocated))
+    }
+
+    /// The bytes of the chunks that would be sent of a file of `size` bytes.
+    fn sent_bytes(&self, size: u64, written: Option<(u64, u64)>) -> u64 {
+        let last = chunk_of(size - 1);
+        let written = written.map(|(offset, len)| chunk_of(offset)..=chunk_of(offset + len - 1));
+        let is_written = |chunk: u32| written.as_ref().is_some_and(|range| range.contains(&chunk));
+        // What was whole in a row or in one small blob is sent again.
+        let with_first = self.cell_len <= MEMORY_MAX && (self.cell_len > 0 || self.local.contains(&0));
+        let is_sent = |chunk: u32| {
+            self.dirty.contains(&chunk) || is_written(chunk) || (chunk == 0 && with_first)
+        };
+        let dirty = match self.dirty.last() {
+            Some(highest) if *highest > last => self.dirty.range(..=last).count(),
+            _ => self.dirty.len(),
+        };
+        let more = written.clone().map_or(0, |range| range.filter(|chunk| !self.dirty.contains(chunk)).count());
+        let first = with_first && !self.dirty.contains(&0) && !is_written(0);
+        let chunks = (dirty + more) as u64 + u64::from(first);
+        let missing_in_last = (u64::from(last) + 1) * CHUNK_SIZE - size;
+        chunks * CHUNK_SIZE - if is_sent(last) { missing_in_last } else { 0 }
+    }
+
     /// Chunks that must be here before [`Self::capture`]: all, if the file is small.
     pub fn missing_for_capture(&self) -> Vec<u32> {
         if self.size <= MEMORY_MAX {

@@ -69,6 +69,7 @@ impl Fs {
             state.page_cver = None;
             if !state.is_ahead() && !state.gone {
                 state.draft = None;
+                state.recount();
             }
         }
     }
