@@ -4,8 +4,7 @@
 //! come before the reply.
 
 use crate::{
-    Errno, GroupId, Incarnation, InodeId, OpId, Seq, SessionId, SiteId, VolumeId, VolumeName,
-    VolumeSettings,
+    Errno, GroupId, Incarnation, InodeId, OpId, Seq, SessionId, SiteId, VolumeId, VolumeName, VolumeSettings,
     op::{Answer, Credit, Event, OpEnvelope, OpResult, Query, Usage},
 };
 use std::time::Duration;

@@ -174,8 +174,14 @@ impl Fs {
             }
             let changed = state.changed;
             let allocated = state.draft.as_ref().map_or(0, |draft| draft.allocated);
-            state.sending =
-                Some(Sending { content: false, set: set.clone(), written: None, changed, growth: 0, allocated });
+            state.sending = Some(Sending {
+                content: false,
+                set: set.clone(),
+                written: None,
+                changed,
+                growth: 0,
+                allocated,
+            });
             let unpublished = state.unpublished.clone();
             Taken { row: state.row, captured: None, set, written: None, changed, unpublished }
         };

@@ -138,7 +138,8 @@ impl State {
     /// Whether less than half of the room is left and nobody has asked for more.
     fn should_ask(&self) -> bool {
         let left = self.told.less(self.in_use);
-        !self.asked && (left.bytes < self.room.bytes / 2 || left.inodes < self.room.inodes / 2)
+        !self.asked
+            && (left.bytes < self.room.bytes.div_ceil(2) || left.inodes < self.room.inodes.div_ceil(2))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The cell through its real listeners: a client that speaks the protocol over loopback.
 
 mod blobs;
+mod credit;
 mod harness;
 #[cfg(feature = "s3")]
 mod s3;

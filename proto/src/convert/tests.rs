@@ -356,7 +356,11 @@ fn to_mount() -> BoxedStrategy<ToMount> {
     let answer = prop_oneof![an_answer().prop_map(Ok), an_errno().prop_map(Err)];
     prop_oneof![
         an_attached().prop_map(ToMount::Attached),
-        (op_id(), op_result, a_credit()).prop_map(|(op, result, credit)| ToMount::OpReply { op, result, credit }),
+        (op_id(), op_result, a_credit()).prop_map(|(op, result, credit)| ToMount::OpReply {
+            op,
+            result,
+            credit
+        }),
         (any::<u64>(), answer).prop_map(|(tag, result)| ToMount::Answer { tag, result }),
         an_event().prop_map(ToMount::Event),
         (any::<[u64; 2]>(), seq(), a_usage(), some_settings(), a_credit()).prop_map(

@@ -101,8 +101,16 @@ fn credit_is_taken_back_only_when_the_mount_has_heard_of_it() {
     assert_eq!(credits.answer(one, &full, START).bytes, 32 * MIB, "it has company now");
     credits.report(one, said(0, 1));
     assert_eq!(credits.answer(two, &full, START).bytes, 0, "the mount had not heard of it when it said that");
+    // It was told more again before it said that it had heard of less.
+    credits.left(two, START);
+    credits.ended(VOLUME, two.session);
+    assert_eq!(credits.answer(one, &full, START).bytes, 64 * MIB);
+    credits.report(one, said(0, 2));
+    assert_eq!(held(&credits).bytes, 64 * MIB);
+    assert_eq!(credits.attach(two, Credit::NONE, &full, START).bytes, 0);
+    assert_eq!(credits.answer(one, &full, START).bytes, 32 * MIB);
     // Meanwhile it used more than it may now: that stays.
-    credits.report(one, said(40 * MIB, 2));
+    credits.report(one, said(40 * MIB, 4));
     assert_eq!(credits.answer(two, &full, START).bytes, 12 * MIB);
     assert_eq!(held(&credits).bytes, 52 * MIB);
 }

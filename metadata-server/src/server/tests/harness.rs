@@ -5,8 +5,8 @@ use bytes::Bytes;
 use sitefs_base::{
     Errno, Incarnation, Inode, InodeId, Name, OpId, Seq, SessionId, SystemClock,
     op::{
-        Answer, AnswerBody, Commit, Create, Credit, Event, Extra, NewContent, Op, OpEnvelope, OpResult, Place,
-        Publish, Query, SetAttr,
+        Answer, AnswerBody, Commit, Create, Credit, Event, Extra, NewContent, Op, OpEnvelope, OpResult,
+        Place, Publish, Query, SetAttr,
     },
     session::{Attach, Attached, Closing, PROTOCOL_MAX, PROTOCOL_MIN, ToCell, ToMount},
 };

@@ -219,7 +219,8 @@ async fn a_forgotten_session_is_told_so() {
 async fn a_ping_renews_the_lease_unless_events_stay_unacknowledged() {
     let cell = TestCell::start().await;
     let (mut one, mut two) = (cell.mount(1).await, cell.mount(2).await);
-    let ping = |n, acked| ToCell::Ping { client_time: Duration::from_secs(n), acked, credit: CreditUse::default() };
+    let ping =
+        |n, acked| ToCell::Ping { client_time: Duration::from_secs(n), acked, credit: CreditUse::default() };
     two.send(ping(7, two.attached.seq)).await;
     let Some(ToMount::Renew { client_time, watermark, usage, .. }) = two.next().await else {
         panic!("a renewal")

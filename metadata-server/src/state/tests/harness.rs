@@ -134,6 +134,15 @@ impl Cell {
         }
     }
 
+    /// An operation whose growth is promised.
+    pub fn op_on_credit(&mut self, body: Op, credit: Credit) -> OpResult {
+        let envelope = self.envelope(body);
+        match self.command(CommandBody::Op { volume: self.volume, envelope, credit })? {
+            Reply::Op(outcome) => Ok(*outcome),
+            other => panic!("{other:?} is no reply to an operation"),
+        }
+    }
+
     pub fn op(&mut self, body: Op) -> OpResult {
         let envelope = self.envelope(body);
         let result = self.send(envelope.clone());

@@ -243,7 +243,11 @@ fn a_directory_is_not_moved_too_deep() {
     cell.mkdir(root("d"));
     for _ in 0..1 << 14 {
         let envelope = cell.envelope(Op::Mkdir { at: place(deep, "x"), create: by(0o755) });
-        let body = crate::state::CommandBody::Op { volume: cell.volume, envelope, credit: sitefs_base::op::Credit::NONE };
+        let body = crate::state::CommandBody::Op {
+            volume: cell.volume,
+            envelope,
+            credit: sitefs_base::op::Credit::NONE,
+        };
         let command = crate::state::Command { at: cell.now, body };
         let applied = crate::state::apply(&mut cell.view, &command).unwrap();
         match applied.reply.unwrap() {
