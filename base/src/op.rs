@@ -509,6 +509,56 @@ pub struct Credit {
     pub inodes: u64,
 }
 
+impl Credit {
+    /// Nothing.
+    pub const NONE: Self = Self { bytes: 0, inodes: 0 };
+
+    /// Whether both parts are at least as large as those of `other`.
+    pub const fn covers(self, other: Self) -> bool {
+        self.bytes >= other.bytes && self.inodes >= other.inodes
+    }
+
+    /// The sum of each part.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        self.with(other, u64::saturating_add)
+    }
+
+    /// Each part less that of `other`, at least nothing.
+    #[must_use]
+    pub fn less(self, other: Self) -> Self {
+        self.with(other, u64::saturating_sub)
+    }
+
+    /// The smaller of each part.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        self.with(other, u64::min)
+    }
+
+    /// The larger of each part.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        self.with(other, u64::max)
+    }
+
+    fn with(self, other: Self, each: impl Fn(u64, u64) -> u64) -> Self {
+        Self { bytes: each(self.bytes, other.bytes), inodes: each(self.inodes, other.inodes) }
+    }
+}
+
+impl Usage {
+    /// What is allowed in all.
+    pub const fn limit(&self) -> Credit {
+        Credit { bytes: self.bytes_limit, inodes: self.inodes_limit }
+    }
+
+    /// What is used.
+    pub const fn used(&self) -> Credit {
+        Credit { bytes: self.bytes_used, inodes: self.inodes_used }
+    }
+}
+
 /// A committed mutation as other mounts hear of it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Event {

@@ -5,7 +5,8 @@
 
 use crate::{
     Errno, GroupId, Incarnation, InodeId, Moment, OpId, Seq, SessionId, SiteId, VolumeId, VolumeName,
-    op::{Answer, Event, OpEnvelope, OpResult, Query, Usage},
+    VolumeSettings,
+    op::{Answer, Credit, Event, OpEnvelope, OpResult, Query, Usage},
 };
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub enum ToCell {
         client_time: Duration,
         /// Events up to here have been applied and acknowledged.
         acked: Seq,
+        /// What this mount needs of its credit.
+        credit: CreditUse,
     },
     /// Events up to here have been applied.
     Ack {
@@ -64,6 +67,20 @@ pub struct Attach {
     pub claimed_identity: String,
     /// The moment that the mount shows; now if not set.
     pub moment: Option<Moment>,
+    /// The credit that the mount counts on: what it has in use, and what it was told last that it
+    /// may use, for it goes on writing while it attaches.
+    pub in_use: Credit,
+}
+
+/// What a mount says of its credit (DESIGN D17).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CreditUse {
+    /// The growth of working copies and creates that are not committed, those included whose reply is
+    /// on its way, and what writers wait for.
+    pub in_use: Credit,
+    /// How many frames with a credit the mount has taken in on this stream. Without it the cell could
+    /// not know when what it takes back is no longer counted on.
+    pub frames: u64,
 }
 
 /// What the cell sends.
@@ -77,6 +94,8 @@ pub enum ToMount {
         op: OpId,
         /// Its result.
         result: OpResult,
+        /// The session's credit from now on, without what this operation used.
+        credit: Credit,
     },
     /// The answer to a question.
     Answer {
@@ -97,6 +116,10 @@ pub enum ToMount {
         watermark: Seq,
         /// Space and inodes of the volume.
         usage: Usage,
+        /// What operators chose about the volume.
+        settings: VolumeSettings,
+        /// The session's credit from now on: the most that it may have in use.
+        credit: Credit,
     },
     /// Events were lost: drop every cached row; the feed goes on behind `floor`.
     Resync {
@@ -139,6 +162,10 @@ pub struct Attached {
     /// The seq of the moment that the mount shows, if it asked for one: every answer holds at it, and
     /// no events come.
     pub at: Option<Seq>,
+    /// What operators chose about the volume.
+    pub settings: VolumeSettings,
+    /// The session's credit: the most that it may have in use.
+    pub credit: Credit,
 }
 
 /// Why a stream ends.

@@ -294,6 +294,51 @@ impl Working {
         Ok(())
     }
 
+    /// The most bytes by which a commit makes the file larger at the cell, where it takes `allocated`
+    /// bytes now. A file with holes may turn out smaller.
+    pub fn growth(&self, allocated: u64) -> u64 {
+        if self.changed { self.growth_as(allocated, self.size, None) } else { 0 }
+    }
+
+    /// The same after `len` bytes were written, or made zero, at `offset`.
+    pub fn growth_with(&self, allocated: u64, offset: u64, len: u64) -> u64 {
+        match len {
+            0 => self.growth(allocated),
+            len => self.growth_as(allocated, self.size.max(offset + len), Some((offset, len))),
+        }
+    }
+
+    /// The same after a change of the length to `size`.
+    pub fn growth_at(&self, allocated: u64, size: u64) -> u64 {
+        self.growth_as(allocated, size, None)
+    }
+
+    fn growth_as(&self, allocated: u64, size: u64, written: Option<(u64, u64)>) -> u64 {
+        let sent = if size <= MEMORY_MAX { size } else { self.sent_bytes(size, written) };
+        sent.min(size.saturating_sub(allocated))
+    }
+
+    /// The bytes of the chunks that would be sent of a file of `size` bytes.
+    fn sent_bytes(&self, size: u64, written: Option<(u64, u64)>) -> u64 {
+        let last = chunk_of(size - 1);
+        let written = written.map(|(offset, len)| chunk_of(offset)..=chunk_of(offset + len - 1));
+        let is_written = |chunk: u32| written.as_ref().is_some_and(|range| range.contains(&chunk));
+        // What was whole in a row or in one small blob is sent again.
+        let with_first = self.cell_len <= MEMORY_MAX && (self.cell_len > 0 || self.local.contains(&0));
+        let is_sent =
+            |chunk: u32| self.dirty.contains(&chunk) || is_written(chunk) || (chunk == 0 && with_first);
+        let dirty = match self.dirty.last() {
+            Some(highest) if *highest > last => self.dirty.range(..=last).count(),
+            _ => self.dirty.len(),
+        };
+        let more =
+            written.clone().map_or(0, |range| range.filter(|chunk| !self.dirty.contains(chunk)).count());
+        let first = with_first && !self.dirty.contains(&0) && !is_written(0);
+        let chunks = (dirty + more) as u64 + u64::from(first);
+        let missing_in_last = (u64::from(last) + 1) * CHUNK_SIZE - size;
+        chunks * CHUNK_SIZE - if is_sent(last) { missing_in_last } else { 0 }
+    }
+
     /// Chunks that must be here before [`Self::capture`]: all, if the file is small.
     pub fn missing_for_capture(&self) -> Vec<u32> {
         if self.size <= MEMORY_MAX {
@@ -414,6 +459,24 @@ mod tests {
         assert_eq!(working.capture().unwrap().chunks, [0]);
     }
 
+    #[test]
+    fn growth_is_what_the_cell_does_not_have_yet() {
+        let dir = tempfile::tempdir().unwrap();
+        let fresh = Working::empty(dir.path());
+        assert_eq!((fresh.growth(0), fresh.growth_with(0, 0, 10)), (0, 10));
+        assert_eq!(fresh.growth_with(0, 100, 10), 110, "small content is sent whole");
+        let dense = Working::of_existing(dir.path(), 10 << 20);
+        assert_eq!(dense.growth_with(10 << 20, 5 << 20, 100), 0);
+        assert_eq!(dense.growth_with(10 << 20, 10 << 20, 1 << 20), 1 << 20);
+        assert_eq!(dense.growth_at(10 << 20, 1 << 40), 0, "a hole");
+        let holes = Working::of_existing(dir.path(), 100 << 20);
+        assert_eq!(holes.growth_with(0, 50 << 20, 1), CHUNK_SIZE, "a chunk is sent whole");
+        let small = Working::of_existing(dir.path(), 60_000);
+        assert_eq!(small.growth_at(60_000, 10 << 20), CHUNK_SIZE, "its first chunk is sent again");
+        assert_eq!(small.growth_at(60_000, 64 << 10), (64 << 10) - 60_000);
+        assert_eq!(small.growth_at(60_000, 10), 0);
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Write(u64, u8, usize),
@@ -429,6 +492,55 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn growth_before_a_change_is_growth_after_it_and_covers_what_is_sent(
+            cell_len in prop_oneof![0..200_000u64, 0..6 * CHUNK_SIZE], steps in prop::collection::vec(step(), 1..20),
+            far in 0..3 * CHUNK_SIZE,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut working = Working::of_existing(dir.path(), cell_len);
+            let allocated = cell_len / 2;
+            for (number, step) in steps.into_iter().enumerate() {
+                let far = if number % 3 == 0 { far } else { 0 };
+                let planned = match step {
+                    Step::Write(at, byte, len) => {
+                        let planned = working.growth_with(allocated, at + far, len as u64);
+                        for chunk in working.missing_for_write(at + far, len as u64) {
+                            working.fill(chunk, &vec![1; usize_of(CHUNK_SIZE)]).unwrap();
+                        }
+                        working.write(at + far, &vec![byte; len]).unwrap();
+                        planned
+                    }
+                    Step::Resize(size) => {
+                        let grows = size + far > working.size();
+                        let planned = working.growth_at(allocated, size + far);
+                        for chunk in working.missing_for_resize(size + far) {
+                            working.fill(chunk, &vec![1; usize_of(CHUNK_SIZE)]).unwrap();
+                        }
+                        working.resize(size + far).unwrap();
+                        if grows { planned } else { working.growth(allocated) }
+                    }
+                };
+                prop_assert_eq!(working.growth(allocated), planned);
+            }
+            for chunk in working.missing_for_capture() {
+                working.fill(chunk, &vec![1; usize_of(CHUNK_SIZE)]).unwrap();
+            }
+            let growth = working.growth(allocated);
+            let captured = working.capture().unwrap();
+            let sent: u64 = match &captured.whole {
+                Some(whole) => whole.len() as u64,
+                None => captured
+                    .chunks
+                    .iter()
+                    .map(|chunk| captured.source.read(*chunk, captured.size).unwrap())
+                    .filter(|bytes| bytes.iter().any(|byte| *byte != 0))
+                    .map(|bytes| bytes.len() as u64)
+                    .sum(),
+            };
+            prop_assert!(growth >= sent.min(captured.size.saturating_sub(allocated)), "{} {}", growth, sent);
+        }
+
         #[test]
         fn reads_what_a_plain_buffer_reads(steps in prop::collection::vec(step(), 1..20)) {
             let dir = tempfile::tempdir().unwrap();

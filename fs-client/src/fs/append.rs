@@ -4,6 +4,7 @@
 //! Such a handle reads nothing and is never mapped, and the kernel's offset does not count. What it
 //! wrote is collected here for at most a second.
 
+use super::credit::Obstacle;
 use super::files::{Truncate, WriteKind};
 use super::node::{Node, NodeState, Tail};
 use super::{Cx, Fs, Op, lock};
@@ -75,12 +76,18 @@ impl Fs {
             self.send_tail(cx, node)?;
         }
         let size = self.inode_of(cx, node)?.0.attr.size;
-        self.room_for(len.into(), 0)?;
-        let now = self.clock.now();
         let mut state = node.state();
+        while state.only_appends()
+            && let Some(more) = self.short_of(&mut state, len.into())
+        {
+            drop(state);
+            self.overcome(cx, node, Obstacle::Credit(more))?;
+            state = node.state();
+        }
         if !state.only_appends() {
             return Ok(None);
         }
+        let now = self.clock.now();
         state.draft = None;
         let tail = state.tail.get_or_insert_with(|| Tail::new(self.clock.boottime(), now));
         let end = tail.promised.max(size).checked_add(len.into()).filter(|end| *end <= FILE_MAX);
@@ -113,6 +120,7 @@ impl Fs {
             // once more would double them. What was refused stays and is tried again.
             if matches!(sent, Ok(_) | Err(Errno::EIO)) {
                 shorten(&mut state, len);
+                state.recount();
             }
             state.last = None;
             if sent.as_ref().is_ok_and(|outcome| outcome.extra == op::Extra::Dropped) {

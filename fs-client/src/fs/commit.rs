@@ -108,10 +108,11 @@ impl Fs {
         }
         let row = state.row;
         let attr = outcome.attrs.into_iter().find(|attr| attr.ino == row);
-        if let Some(draft) = &mut state.draft
-            && !draft.copy.is_changed()
-        {
-            draft.dirty_since = None;
+        if let Some(draft) = &mut state.draft {
+            draft.allocated = attr.as_ref().map_or(draft.allocated, |attr| attr.allocated);
+            if !draft.copy.is_changed() {
+                draft.dirty_since = None;
+            }
         }
         if let Some(attr) = attr {
             if taken.captured.is_some() && (state.page_cver.is_some() || taken.unpublished.is_some()) {
@@ -132,6 +133,7 @@ impl Fs {
         if state.writers == 0 && !state.is_ahead() {
             state.draft = None;
         }
+        state.recount();
         drop(state);
         // An answer that was computed before may still be on its way to the kernel.
         self.notices.send(Notice::Attr(node.ino));
@@ -172,7 +174,15 @@ impl Fs {
                 state.set.mtime = set.mtime;
             }
             let changed = state.changed;
-            state.sending = Some(Sending { content: false, set: set.clone(), written: None, changed });
+            let allocated = state.draft.as_ref().map_or(0, |draft| draft.allocated);
+            state.sending = Some(Sending {
+                content: false,
+                set: set.clone(),
+                written: None,
+                changed,
+                growth: 0,
+                allocated,
+            });
             let unpublished = state.unpublished.clone();
             Taken { row: state.row, captured: None, set, written: None, changed, unpublished }
         };
@@ -219,13 +229,21 @@ impl Fs {
 }
 
 fn take_now(state: &mut NodeState, dirty: bool) -> Result<Taken, Errno> {
+    let (mut growth, mut allocated) = (0, 0);
     let captured = match &mut state.draft {
-        Some(draft) if dirty => Some(draft.copy.capture().map_err(|error| report(&error))?),
+        Some(draft) if dirty => {
+            growth = draft.copy.growth(draft.allocated);
+            let captured = draft.copy.capture().map_err(|error| report(&error))?;
+            // Until the reply nobody knows what of it are holes.
+            allocated = std::mem::take(&mut draft.allocated);
+            Some(captured)
+        }
         _ => None,
     };
     let set = std::mem::take(&mut state.set);
     let (written, changed) = (state.written.take(), state.changed.take());
-    state.sending = Some(Sending { content: captured.is_some(), set: set.clone(), written, changed });
+    let content = captured.is_some();
+    state.sending = Some(Sending { content, set: set.clone(), written, changed, growth, allocated });
     Ok(Taken { row: state.row, captured, set, written, changed, unpublished: state.unpublished.clone() })
 }
 
@@ -273,14 +291,16 @@ fn commit_of(taken: &Taken, set: SetAttr, piece: Option<Piece>) -> op::Op {
 
 fn put_back(node: &Node, taken: Taken) {
     let mut state = node.state();
-    state.sending = None;
+    let sending = state.sending.take();
     if let (Some(draft), Some(captured)) = (&mut state.draft, &taken.captured) {
         draft.copy.restore(captured);
+        draft.allocated = sending.map_or(0, |sending| sending.allocated);
     }
     state.written = state.written.or(taken.written);
     state.changed = state.changed.or(taken.changed);
     let newer = std::mem::replace(&mut state.set, taken.set);
     state.merge(&newer);
+    state.recount();
 }
 
 fn publish_as(own: &Unpublished) -> Publish {

@@ -69,7 +69,11 @@ impl Fs {
             state.page_cver = None;
             if !state.is_ahead() && !state.gone {
                 state.draft = None;
+            } else if let Some(draft) = &mut state.draft {
+                // The cell's version may take nothing now, and all that is here would be growth.
+                draft.allocated = 0;
             }
+            state.recount();
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Files: create, open, read, write, flush, release.
 
 use super::attrs::View;
+use super::credit::{ONE_INODE, Obstacle};
 use super::node::{Draft, Node, Unpublished, without_setid};
 use super::{Access, Cx, Fs, Handle, Op, lock};
 use crate::data::{Working, read_content};
 use crate::meta::Stop;
 use sitefs_base::limits::{CHUNK_SIZE, FILE_MAX};
-use sitefs_base::op::{Create, Place};
+use sitefs_base::op::{Create, Credit, Place};
 use sitefs_base::{Attr, AttrFlags, Content, Errno, Error, FileKind, Inode, InodeId, Seq};
 use std::sync::Arc;
 
@@ -73,10 +74,10 @@ impl Fs {
             return Ok((view, opened));
         }
         let dir = self.getattr(cx, place.parent)?.attr;
-        self.room_for(0, 1)?;
         if dir.nlink == 0 {
             return Err(Errno::ENOENT.into());
         }
+        let claim = self.claim(cx, ONE_INODE)?;
         // A log that several mounts begin at once is one file from its first line on.
         if dir.flags.has_default_acl || (access == Access::Append && !exclusive) {
             return self.create_at_cell(cx, place, create, exclusive, access);
@@ -93,6 +94,7 @@ impl Fs {
             let since = self.clock.boottime();
             state.unpublished =
                 Some(Unpublished { place: place.clone(), create, exclusive, since, attr: attr.clone() });
+            state.claim = Some(claim);
             let copy = Working::empty(&self.work_dir);
             state.draft = Some(Draft::new(copy, None, true));
             drop(state);
@@ -215,12 +217,13 @@ impl Fs {
     fn truncate_at_open(&self, node: &Node, truncate: Truncate) -> Op<()> {
         let (now, since) = (self.clock.now(), self.clock.boottime());
         let mut state = node.state();
-        let cell_len = state.last.as_ref().map_or(0, |last| last.attr.size);
+        let (cell_len, allocated) =
+            state.last.as_ref().map_or((0, 0), |last| (last.attr.size, last.attr.allocated));
         match &mut state.draft {
             Some(draft) => draft.copy.resize(0).map_err(|error| failed(&error))?,
             none => {
                 let copy = Working::truncated(&self.work_dir, cell_len);
-                *none = Some(Draft::new(copy, None, true));
+                *none = Some(Draft { allocated, ..Draft::new(copy, None, true) });
             }
         }
         if let Some(draft) = &mut state.draft {
@@ -229,6 +232,7 @@ impl Fs {
         }
         state.wrote(now);
         state.set.kill_setid |= truncate.kill_setid;
+        state.recount();
         Ok(())
     }
 
@@ -273,6 +277,7 @@ impl Fs {
 
     /// Writes; gives the number of bytes written, which is all of them.
     pub fn write(&self, cx: Cx, fh: u64, offset: u64, bytes: &[u8], kind: WriteKind) -> Op<u32> {
+        self.writable()?;
         let handle = self.handle(fh)?;
         let node = &handle.node;
         let len = bytes.len() as u64;
@@ -284,25 +289,30 @@ impl Fs {
         loop {
             // An event of another mount may drop a working copy that is not changed yet.
             self.begin_draft(cx, node)?;
-            let missing = {
+            let obstacle = {
                 let mut state = node.state();
                 let Some(draft) = &mut state.draft else { continue };
                 draft.append |= kind.append;
                 let offset = if kind.append { draft.copy.size() } else { offset };
-                let end = offset.checked_add(len).filter(|end| *end <= FILE_MAX).ok_or(Errno::EFBIG)?;
+                offset.checked_add(len).filter(|end| *end <= FILE_MAX).ok_or(Errno::EFBIG)?;
                 let missing = draft.copy.missing_for_write(offset, len);
-                if missing.is_empty() {
-                    self.room_for(end.saturating_sub(draft.copy.size()).min(len), 0)?;
+                let growth = draft.copy.growth_with(draft.allocated, offset, len);
+                if !missing.is_empty() {
+                    Obstacle::Missing(missing)
+                } else if let Some(more) = self.short_of(&mut state, growth) {
+                    Obstacle::Credit(more)
+                } else if let Some(draft) = &mut state.draft {
                     draft.copy.write(offset, bytes).map_err(|error| failed(&error))?;
                     draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
                     state.wrote(self.clock.now());
                     state.set.mtime = None;
                     state.set.kill_setid |= kind.kill_setid;
                     return Ok(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+                } else {
+                    continue;
                 }
-                missing
             };
-            self.fill(cx, node, &missing)?;
+            self.overcome(cx, node, obstacle)?;
         }
     }
 
@@ -343,33 +353,28 @@ impl Fs {
     pub(super) fn resize_here(&self, cx: Cx, node: &Arc<Node>, size: u64) -> Op<()> {
         loop {
             self.begin_draft(cx, node)?;
-            let missing = {
+            let obstacle = {
                 let mut state = node.state();
                 let Some(draft) = &mut state.draft else { continue };
                 let missing = draft.copy.missing_for_resize(size);
-                if missing.is_empty() {
+                let grows = size > draft.copy.size();
+                let growth = if grows { draft.copy.growth_at(draft.allocated, size) } else { 0 };
+                if !missing.is_empty() {
+                    Obstacle::Missing(missing)
+                } else if let Some(more) = self.short_of(&mut state, growth) {
+                    Obstacle::Credit(more)
+                } else if let Some(draft) = &mut state.draft {
                     draft.copy.resize(size).map_err(|error| failed(&error))?;
                     draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
                     state.wrote(self.clock.now());
+                    state.recount();
                     return Ok(());
+                } else {
+                    continue;
                 }
-                missing
             };
-            self.fill(cx, node, &missing)?;
+            self.overcome(cx, node, obstacle)?;
         }
-    }
-
-    /// Refuses what would go beyond the volume's limits, as far as they are known here.
-    pub(super) fn room_for(&self, bytes: u64, inodes: u64) -> Op<()> {
-        let usage = self.meta.usage();
-        let full =
-            |used: u64, more: u64, limit: u64| limit > 0 && more > 0 && used.saturating_add(more) > limit;
-        if full(usage.bytes_used, bytes, usage.bytes_limit)
-            || full(usage.inodes_used, inodes, usage.inodes_limit)
-        {
-            return Err(Errno::ENOSPC.into());
-        }
-        Ok(())
     }
 
     /// Allocates or removes space in the working copy.
@@ -377,6 +382,7 @@ impl Fs {
         let handle = self.handle(fh)?;
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         let zero = mode & (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE) != 0;
+        self.writable()?;
         let end = offset.checked_add(len).filter(|end| *end <= FILE_MAX).ok_or(Errno::EFBIG)?;
         self.send_tail(Cx::Slow, &handle.node)?;
         if mode & libc::FALLOC_FL_PUNCH_HOLE != 0 && self.punch_at_cell(&handle.node, offset, end)? {
@@ -385,23 +391,39 @@ impl Fs {
         self.begin_draft(Cx::Slow, &handle.node)?;
         let size = { handle.node.state().draft.as_ref().map_or(0, |draft| draft.copy.size()) };
         if !keep_size || end <= size {
-            self.room_for(end.saturating_sub(size), 0)?;
+            // A hole takes no room, but who allocates wants to know that there is some.
+            self.claim(Cx::Slow, Credit { bytes: end.saturating_sub(size), inodes: 0 })?;
         }
         if !keep_size && end > size {
             self.resize_here(Cx::Slow, &handle.node, end)?;
         }
-        if zero {
-            let missing =
-                handle.node.state().draft.as_ref().map(|draft| draft.copy.missing_for_write(offset, len));
-            self.fill(Cx::Slow, &handle.node, &missing.unwrap_or_default())?;
-            let mut state = handle.node.state();
-            if let Some(draft) = &mut state.draft {
-                draft.copy.punch(offset, len).map_err(|error| failed(&error))?;
-                draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
-            }
-            state.wrote(self.clock.now());
+        if zero { self.punch_here(&handle.node, offset, len) } else { Ok(()) }
+    }
+
+    fn punch_here(&self, node: &Arc<Node>, offset: u64, len: u64) -> Op<()> {
+        loop {
+            self.begin_draft(Cx::Slow, node)?;
+            let obstacle = {
+                let mut state = node.state();
+                let Some(draft) = &mut state.draft else { continue };
+                let end = (offset + len).min(draft.copy.size());
+                let missing = draft.copy.missing_for_write(offset, len);
+                let growth = draft.copy.growth_with(draft.allocated, offset, end.saturating_sub(offset));
+                if !missing.is_empty() {
+                    Obstacle::Missing(missing)
+                } else if let Some(more) = self.short_of(&mut state, growth) {
+                    Obstacle::Credit(more)
+                } else if let Some(draft) = &mut state.draft {
+                    draft.copy.punch(offset, len).map_err(|error| failed(&error))?;
+                    draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
+                    state.wrote(self.clock.now());
+                    return Ok(());
+                } else {
+                    continue;
+                }
+            };
+            self.overcome(Cx::Slow, node, obstacle)?;
         }
-        Ok(())
     }
 
     /// The next data or hole from `offset`, by the layout of the committed file.
@@ -479,6 +501,7 @@ impl Fs {
         state.appenders -= u32::from(handle.access == Access::Append);
         if state.writers == 0 && !state.is_ahead() && !(state.gone && state.handles > 0) {
             state.draft = None;
+            state.recount();
         }
         drop(state);
         // What could not be committed stays, and is tried again in the background.

@@ -7,6 +7,7 @@ mod append;
 mod attrs;
 mod background;
 mod commit;
+mod credit;
 mod dirs;
 mod feed;
 mod files;
@@ -192,12 +193,13 @@ impl Fs {
                 // Another mount removed it; open handles go on with what they had.
                 let mut state = node.state();
                 state.gone = true;
+                state.recount();
                 state.last.clone().map(|inode| (inode, true)).ok_or_else(|| Errno::ESTALE.into())
             }
         }
     }
 
     fn writable(&self) -> Op<()> {
-        if self.read_only { Err(Errno::EROFS.into()) } else { Ok(()) }
+        if self.read_only || self.meta.session().is_read_only() { Err(Errno::EROFS.into()) } else { Ok(()) }
     }
 }

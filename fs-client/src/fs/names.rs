@@ -1,6 +1,7 @@
 //! Names: making, linking, moving and removing them.
 
 use super::attrs::View;
+use super::credit::ONE_INODE;
 use super::node::Node;
 use super::{Caller, Cx, Fs, Op, lock};
 use sitefs_base::limits::{METADATA_DEADLINE, SYMLINK_MAX};
@@ -34,6 +35,7 @@ impl Fs {
         if self.pending_at(at).is_some() {
             return Err(Errno::EEXIST.into());
         }
+        let _claim = self.claim(Cx::Slow, ONE_INODE)?;
         let outcome = self.meta.mutate(op(at.clone()), METADATA_DEADLINE)?;
         let (Some(ino), seq) = (outcome.ino, outcome.seq) else { return Err(Errno::EIO.into()) };
         let Some(attr) = outcome.attrs.into_iter().find(|attr| attr.ino == ino) else {
@@ -103,6 +105,7 @@ impl Fs {
         state.unpublished = None;
         state.gone = true;
         state.last = Some(Inode { attr, content: Content::Empty });
+        state.recount();
         Ok(true)
     }
 
@@ -185,6 +188,7 @@ impl Fs {
                     last.attr.nlink = 0;
                     last.attr.ctime = self.clock.now().max(last.attr.ctime);
                 }
+                state.recount();
                 drop(state);
                 self.meta.forget_inode(row);
             }

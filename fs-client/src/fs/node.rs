@@ -2,7 +2,8 @@
 //! not committed yet.
 
 use crate::data::{LayoutView, Working};
-use sitefs_base::op::{Create, Place, SetAttr, SetTime};
+use crate::meta::Claim;
+use sitefs_base::op::{Create, Credit, Place, SetAttr, SetTime};
 use sitefs_base::{Attr, FileKind, Inode, InodeId, Seq, Time};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,6 +39,7 @@ impl Node {
             sending: None,
             written: None,
             changed: None,
+            claim: None,
             retry_at: Duration::ZERO,
             page_cver: None,
         };
@@ -81,6 +83,8 @@ pub struct NodeState {
     pub written: Option<Time>,
     /// When anything last changed here, if that is not committed.
     pub changed: Option<Time>,
+    /// The credit for what is not committed.
+    pub claim: Option<Claim>,
     /// CLOCK_BOOTTIME before which a failed commit is not tried again in the background.
     pub retry_at: Duration,
     /// The content version that fills the kernel's pages, if they hold one version.
@@ -98,6 +102,10 @@ pub struct Sending {
     pub written: Option<Time>,
     /// When anything changed.
     pub changed: Option<Time>,
+    /// By how many bytes the content may make the file larger at the cell.
+    pub growth: u64,
+    /// The bytes that the file took at the cell before.
+    pub allocated: u64,
 }
 
 /// A file that only this mount knows.
@@ -144,6 +152,8 @@ pub struct Draft {
     pub copy: Working,
     /// Where chunks that are not local come from.
     pub base: Option<Inode>,
+    /// The bytes that the file takes at the cell; fewer if that is not known.
+    pub allocated: u64,
     /// CLOCK_BOOTTIME of the first change that is not committed.
     pub dirty_since: Option<Duration>,
     /// Whether a handle of this mount created or emptied the file: then it is not shown half done.
@@ -155,7 +165,8 @@ pub struct Draft {
 impl Draft {
     /// A working copy that nobody has changed yet.
     pub fn new(copy: Working, base: Option<Inode>, whole: bool) -> Self {
-        Self { copy, base, dirty_since: None, whole, append: false }
+        let allocated = base.as_ref().map_or(0, |base| base.attr.allocated);
+        Self { copy, base, allocated, dirty_since: None, whole, append: false }
     }
 }
 
@@ -168,6 +179,27 @@ impl NodeState {
     /// Whether a commit is under way, or would carry something.
     pub fn needs_commit(&self) -> bool {
         self.unpublished.is_some() || self.sending.is_some() || !self.set.is_empty() || self.is_dirty()
+    }
+
+    /// The credit that is in use for this file, and would be if its content grew the file by `growth`
+    /// bytes at the cell. A file without names costs nothing: the cell drops what is committed to it.
+    pub fn needed(&self, growth: u64) -> Credit {
+        if self.gone {
+            return Credit::NONE;
+        }
+        let sending = self.sending.as_ref().map_or(0, |sending| sending.growth);
+        let tail = self.tail.as_ref().map_or(0, |tail| tail.bytes.len() as u64);
+        let bytes = growth.saturating_add(sending).saturating_add(tail);
+        Credit { bytes, inodes: u64::from(self.unpublished.is_some()) }
+    }
+
+    /// Gives back the credit that is not needed any more.
+    pub fn recount(&mut self) {
+        let growth = self.draft.as_ref().map_or(0, |draft| draft.copy.growth(draft.allocated));
+        let needed = self.needed(growth);
+        if let Some(claim) = &mut self.claim {
+            claim.set(needed);
+        }
     }
 
     /// Whether content here is newer than the cell's.

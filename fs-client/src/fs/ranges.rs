@@ -3,7 +3,7 @@
 use super::node::Node;
 use super::{Cx, Fs, Notice, Op, lock};
 use sitefs_base::limits::{CHUNK_SIZE, COMMIT_CHUNKS_MAX, METADATA_DEADLINE};
-use sitefs_base::op::{self, Extra, Outcome};
+use sitefs_base::op::{self, Credit, Extra, Outcome};
 use sitefs_base::{Errno, InodeId};
 use std::sync::Arc;
 
@@ -38,7 +38,8 @@ impl Fs {
         let _alone = lock(&target.committing);
         let (from, to) = (self.committed_row(source)?, self.committed_row(target)?);
         let (inode, _) = self.inode_of(Cx::Slow, source)?;
-        self.room_for(len.min(inode.attr.size.saturating_sub(from_offset)), 0)?;
+        let bytes = len.min(inode.attr.size.saturating_sub(from_offset));
+        let _claim = self.claim(Cx::Slow, Credit { bytes, inodes: 0 })?;
         let expect_from_cver = Some(inode.attr.cver);
         let clone = op::Op::CloneRange { from, from_offset, to, to_offset, len, expect_from_cver };
         match self.meta.mutate(clone, METADATA_DEADLINE) {

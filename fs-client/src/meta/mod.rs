@@ -1,11 +1,13 @@
 //! Metadata: the session with the cell, what is cached of it, and the feed that keeps it true.
 
 mod cache;
+mod credit;
 mod listing;
 mod remote;
 mod service;
 mod session;
 
+pub use credit::{Claim, Growth};
 pub use listing::Listing;
 pub use remote::{CellAddress, Channel, attach, keep_attached};
 pub use service::{Meta, Watcher};

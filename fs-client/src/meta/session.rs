@@ -1,14 +1,18 @@
 //! The session as operations see it: they put a request in and wait for its reply, whatever
 //! happens to the connection meanwhile. [`super::remote`] carries the frames.
 
+use super::credit::Credits;
 use super::{Cx, Op, Stop};
 use sitefs_base::limits::{METADATA_DEADLINE, SESSION_OPS_MAX};
-use sitefs_base::op::{Answer, AnswerBody, OpEnvelope, OpResult, Outcome, Query, Usage};
+use sitefs_base::op::{Answer, AnswerBody, Credit, OpEnvelope, OpResult, Outcome, Query, Usage};
 use sitefs_base::session::{Attached, ToCell, ToMount};
-use sitefs_base::{Clock, Errno, OpId, Seq, SessionId, op};
+use sitefs_base::{Clock, Errno, OpId, Seq, SessionId, VolumeSettings, op};
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -20,6 +24,11 @@ use tokio::{
 const QUERIES_MAX: usize = 256;
 /// Frames waiting to be sent; more than all operations and questions together.
 pub const FRAMES_MAX: usize = 2 * (SESSION_OPS_MAX + QUERIES_MAX);
+
+/// How long a writer waits for credit.
+const CREDIT_WAIT: Duration = Duration::from_secs(1);
+/// How soon a writer asks again while others hold what it needs.
+const CREDIT_RETRY: Duration = Duration::from_millis(100);
 
 type QueryReply = oneshot::Sender<Result<Answer, Errno>>;
 
@@ -42,6 +51,7 @@ struct State {
     /// Events up to here are in force at the kernel too.
     acked: Seq,
     usage: Usage,
+    settings: VolumeSettings,
     renewed_at: Option<Duration>,
     /// Why nothing is sent any more.
     ended: Option<Errno>,
@@ -58,11 +68,16 @@ pub struct SessionStatus {
     pub unanswered: usize,
     /// How long ago the cell renewed the lease.
     pub since_renewal: Option<Duration>,
+    /// What operators chose about the volume; nobody may write if that says why.
+    pub settings: VolumeSettings,
 }
 
 /// A mount's session with its cell.
 pub struct Session {
     state: Mutex<State>,
+    credits: Arc<Credits>,
+    /// Whether the settings say that nobody may write.
+    read_only: AtomicBool,
     op_slots: Arc<Semaphore>,
     query_slots: Semaphore,
     handle: Handle,
@@ -83,11 +98,14 @@ impl Session {
             applied: Seq::ZERO,
             acked: Seq::ZERO,
             usage: Usage::default(),
+            settings: VolumeSettings::default(),
             renewed_at: None,
             ended: None,
         };
         Self {
             state: Mutex::new(state),
+            credits: Arc::default(),
+            read_only: AtomicBool::new(false),
             op_slots: Arc::new(Semaphore::new(SESSION_OPS_MAX)),
             query_slots: Semaphore::new(QUERIES_MAX),
             handle,
@@ -114,9 +132,67 @@ impl Session {
         self.state().attached.clone()
     }
 
-    /// Space and inodes, as last heard.
+    /// Space and inodes, as last heard, with what is written here and not committed.
     pub fn usage(&self) -> Usage {
-        self.state().usage
+        let (mut usage, here) = (self.state().usage, self.credits.in_use());
+        usage.bytes_used = usage.bytes_used.saturating_add(here.bytes);
+        usage.inodes_used = usage.inodes_used.saturating_add(here.inodes);
+        usage
+    }
+
+    /// The session's credit.
+    pub fn credits(&self) -> &Arc<Credits> {
+        &self.credits
+    }
+
+    /// Whether operators made the volume read-only.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Acquire)
+    }
+
+    /// Asks the cell for more credit, without waiting.
+    pub fn ask_for_credit(&self) {
+        let link = self.state().link.clone();
+        if let Some(link) = link {
+            // If there is no room, the next ping asks.
+            let _ = link.try_send(self.ping());
+        }
+    }
+
+    /// Waits until there is credit for `more`, at most a second: `EDQUOT` if the volume has no room
+    /// for it, `EIO` if the cell does not say.
+    pub fn wait_for_credit(&self, more: Credit) -> Result<(), Errno> {
+        let _wanted = self.credits.want(more);
+        let until = self.clock.boottime() + CREDIT_WAIT;
+        let (mut answered, mut again) = (false, false);
+        loop {
+            let left = until.saturating_sub(self.clock.boottime());
+            let seen = self.credits.answers();
+            self.ask_for_credit();
+            answered |= self.credits.wait_behind(seen, left);
+            if self.credits.has_room(more) {
+                return Ok(());
+            }
+            let usage = self.usage();
+            let full = answered && again && !usage.limit().covers(usage.used().plus(more));
+            if left.is_zero() || full {
+                return Err(if answered { Errno::EDQUOT } else { Errno::EIO });
+            }
+            // What others only hold they give back within a second; a reply may bring it sooner.
+            again = true;
+            self.credits.wait_behind(self.credits.answers(), CREDIT_RETRY.min(left));
+        }
+    }
+
+    fn heard_settings(&self, state: &mut State, settings: VolumeSettings) {
+        if state.settings.read_only != settings.read_only {
+            match &settings.read_only {
+                Some(reason) => tracing::warn!(reason, "the volume is read-only"),
+                None => tracing::info!("the volume can be written again"),
+            }
+            self.read_only.store(settings.read_only.is_some(), Ordering::Release);
+        }
+        state.settings = settings;
     }
 
     /// The position of the feed that has been applied.
@@ -129,6 +205,7 @@ impl Session {
         let state = self.state();
         SessionStatus {
             connected: state.link.is_some(),
+            settings: state.settings.clone(),
             seq: state.applied,
             unanswered: state.ops.len(),
             since_renewal: state.renewed_at.map(|at| self.clock.boottime().saturating_sub(at)),
@@ -207,6 +284,8 @@ impl Session {
         state.queries.retain(|_, (_, reply)| !reply.is_closed());
         state.next_op = state.next_op.max(attached.op_high_water.next());
         state.usage = attached.usage;
+        self.heard_settings(&mut state, attached.settings.clone());
+        self.credits.attached(attached.credit);
         if !attached.resumed {
             state.applied = attached.seq;
             state.acked = attached.seq;
@@ -265,7 +344,8 @@ impl Session {
     pub fn receive(&self, frame: ToMount) {
         let mut state = self.state();
         match frame {
-            ToMount::OpReply { op, result } => {
+            ToMount::OpReply { op, result, credit } => {
+                self.credits.heard(credit);
                 let Some(pending) = state.ops.remove(&op) else { return };
                 drop(state);
                 if let Some(reply) = pending.reply {
@@ -277,9 +357,13 @@ impl Session {
                 drop(state);
                 let _ = reply.send(result);
             }
-            ToMount::Renew { client_time, quorum_age, usage, .. } => {
+            ToMount::Renew { client_time, quorum_age, usage, settings, credit, .. } => {
+                self.heard_settings(&mut state, settings);
                 state.renewed_at = Some(client_time.saturating_sub(quorum_age));
                 state.usage = usage;
+                drop(state);
+                // Behind the use: a writer that hears of its credit looks at both.
+                self.credits.heard(credit);
             }
             ToMount::Event(event) => state.applied = state.applied.max(event.seq),
             ToMount::Resync { floor } => {
@@ -313,6 +397,7 @@ impl Session {
 
     /// The next ping.
     pub fn ping(&self) -> ToCell {
-        ToCell::Ping { client_time: self.clock.boottime(), acked: self.state().acked }
+        let acked = self.state().acked;
+        ToCell::Ping { client_time: self.clock.boottime(), acked, credit: self.credits.said() }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 use openraft::ServerState;
 use sitefs_base::{
     Clock, Errno, Error, GroupId, NodeId, Result, Tasks, VolumeId,
-    op::{Event, Op},
+    op::{Credit, Event, Op},
 };
 use std::{convert::Infallible, fmt, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
@@ -136,7 +136,7 @@ impl Group {
             && self.inner.reserve.is_short(&*self.inner.clock, what, 0)?
             && !self.is_retry(&body)?
         {
-            return Ok(Applied { reply: Err(Errno::ENOSPC), event: None, crowded: None });
+            return Ok(Applied { reply: Err(Errno::ENOSPC), event: None, crowded: None, grown: Credit::NONE });
         }
         let stopped = || Error::unavailable("this node is shutting down");
         let answered = async {
@@ -159,7 +159,7 @@ impl Group {
     /// Whether the answer is there already: a retry gets it (DESIGN D12).
     fn is_retry(&self, body: &CommandBody) -> Result<bool> {
         match body {
-            CommandBody::Op { volume, envelope } => {
+            CommandBody::Op { volume, envelope, .. } => {
                 state::is_answered(&self.reader(), *volume, envelope.session, envelope.op)
             }
             _ => Ok(false),

@@ -5,7 +5,7 @@ use crate::state::{Command, CommandBody};
 use serde::{Deserialize, Serialize};
 use sitefs_base::{Error, Result, limits::ENTRY_PAYLOAD_MAX};
 
-const FORMAT: u16 = 2;
+const FORMAT: u16 = 3;
 const HEADER: usize = 8;
 
 /// The commands of one log entry.
@@ -133,7 +133,7 @@ mod tests {
     fn what_is_unknown_stops_the_node_and_what_is_cut_is_corrupt() {
         let mut payload = Payload::default();
         payload.push(&init("cell".into())).unwrap();
-        for (byte, value) in [(1, 3), (3, 99)] {
+        for (byte, value) in [(1, 2), (3, 99)] {
             let mut other = payload.clone();
             other.0[byte] = value;
             assert_eq!(other.commands().unwrap_err().kind(), Kind::Fenced);
@@ -148,6 +148,6 @@ mod tests {
     fn the_bytes_are_those_of_the_formats_page() {
         let mut payload = Payload::default();
         payload.push(&Command { at: Time::new(1, 2), body: CommandBody::Noop }).unwrap();
-        assert_eq!(payload.0, [0, 2, 0, 0, 0, 0, 0, 3, 2, 2, 0]);
+        assert_eq!(payload.0, [0, 3, 0, 0, 0, 0, 0, 3, 2, 2, 0]);
     }
 }

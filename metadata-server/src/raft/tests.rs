@@ -12,7 +12,7 @@ use crate::{
 use sitefs_base::{
     Clock, Errno, GroupId, InodeId, Kind, Name, NodeId, OpId, Result, SessionId, SystemClock, Tasks,
     VolumeId,
-    op::{Create, Op, OpEnvelope, Place},
+    op::{Create, Credit, Op, OpEnvelope, Place},
 };
 use std::{fs, path::Path, sync::Arc};
 
@@ -87,7 +87,8 @@ fn mkdir(volume: VolumeId, number: u64) -> CommandBody {
     let create = Create { mode: 0o755, umask: 0o022, uid: 1, gid: 1 };
     let body = Op::Mkdir { at: Place { parent: InodeId::ROOT, name }, create };
     let op = OpId::new(number + 1);
-    CommandBody::Op { volume, envelope: OpEnvelope { session: SESSION, op, ack_below: OpId::new(1), body } }
+    let envelope = OpEnvelope { session: SESSION, op, ack_below: OpId::new(1), body };
+    CommandBody::Op { volume, envelope, credit: Credit::NONE }
 }
 
 /// Names and what is in directories, in an order that only depends on them.
@@ -326,10 +327,10 @@ async fn time_never_goes_back_even_if_the_clock_does() {
 async fn what_one_entry_cannot_hold_is_refused_alone() {
     let cell = Cell::start();
     let volume = cell.volume("acme/live").await;
-    let CommandBody::Op { volume, mut envelope } = mkdir(volume, 1) else { unreachable!() };
+    let CommandBody::Op { volume, mut envelope, credit } = mkdir(volume, 1) else { unreachable!() };
     let name = vec![b'x'; sitefs_base::limits::ENTRY_PAYLOAD_MAX].into();
     envelope.body = Op::RemoveXattr { ino: InodeId::ROOT, name };
-    let error = cell.group.propose(CommandBody::Op { volume, envelope }).await.unwrap_err();
+    let error = cell.group.propose(CommandBody::Op { volume, envelope, credit }).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Limit);
     cell.mkdir(volume, 1).await;
 }
@@ -358,10 +359,10 @@ fn disk_has(group: &Group, clock: &dyn Clock, free: u64) {
 }
 
 fn rmdir(volume: VolumeId, number: u64) -> CommandBody {
-    let CommandBody::Op { volume, mut envelope } = mkdir(volume, number) else { unreachable!() };
+    let CommandBody::Op { volume, mut envelope, credit } = mkdir(volume, number) else { unreachable!() };
     let Op::Mkdir { at, .. } = envelope.body else { unreachable!() };
     envelope.body = Op::Rmdir { at };
-    CommandBody::Op { volume, envelope }
+    CommandBody::Op { volume, envelope, credit }
 }
 
 #[tokio::test]

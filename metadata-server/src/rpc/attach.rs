@@ -3,14 +3,16 @@
 use super::{
     Cell,
     auth::{Access, Auth},
-    outbox::{Outbox, Outgoing, Wire, send, usage},
+    credit::Holder,
+    outbox::{Outbox, Outgoing, Wire, send, standing},
     sessions::{Member, Ticket},
     snapshots::no_such_moment,
 };
-use crate::state::{self, CommandBody, Reply};
+use crate::state::{self, CommandBody, Reply, VolumeInfo};
 use sitefs_base::{
     Errno, Error, InodeId, Kind, OpId, Result, Seq, SiteId, VolumeId,
     limits::HOT_MAX,
+    op::Credit,
     session::{Attach, Attached, Closing, PROTOCOL_MAX, PROTOCOL_MIN, ToMount},
 };
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use tokio::sync::mpsc;
 /// A stream after a good attach.
 pub(super) struct Joined {
     pub member: Member,
+    pub holder: Holder,
     pub ticket: Ticket,
     pub outbox: Outbox,
     pub outgoing: mpsc::Sender<Outgoing>,
@@ -38,7 +41,7 @@ pub(super) async fn attach(cell: &Arc<Cell>, attach: Attach, wire: &Wire) -> Res
     // The past cannot be changed.
     let access = if at.is_some() { Access::Read } else { access };
     let member = Member { session: attach.session, volume, site, access, at };
-    let (seq, usage) = usage(cell, &member).map_err(refused)?;
+    let VolumeInfo { seq, usage, settings, .. } = standing(cell, &member).map_err(refused)?;
     let resumed = resume_from(cell, &member, attach.since, seq).map_err(refused)?;
 
     let ticket = cell.sessions.enter(member).ok_or_else(|| Closing::Unavailable {
@@ -47,7 +50,13 @@ pub(super) async fn attach(cell: &Arc<Cell>, attach: Attach, wire: &Wire) -> Res
     if at.is_none() {
         cell.watchers.join(volume, attach.session, resumed.unwrap_or(seq));
     }
-    cell.reserved.returned(attach.session, cell.clock.boottime());
+    let now = cell.clock.boottime();
+    cell.reserved.returned(attach.session, now);
+    let holder = Holder { volume, session: attach.session, stream: ticket.number };
+    let credit = match access {
+        Access::Read => Credit::NONE,
+        Access::Write => cell.credits.attach(holder, attach.in_use, &usage, now),
+    };
     let info = cell.group.info();
     let attached = Attached {
         protocol,
@@ -64,13 +73,15 @@ pub(super) async fn attach(cell: &Arc<Cell>, attach: Attach, wire: &Wire) -> Res
         hot_max: HOT_MAX as u32,
         usage,
         at,
+        settings,
+        credit,
     };
     // A failed send shows at the next one; what was entered above is taken back there.
     let _ = send(wire, ToMount::Attached(attached)).await;
     let (outgoing, inbox) = mpsc::channel(super::outbox::INBOX);
     let seen = resumed.unwrap_or(seq);
-    let outbox = Outbox { cell: cell.clone(), member, events, inbox, wire: wire.clone(), seen };
-    Ok(Joined { member, ticket, outbox, outgoing })
+    let outbox = Outbox { cell: cell.clone(), member, holder, events, inbox, wire: wire.clone(), seen };
+    Ok(Joined { member, holder, ticket, outbox, outgoing })
 }
 
 fn common_protocol(attach: &Attach) -> Result<u32> {

@@ -75,7 +75,7 @@ impl Stream {
         }
     }
 
-    fn is_answered(&self, envelope: &OpEnvelope) -> Result<bool, Errno> {
+    pub(super) fn is_answered(&self, envelope: &OpEnvelope) -> Result<bool, Errno> {
         let (volume, session) = (self.member.volume, self.member.session);
         let answered = state::is_answered(&self.cell.group.reader(), volume, session, envelope.op);
         answered.map_err(|error| error.errno())

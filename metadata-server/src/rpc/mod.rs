@@ -6,6 +6,7 @@ mod attach;
 mod auth;
 mod blobs;
 mod check;
+mod credit;
 mod manage;
 mod ops;
 mod outbox;
@@ -23,6 +24,7 @@ pub(crate) use blobs::BlobsService;
 pub(crate) use session::SessionService;
 
 use crate::{grant::Blobs, raft::Group, state::CommandBody};
+use credit::Credits;
 use reserve::Reservations;
 use sessions::{Member, Sessions};
 use sitefs_base::{Clock, NodeId, Tasks};
@@ -53,6 +55,7 @@ pub(crate) struct Cell {
     pub orphaned: Notify,
     sessions: Sessions,
     reserved: Reservations,
+    credits: Credits,
     watchers: Watchers,
 }
 
@@ -72,6 +75,7 @@ impl Cell {
             orphaned: Notify::new(),
             sessions: Sessions::default(),
             reserved: Reservations::default(),
+            credits: Credits::default(),
         }
     }
 

@@ -1,10 +1,15 @@
 //! One mutation: it is checked and proposed, and things follow from its reply.
 
-use super::{attach::refused, check::Checked, outbox::Outgoing, session::Stream};
+use super::{
+    attach::refused,
+    check::Checked,
+    outbox::{Outgoing, standing},
+    session::Stream,
+};
 use crate::state::{self, Applied, CommandBody, Reply};
 use sitefs_base::{
     Digest, Errno, Error, Generation, Kind, OpId, Result,
-    op::{BlobWanted, Commit, Extra, Grant, NewContent, Op, OpEnvelope, Outcome, Place, Uploaded},
+    op::{BlobWanted, Commit, Credit, Extra, Grant, NewContent, Op, OpEnvelope, Outcome, Place, Uploaded},
     session::Closing,
 };
 use sitefs_blobstore::ObjectKey;
@@ -27,9 +32,14 @@ pub(super) async fn run(stream: Arc<Stream>, envelope: OpEnvelope) {
             if checked == Checked::Answered {
                 rest.uploaded.clear();
             }
-            let body = CommandBody::Op { volume: stream.member.volume, envelope };
-            let applied = stream.cell.group.propose(body).await;
-            stream.finish(rest, applied).await
+            match stream.debit(&envelope) {
+                Err(errno) => Outgoing::Reply { op: rest.op, result: Err(errno) },
+                Ok(credit) => {
+                    let body = CommandBody::Op { volume: stream.member.volume, envelope, credit };
+                    let applied = stream.cell.group.propose(body).await;
+                    stream.finish(rest, applied).await
+                }
+            }
         }
     };
     stream.send(reply).await;
@@ -51,11 +61,27 @@ impl Rest {
 }
 
 impl Stream {
+    /// Sets credit aside for what an operation may add to the volume (DESIGN D17). One that was
+    /// executed before adds nothing.
+    fn debit(&self, envelope: &OpEnvelope) -> Result<Credit, Errno> {
+        let (volume, errno) = (self.member.volume, |error: Error| error.errno());
+        let bound = state::growth_bound(&self.cell.group.reader(), volume, &envelope.body).map_err(errno)?;
+        if bound == Credit::NONE {
+            return Ok(bound);
+        }
+        let usage = standing(&self.cell, &self.member).map_err(errno)?.usage;
+        match self.cell.credits.debit(self.holder, envelope.op, bound, &usage) {
+            Err(Errno::EDQUOT) if self.is_answered(envelope)? => Ok(Credit::NONE),
+            debited => debited,
+        }
+    }
+
     async fn finish(&self, rest: Rest, applied: Result<Applied>) -> Outgoing {
-        let Applied { reply, event, crowded } = match applied {
+        let Applied { reply, event, crowded, grown } = match applied {
             Ok(applied) => applied,
             Err(error) => return failed(rest.op, error),
         };
+        self.cell.credits.settle(self.holder, rest.op, grown);
         let (volume, session) = (self.member.volume, self.member.session);
         if let Some(place) = &rest.published {
             self.cell.reserved.release(volume, place, session);

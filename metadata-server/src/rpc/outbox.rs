@@ -3,11 +3,11 @@
 //! The broadcast wakes the outbox quickly; the feed rows of the state are the truth. Whatever the
 //! broadcast has not brought when a reply needs it, or has dropped, is read from the rows.
 
-use super::{Cell, query::ask, sessions::Member};
-use crate::state;
+use super::{Cell, credit::Holder, query::ask, sessions::Member};
+use crate::state::{self, VolumeInfo};
 use sitefs_base::{
     Errno, Error, OpId, Result, Seq,
-    op::{Answer, AnswerBody, Event, OpResult, Query, Usage},
+    op::{Answer, Credit, Event, OpResult, Usage},
     session::{Closing, ToMount},
 };
 use sitefs_proto::pb;
@@ -42,6 +42,7 @@ pub(super) enum Outgoing {
 pub(super) struct Outbox {
     pub cell: Arc<Cell>,
     pub member: Member,
+    pub holder: Holder,
     pub events: broadcast::Receiver<Arc<(sitefs_base::VolumeId, Event)>>,
     pub inbox: mpsc::Receiver<Outgoing>,
     pub wire: Wire,
@@ -79,7 +80,10 @@ impl Outbox {
     async fn deliver(&mut self, outgoing: Outgoing) -> Result<()> {
         self.drain().await?;
         let frame = match outgoing {
-            Outgoing::Reply { op, result } => ToMount::OpReply { op, result },
+            Outgoing::Reply { op, result } => {
+                let credit = self.credit(&self.standing()?.usage);
+                ToMount::OpReply { op, result, credit }
+            }
             Outgoing::Answer { tag, result } => ToMount::Answer { tag, result },
             Outgoing::Renew { client_time } => match self.renewal(client_time).await? {
                 Some(renewal) => renewal,
@@ -122,7 +126,7 @@ impl Outbox {
 
     /// Reads from the rows what was not sent yet.
     async fn catch_up(&mut self) -> Result<()> {
-        let now = self.usage()?.0;
+        let now = self.standing()?.seq;
         if now <= self.seen {
             return Ok(());
         }
@@ -164,21 +168,32 @@ impl Outbox {
         if at.is_none() && !self.cell.watchers.may_renew(volume, session) {
             return Ok(None);
         }
-        let (watermark, usage) = self.usage()?;
-        Ok(Some(ToMount::Renew { client_time, quorum_age, watermark, usage }))
+        let VolumeInfo { seq: watermark, usage, settings, .. } = self.standing()?;
+        let credit = self.credit(&usage);
+        Ok(Some(ToMount::Renew { client_time, quorum_age, watermark, usage, settings, credit }))
     }
 
-    fn usage(&self) -> Result<(Seq, Usage)> {
-        usage(&self.cell, &self.member)
+    fn standing(&self) -> Result<VolumeInfo> {
+        standing(&self.cell, &self.member)
+    }
+
+    /// The credit for a frame that is sent now.
+    fn credit(&self, usage: &Usage) -> Credit {
+        self.cell.credits.answer(self.holder, usage, self.cell.clock.boottime())
     }
 }
 
-/// The seq and the use of a volume, as a member sees it.
-pub(super) fn usage(cell: &Cell, member: &Member) -> Result<(Seq, Usage)> {
-    match ask(&cell.group.reader(), member, &Query::Usage)? {
-        Ok(Answer { seq, body: AnswerBody::Usage(usage) }) => Ok((seq, usage)),
-        Ok(_) => Err(Error::internal("the answer to another question")),
-        Err(errno) => Err(Error::refused(errno, "reading the use of the volume")),
+/// How a volume stands, as a member sees it.
+pub(super) fn standing(cell: &Cell, member: &Member) -> Result<VolumeInfo> {
+    let reader = cell.group.reader();
+    let refused = |errno| Error::refused(errno, "reading how the volume stands");
+    let info = state::volume_info(&reader, member.volume)?.ok_or_else(|| refused(Errno::ESTALE))?;
+    if member.at.is_none() {
+        return Ok(info);
+    }
+    match ask(&reader, member, &Query::Usage)?.map_err(refused)? {
+        Answer { seq, body: AnswerBody::Usage(usage) } => Ok(VolumeInfo { seq, usage, ..info }),
+        _ => Err(Error::internal("the answer to another question")),
     }
 }
 

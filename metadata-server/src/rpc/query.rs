@@ -2,7 +2,7 @@
 
 use super::{
     auth::Access,
-    outbox::{Outgoing, usage},
+    outbox::{Outgoing, standing},
     session::Stream,
     sessions::Member,
 };
@@ -53,7 +53,7 @@ impl Stream {
             return Ok(Err(Errno::EINVAL));
         }
         // Read before the places: what they say holds at this seq or a later one.
-        let (seq, _) = usage(&self.cell, &self.member)?;
+        let seq = standing(&self.cell, &self.member)?.seq;
         let (reader, volume) = (self.cell.group.reader(), self.member.volume);
         let (digests, places) = off_thread(move || {
             let places = state::locate(&reader, volume, &digests)?;

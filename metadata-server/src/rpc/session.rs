@@ -3,6 +3,7 @@
 use super::{
     Cell,
     attach::{Joined, attach, refused},
+    credit::Holder,
     ops,
     outbox::{Outgoing, Wire, send},
     query,
@@ -59,6 +60,7 @@ impl Session for SessionService {
 pub(super) struct Stream {
     pub cell: Arc<Cell>,
     pub member: Member,
+    pub holder: Holder,
     pub outgoing: mpsc::Sender<Outgoing>,
     tasks: Tasks,
     ops: Arc<Semaphore>,
@@ -106,10 +108,11 @@ async fn first_frame(inbound: &mut Streaming<pb::ClientFrame>) -> Result<Attach>
 }
 
 async fn run(cell: Arc<Cell>, joined: Joined, inbound: Streaming<pb::ClientFrame>) {
-    let Joined { member, ticket, outbox, outgoing } = joined;
+    let Joined { member, holder, ticket, outbox, outgoing } = joined;
     let stream = Arc::new(Stream {
         cell: cell.clone(),
         member,
+        holder,
         outgoing,
         tasks: Tasks::new(),
         ops: Arc::new(Semaphore::new(SESSION_OPS_MAX)),
@@ -137,7 +140,11 @@ async fn run(cell: Arc<Cell>, joined: Joined, inbound: Streaming<pb::ClientFrame
     cell.watchers.leave(member.volume, member.session);
     match end {
         End::Detached => forget(&cell, member).await,
-        End::Lost | End::Closed(_) => cell.reserved.left(member.session, cell.clock.boottime()),
+        End::Lost | End::Closed(_) => {
+            let now = cell.clock.boottime();
+            cell.reserved.left(member.session, now);
+            cell.credits.left(holder, now);
+        }
     }
     tracing::debug!(session = %member.session, "mount gone");
 }
@@ -149,6 +156,7 @@ fn closed(reason: &str) -> End {
 /// The session ends in order: its row goes now instead of in 24 hours.
 async fn forget(cell: &Cell, member: Member) {
     cell.reserved.ended(member.session);
+    cell.credits.ended(member.volume, member.session);
     let body = CommandBody::CloseSession { volume: member.volume, session: member.session };
     if let Err(error) = cell.group.propose(body).await {
         tracing::debug!(session = %member.session, error = error.chain(), "session is left to expire");
@@ -198,8 +206,9 @@ impl Stream {
                 let permit = acquire(&self.queries, 1).await?;
                 self.start(query::run(self.clone(), tag, query), permit).await;
             }
-            ToCell::Ping { client_time, acked } => {
+            ToCell::Ping { client_time, acked, credit } => {
                 self.cell.watchers.acked(volume, session, acked);
+                self.cell.credits.report(self.holder, credit);
                 self.send(Outgoing::Renew { client_time }).await;
             }
             ToCell::Ack { seq } => self.cell.watchers.acked(volume, session, seq),

@@ -45,7 +45,8 @@ struct Stream {
 /// A stream's own entry.
 pub(crate) struct Ticket {
     session: SessionId,
-    number: u64,
+    /// Counts the streams of this node.
+    pub number: u64,
     /// Cancelled when the session attached again on another stream.
     pub replaced: CancellationToken,
     /// Cancelled when the volume was deleted.

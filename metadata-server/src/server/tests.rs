@@ -2,6 +2,7 @@
 
 mod appends;
 mod blobs;
+mod credit;
 mod harness;
 mod past;
 #[cfg(feature = "s3")]

@@ -13,7 +13,7 @@ use super::{
 };
 use sitefs_base::{
     Attr, Errno, InodeId, Moment, Result, SessionId, VolumeId,
-    op::{Event, Op, OpEnvelope, Outcome},
+    op::{Credit, Event, Op, OpEnvelope, Outcome},
 };
 
 /// Executes one command. An error means that the storage failed or that a row is damaged; then no
@@ -37,15 +37,19 @@ pub fn apply(view: &mut dyn View, command: &Command) -> Result<Applied> {
 }
 
 fn refusal(errno: Errno) -> Applied {
-    Applied { reply: Err(errno), event: None, crowded: None }
+    Applied { reply: Err(errno), event: None, crowded: None, grown: Credit::NONE }
 }
 
 fn reply(reply: Reply) -> Step<Applied> {
-    Ok(Applied { reply: Ok(reply), event: None, crowded: None })
+    with_event_of(reply, None)
 }
 
 fn with_event(volume: VolumeId, reply: Reply, event: Option<Event>) -> Step<Applied> {
-    Ok(Applied { reply: Ok(reply), event: event.map(|event| (volume, event)) })
+    with_event_of(reply, event.map(|event| (volume, event)))
+}
+
+fn with_event_of(reply: Reply, event: Option<(VolumeId, Event)>) -> Step<Applied> {
+    Ok(Applied { reply: Ok(reply), event, crowded: None, grown: Credit::NONE })
 }
 
 fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
@@ -61,7 +65,9 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
         }
         CommandBody::CloseSession { volume, session } => session::close(scope, *volume, *session)?,
         CommandBody::ExpireSessions { before } => session::expire(scope, *before)?,
-        CommandBody::Op { volume, envelope } => return operate(scope, *volume, envelope),
+        CommandBody::Op { volume, envelope, credit } => {
+            return operate(scope, *volume, envelope, *credit);
+        }
         CommandBody::Drained { site, digest, generation } => {
             blobs::drained(scope, *site, digest, *generation)?
         }
@@ -117,7 +123,7 @@ fn open_session(
 }
 
 /// Executes an operation, or answers it again.
-fn operate(scope: &mut Scope, id: VolumeId, envelope: &OpEnvelope) -> Step<Applied> {
+fn operate(scope: &mut Scope, id: VolumeId, envelope: &OpEnvelope, credit: Credit) -> Step<Applied> {
     let OpEnvelope { session, op, ack_below, .. } = *envelope;
     let volume = reads::live(&scope.rows, id)?.ok_or(Errno::ESTALE)?;
     let row = match session::admit(&scope.rows, id, session, op, ack_below)? {
@@ -126,7 +132,7 @@ fn operate(scope: &mut Scope, id: VolumeId, envelope: &OpEnvelope) -> Step<Appli
     };
     let executed = match volume.settings.read_only {
         Some(_) if changes_the_volume(&envelope.body) => refuse(Errno::EROFS),
-        _ => execute(scope, id, volume, envelope),
+        _ => execute(scope, id, volume, (envelope, credit)),
     };
     let (applied, receipt) = match executed {
         Ok(executed) => executed,
@@ -149,16 +155,16 @@ fn execute(
     scope: &mut Scope,
     id: VolumeId,
     volume: VolumeRow,
-    envelope: &OpEnvelope,
+    (envelope, credit): (&OpEnvelope, Credit),
 ) -> Step<(Applied, Option<ReceiptRow>)> {
     let mut mutation = Mutation::begin(scope, id, volume, envelope.session);
     let Done { ino, extra } = perform(&mut mutation, &envelope.body)?;
-    let Finished { seq, touched, event, crowded } = mutation.finish()?;
+    let Finished { seq, touched, event, crowded, grown } = mutation.finish(credit)?;
     let attrs = current(&scope.rows, id, &touched)?;
     let receipt = session::keepable(&extra).map(|extra| ReceiptRow::Done { seq, ino, touched, extra });
     let outcome = Outcome { seq, ino, attrs, extra };
     let event = event.map(|event| (id, event));
-    let applied = Applied { reply: Ok(Reply::Op(Box::new(outcome))), event, crowded };
+    let applied = Applied { reply: Ok(Reply::Op(Box::new(outcome))), event, crowded, grown };
     Ok((applied, receipt))
 }
 
@@ -198,7 +204,7 @@ fn repeated(scope: &Scope, id: VolumeId, receipt: &ReceiptRow) -> Result<Applied
             Ok(Reply::Op(Box::new(outcome)))
         }
     };
-    Ok(Applied { reply, event: None, crowded: None })
+    Ok(Applied { reply, event: None, crowded: None, grown: Credit::NONE })
 }
 
 /// The attributes of those inodes that exist.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sitefs_base::{
     Digest, Errno, Extent, Generation, GroupId, Incarnation, InodeId, Moment, OpId, Seq, SessionId, SiteId,
     SnapshotName, Time, VolumeChange, VolumeId, VolumeName,
-    op::{BlobWanted, Event, OpEnvelope, Outcome, Place},
+    op::{BlobWanted, Credit, Event, OpEnvelope, Outcome, Place},
 };
 
 /// One entry for the state machine.
@@ -74,6 +74,8 @@ pub enum CommandBody {
         volume: VolumeId,
         /// The operation.
         envelope: OpEnvelope,
+        /// Growth beyond the volume's limits that the leader has promised to the session (DESIGN D17).
+        credit: Credit,
     },
     /// The bytes of a hot blob are in the object store now: its row says so, the bytes go.
     /// Does nothing unless the row still has this generation and is hot.
@@ -259,6 +261,8 @@ pub struct Applied {
     pub event: Option<(VolumeId, Event)>,
     /// A chunk that should be merged. Losing this loses nothing: the next append says it again.
     pub crowded: Option<CrowdedChunk>,
+    /// What the volume uses more than before; nothing if it uses less.
+    pub grown: Credit,
 }
 
 /// A chunk with more extents than it should have.

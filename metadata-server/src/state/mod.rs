@@ -13,6 +13,7 @@ mod checksum;
 mod command;
 mod commit;
 mod content;
+mod growth;
 mod history;
 mod horizon;
 mod keys;
@@ -50,6 +51,7 @@ pub use command::{
     Applied, Command, CommandBody, CrowdedChunk, Joined, MergeStep, Reply, Restore, RestoreEnd, RestoreState,
     VolumeLimits,
 };
+pub use growth::growth_bound;
 pub use history::{Life, keep, life_of};
 pub use horizon::horizon_is_due;
 pub use memory::MemoryView;

@@ -12,7 +12,7 @@ use super::{
 };
 use sitefs_base::{
     Content, Digest, Errno, Extent, FileKind, InodeId, Result, Seq, SessionId, Time, VolumeId,
-    op::{Change, Event, Extra, Place},
+    op::{Change, Credit, Event, Extra, Place},
 };
 use std::collections::BTreeSet;
 
@@ -266,9 +266,11 @@ impl<'s, 'a> Mutation<'s, 'a> {
         ino
     }
 
-    /// Writes what every mutation writes: the feed, the second, the volume.
-    pub(super) fn finish(mut self) -> Step<Finished> {
-        self.check_limits()?;
+    /// Writes what every mutation writes: the feed, the second, the volume. Refuses growth beyond a
+    /// limit that `credit` does not cover.
+    pub(super) fn finish(mut self, credit: Credit) -> Step<Finished> {
+        let grown = self.grown();
+        self.check_limits(grown, credit)?;
         let event = if self.changes.is_empty() && !self.moves { None } else { Some(self.publish()?) };
         if self.volume.seq == self.before.seq {
             // Only a mutation moves the second on: the row stays equal if nothing changed.
@@ -279,16 +281,22 @@ impl<'s, 'a> Mutation<'s, 'a> {
             self.scope.put(Family::Meta, &keys::volume(self.id), &self.volume)?;
         }
         let crowded = self.crowded.map(|(ino, chunk)| CrowdedChunk { volume: self.id, ino, chunk });
-        Ok(Finished { seq: self.volume.seq, touched: self.touched, event, crowded })
+        Ok(Finished { seq: self.volume.seq, touched: self.touched, event, crowded, grown })
     }
 
-    fn check_limits(&self) -> Step<()> {
-        let (old, new) = (&self.before, &self.volume);
-        if new.bytes_used > old.bytes_used && new.bytes_used > new.limits.bytes {
-            return refuse(Errno::ENOSPC);
-        }
-        if new.inodes_used > old.inodes_used && new.inodes_used > new.limits.inodes {
-            return refuse(Errno::ENOSPC);
+    fn grown(&self) -> Credit {
+        self.volume.usage().used().less(self.before.usage().used())
+    }
+
+    /// Growth that a session was promised before a limit was reached is never refused: `close` is too
+    /// late for that (DESIGN D17).
+    fn check_limits(&self, grown: Credit, credit: Credit) -> Step<()> {
+        let beyond = |used: u64, limit: u64, grown: u64, credit: u64| used > limit && grown > credit;
+        let (volume, limits) = (&self.volume, self.volume.limits);
+        if beyond(volume.bytes_used, limits.bytes, grown.bytes, credit.bytes)
+            || beyond(volume.inodes_used, limits.inodes, grown.inodes, credit.inodes)
+        {
+            return refuse(Errno::EDQUOT);
         }
         Ok(())
     }
@@ -329,4 +337,5 @@ pub(super) struct Finished {
     pub touched: Vec<InodeId>,
     pub event: Option<Event>,
     pub crowded: Option<CrowdedChunk>,
+    pub grown: Credit,
 }

@@ -143,6 +143,8 @@ pub struct VolumeInfo {
     pub usage: Usage,
     /// Its limits.
     pub limits: VolumeLimits,
+    /// What operators chose about it.
+    pub settings: VolumeSettings,
     /// Its seq.
     pub seq: Seq,
     /// When it was made.

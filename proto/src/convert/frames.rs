@@ -3,8 +3,9 @@
 use super::{TEXT_MAX, errno, group, nanos, need, outcome::ResultMessage, session, session_bytes, text};
 use crate::pb;
 use sitefs_base::{
-    Error, Incarnation, InodeId, Kind, Moment, OpId, Result, Seq, SiteId, VolumeId,
-    session::{Attach, Attached, Closing, ToCell, ToMount},
+    Error, Incarnation, InodeId, Kind, Moment, OpId, READ_ONLY_REASON_MAX, Result, Seq, ServeStale, SiteId,
+    VolumeId, VolumeSettings,
+    session::{Attach, Attached, Closing, CreditUse, ToCell, ToMount},
 };
 use std::time::Duration;
 
@@ -16,9 +17,12 @@ impl From<ToCell> for pb::ClientFrame {
                 ToCell::Attach(attach) => Frame::Attach(attach.into()),
                 ToCell::Op(envelope) => Frame::Op(envelope.into()),
                 ToCell::Query { tag, query } => Frame::Query(pb::AskQuery { tag, query: Some(query.into()) }),
-                ToCell::Ping { client_time, acked } => {
-                    Frame::Ping(pb::Ping { client_time_ns: nanos(client_time), acked: acked.get() })
-                }
+                ToCell::Ping { client_time, acked, credit } => Frame::Ping(pb::Ping {
+                    client_time_ns: nanos(client_time),
+                    acked: acked.get(),
+                    in_use: Some(credit.in_use.into()),
+                    credit_frames: credit.frames,
+                }),
                 ToCell::Ack { seq } => Frame::Ack(pb::Ack { seq: seq.get() }),
                 ToCell::Detach => Frame::Detach(pb::Empty {}),
             }),
@@ -39,6 +43,10 @@ impl TryFrom<pb::ClientFrame> for ToCell {
             Frame::Ping(ping) => Self::Ping {
                 client_time: Duration::from_nanos(ping.client_time_ns),
                 acked: Seq::new(ping.acked),
+                credit: CreditUse {
+                    in_use: need(ping.in_use, "credit in use")?.into(),
+                    frames: ping.credit_frames,
+                },
             },
             Frame::Ack(ack) => Self::Ack { seq: Seq::new(ack.seq) },
             Frame::Detach(pb::Empty {}) => Self::Detach,
@@ -52,9 +60,11 @@ impl From<ToMount> for pb::ServerFrame {
         Self {
             frame: Some(match frame {
                 ToMount::Attached(attached) => Frame::Attached(attached.into()),
-                ToMount::OpReply { op, result } => {
-                    Frame::OpReply(pb::OpReply { op: op.get(), result: Some(ResultMessage::from(result).0) })
-                }
+                ToMount::OpReply { op, result, credit } => Frame::OpReply(pb::OpReply {
+                    op: op.get(),
+                    result: Some(ResultMessage::from(result).0),
+                    credit: Some(credit.into()),
+                }),
                 ToMount::Answer { tag, result } => Frame::Answer(pb::QueryReply {
                     tag,
                     result: Some(match result {
@@ -63,12 +73,16 @@ impl From<ToMount> for pb::ServerFrame {
                     }),
                 }),
                 ToMount::Event(event) => Frame::Event(event.into()),
-                ToMount::Renew { client_time, quorum_age, watermark, usage } => Frame::Renew(pb::Renew {
-                    client_time_ns: nanos(client_time),
-                    quorum_age_ns: nanos(quorum_age),
-                    watermark: watermark.get(),
-                    usage: Some(usage.into()),
-                }),
+                ToMount::Renew { client_time, quorum_age, watermark, usage, settings, credit } => {
+                    Frame::Renew(pb::Renew {
+                        client_time_ns: nanos(client_time),
+                        quorum_age_ns: nanos(quorum_age),
+                        watermark: watermark.get(),
+                        usage: Some(usage.into()),
+                        settings: Some(settings.into()),
+                        credit: Some(credit.into()),
+                    })
+                }
                 ToMount::Resync { floor } => Frame::Resync(pb::Resync { floor: floor.get() }),
                 ToMount::Closing(closing) => Frame::Closing(closing.into()),
             }),
@@ -85,6 +99,7 @@ impl TryFrom<pb::ServerFrame> for ToMount {
             Frame::OpReply(reply) => Self::OpReply {
                 op: OpId::new(reply.op),
                 result: ResultMessage(need(reply.result, "result")?).try_into()?,
+                credit: need(reply.credit, "credit")?.into(),
             },
             Frame::Answer(reply) => Self::Answer {
                 tag: reply.tag,
@@ -99,6 +114,8 @@ impl TryFrom<pb::ServerFrame> for ToMount {
                 quorum_age: Duration::from_nanos(renew.quorum_age_ns),
                 watermark: Seq::new(renew.watermark),
                 usage: need(renew.usage, "usage")?.into(),
+                settings: need(renew.settings, "settings")?.try_into()?,
+                credit: need(renew.credit, "credit")?.into(),
             },
             Frame::Resync(resync) => Self::Resync { floor: Seq::new(resync.floor) },
             Frame::Closing(closing) => Self::Closing(closing.try_into()?),
@@ -117,6 +134,7 @@ impl From<Attach> for pb::Attach {
             since: attach.since.map(Seq::get),
             claimed_identity: attach.claimed_identity,
             moment: attach.moment.map(|moment| moment.to_string()),
+            in_use: Some(attach.in_use.into()),
         }
     }
 }
@@ -139,6 +157,7 @@ impl TryFrom<pb::Attach> for Attach {
                 .moment
                 .map(|moment| text(moment, TEXT_MAX, "a moment")?.parse::<Moment>())
                 .transpose()?,
+            in_use: need(attach.in_use, "credit in use")?.into(),
         })
     }
 }
@@ -160,6 +179,8 @@ impl From<Attached> for pb::Attached {
             hot_max: attached.hot_max,
             usage: Some(attached.usage.into()),
             at: attached.at.map(Seq::get),
+            settings: Some(attached.settings.into()),
+            credit: Some(attached.credit.into()),
         }
     }
 }
@@ -182,6 +203,35 @@ impl TryFrom<pb::Attached> for Attached {
             hot_max: attached.hot_max,
             usage: need(attached.usage, "usage")?.into(),
             at: attached.at.map(Seq::new),
+            settings: need(attached.settings, "settings")?.try_into()?,
+            credit: need(attached.credit, "credit")?.into(),
+        })
+    }
+}
+
+impl From<VolumeSettings> for pb::VolumeSettings {
+    fn from(settings: VolumeSettings) -> Self {
+        let serve_stale = match settings.serve_stale {
+            ServeStale::Off => pb::ServeStale::Off,
+            ServeStale::Reads => pb::ServeStale::Reads,
+        };
+        Self { serve_stale: serve_stale.into(), read_only: settings.read_only }
+    }
+}
+
+impl TryFrom<pb::VolumeSettings> for VolumeSettings {
+    type Error = Error;
+    fn try_from(settings: pb::VolumeSettings) -> Result<Self> {
+        let reason = |reason| text(reason, READ_ONLY_REASON_MAX, "a reason");
+        Ok(Self {
+            serve_stale: match pb::ServeStale::try_from(settings.serve_stale) {
+                Ok(pb::ServeStale::Off) => ServeStale::Off,
+                Ok(pb::ServeStale::Reads) => ServeStale::Reads,
+                Ok(pb::ServeStale::Unspecified) | Err(_) => {
+                    return Err(Error::invalid(format!("{} is no way to serve stale", settings.serve_stale)));
+                }
+            },
+            read_only: settings.read_only.map(reason).transpose()?,
         })
     }
 }

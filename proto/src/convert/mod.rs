@@ -152,6 +152,18 @@ impl From<pb::Usage> for op::Usage {
     }
 }
 
+impl From<op::Credit> for pb::Credit {
+    fn from(credit: op::Credit) -> Self {
+        Self { bytes: credit.bytes, inodes: credit.inodes }
+    }
+}
+
+impl From<pb::Credit> for op::Credit {
+    fn from(credit: pb::Credit) -> Self {
+        Self { bytes: credit.bytes, inodes: credit.inodes }
+    }
+}
+
 pub(crate) fn group(raw: u32) -> Result<GroupId> {
     match raw {
         0 => Err(Error::invalid("the message names no group")),

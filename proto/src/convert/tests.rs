@@ -4,10 +4,10 @@ use super::*;
 use proptest::{collection::vec, option, prelude::*};
 use prost::Message;
 use sitefs_base::{
-    Attr, AttrFlags, Content, Extent, FileKind, Inode, Kind, Moment, OpId, Seq, SiteId, Time, VolumeId,
-    limits,
+    Attr, AttrFlags, Content, Extent, FileKind, Inode, Kind, Moment, OpId, Seq, ServeStale, SiteId, Time,
+    VolumeId, VolumeSettings, limits,
     op::*,
-    session::{Attach, Attached, Closing, FetchBlob, StoreBlob, ToCell, ToMount},
+    session::{Attach, Attached, Closing, CreditUse, FetchBlob, StoreBlob, ToCell, ToMount},
 };
 
 fn ino() -> BoxedStrategy<InodeId> {
@@ -49,6 +49,17 @@ fn a_set_time() -> BoxedStrategy<SetTime> {
 fn a_generation() -> BoxedStrategy<Generation> {
     (any::<u32>(), any::<u64>())
         .prop_map(|(incarnation, counter)| Generation { incarnation: Incarnation::new(incarnation), counter })
+        .boxed()
+}
+fn a_credit() -> BoxedStrategy<Credit> {
+    any::<[u64; 2]>().prop_map(|[bytes, inodes]| Credit { bytes, inodes }).boxed()
+}
+fn some_settings() -> BoxedStrategy<VolumeSettings> {
+    (any::<bool>(), option::of(".{0,40}"))
+        .prop_map(|(off, read_only)| VolumeSettings {
+            serve_stale: if off { ServeStale::Off } else { ServeStale::Reads },
+            read_only,
+        })
         .boxed()
 }
 fn a_usage() -> BoxedStrategy<Usage> {
@@ -191,14 +202,14 @@ fn a_query() -> BoxedStrategy<Query> {
     .boxed()
 }
 fn an_attach() -> BoxedStrategy<Attach> {
-    let known = (option::of(any::<u32>()), option::of(seq()));
+    let known = (option::of(any::<u32>()), option::of(seq()), a_credit());
     let moment = option::of(prop_oneof![
         "[a-z]{1,9}".prop_map(|name| name.parse().unwrap()),
         (-9_000_000_000..9_000_000_000_i64, 0..1_000_000_000_u32)
             .prop_map(|(secs, nanos)| Moment::Time(Time::new(secs, nanos))),
     ]);
     (0..5u32, 5..9u32, "[a-z]{1,9}/[a-z]{1,9}", a_session(), known, moment)
-        .prop_map(|(protocol_min, protocol_max, volume, session, (incarnation, since), moment)| Attach {
+        .prop_map(|(protocol_min, protocol_max, volume, session, (incarnation, since, in_use), moment)| Attach {
             protocol_min,
             protocol_max,
             volume: volume.parse().unwrap(),
@@ -207,6 +218,7 @@ fn an_attach() -> BoxedStrategy<Attach> {
             since,
             claimed_identity: "sitefs://main/acme/live?role=rw".to_owned(),
             moment,
+            in_use,
         })
         .boxed()
 }
@@ -217,8 +229,11 @@ fn to_cell() -> BoxedStrategy<ToCell> {
             ToCell::Op(OpEnvelope { session, op, ack_below, body })
         }),
         3 => (any::<u64>(), a_query()).prop_map(|(tag, query)| ToCell::Query { tag, query }),
-        1 => (any::<u64>(), seq())
-            .prop_map(|(ns, acked)| ToCell::Ping { client_time: Duration::from_nanos(ns), acked }),
+        1 => (any::<[u64; 2]>(), seq(), a_credit()).prop_map(|([ns, frames], acked, in_use)| ToCell::Ping {
+            client_time: Duration::from_nanos(ns),
+            acked,
+            credit: CreditUse { in_use, frames },
+        }),
         1 => seq().prop_map(|seq| ToCell::Ack { seq }),
         1 => Just(ToCell::Detach),
     ]
@@ -314,9 +329,9 @@ fn an_event() -> BoxedStrategy<Event> {
         .boxed()
 }
 fn an_attached() -> BoxedStrategy<Attached> {
-    let said = (a_usage(), option::of(seq()));
+    let said = (a_usage(), option::of(seq()), some_settings(), a_credit());
     (any::<[u32; 3]>(), 1..9u32, any::<[u64; 4]>(), op_id(), any::<[bool; 2]>(), said)
-        .prop_map(|([protocol, incarnation, hot_max], group, ids, op_high_water, bits, (usage, at))| {
+        .prop_map(|([protocol, incarnation, hot_max], group, ids, op_high_water, bits, (usage, at, settings, credit))| {
             Attached {
                 protocol,
                 cell: "main".to_owned(),
@@ -332,6 +347,8 @@ fn an_attached() -> BoxedStrategy<Attached> {
                 hot_max,
                 usage,
                 at,
+                settings,
+                credit,
             }
         })
         .boxed()
@@ -351,15 +368,23 @@ fn to_mount() -> BoxedStrategy<ToMount> {
     let answer = prop_oneof![an_answer().prop_map(Ok), an_errno().prop_map(Err)];
     prop_oneof![
         an_attached().prop_map(ToMount::Attached),
-        (op_id(), op_result).prop_map(|(op, result)| ToMount::OpReply { op, result }),
+        (op_id(), op_result, a_credit()).prop_map(|(op, result, credit)| ToMount::OpReply {
+            op,
+            result,
+            credit
+        }),
         (any::<u64>(), answer).prop_map(|(tag, result)| ToMount::Answer { tag, result }),
         an_event().prop_map(ToMount::Event),
-        (any::<[u64; 2]>(), seq(), a_usage()).prop_map(|([client, age], watermark, usage)| ToMount::Renew {
-            client_time: Duration::from_nanos(client),
-            quorum_age: Duration::from_nanos(age),
-            watermark,
-            usage,
-        }),
+        (any::<[u64; 2]>(), seq(), a_usage(), some_settings(), a_credit()).prop_map(
+            |([client, age], watermark, usage, settings, credit)| ToMount::Renew {
+                client_time: Duration::from_nanos(client),
+                quorum_age: Duration::from_nanos(age),
+                watermark,
+                usage,
+                settings,
+                credit,
+            }
+        ),
         seq().prop_map(|floor| ToMount::Resync { floor }),
         a_closing().prop_map(ToMount::Closing),
     ]

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use sitefs_base::{
     Errno, Incarnation, Inode, InodeId, Name, OpId, Seq, SessionId, SystemClock,
     op::{
-        Answer, AnswerBody, Commit, Create, Event, Extra, NewContent, Op, OpEnvelope, OpResult, Place,
-        Publish, Query, SetAttr,
+        Answer, AnswerBody, Commit, Create, Credit, Event, Extra, NewContent, Op, OpEnvelope, OpResult,
+        Place, Publish, Query, SetAttr,
     },
     session::{Attach, Attached, Closing, PROTOCOL_MAX, PROTOCOL_MIN, ToCell, ToMount},
 };
@@ -111,6 +111,7 @@ pub fn attach(session: u128) -> Attach {
         since: None,
         claimed_identity: WRITER.to_owned(),
         moment: None,
+        in_use: Credit::NONE,
     }
 }
 
@@ -158,7 +159,7 @@ impl Mount {
         self.send(ToCell::Op(envelope)).await;
         loop {
             match self.next().await {
-                Some(ToMount::OpReply { op, result }) if op == wanted => return result,
+                Some(ToMount::OpReply { op, result, .. }) if op == wanted => return result,
                 Some(other) => self.heard.push(other),
                 None => panic!("the stream ended, heard {:?}", self.heard),
             }

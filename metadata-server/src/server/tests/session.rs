@@ -4,7 +4,7 @@ use super::harness::{READER, TestCell, attach, attach_again, commit, owner, plac
 use sitefs_base::{
     Errno, FileKind, Kind, Seq, VolumeName,
     op::{AnswerBody, Change, NewContent, Op, OpEnvelope, Query, RenameMode},
-    session::{Attach, Closing, ToCell, ToMount},
+    session::{Attach, Closing, CreditUse, ToCell, ToMount},
 };
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ async fn operations_take_effect_in_the_order_in_which_they_were_sent() {
     }
     let mut seqs = vec![Seq::ZERO; ops.len()];
     for _ in &ops {
-        let Some(ToMount::OpReply { op, result }) = mount.next().await else { panic!("a reply") };
+        let Some(ToMount::OpReply { op, result, .. }) = mount.next().await else { panic!("a reply") };
         let at = ops.iter().position(|envelope| envelope.op == op).unwrap();
         seqs[at] = result.unwrap().seq;
     }
@@ -219,7 +219,8 @@ async fn a_forgotten_session_is_told_so() {
 async fn a_ping_renews_the_lease_unless_events_stay_unacknowledged() {
     let cell = TestCell::start().await;
     let (mut one, mut two) = (cell.mount(1).await, cell.mount(2).await);
-    let ping = |n, acked| ToCell::Ping { client_time: Duration::from_secs(n), acked };
+    let ping =
+        |n, acked| ToCell::Ping { client_time: Duration::from_secs(n), acked, credit: CreditUse::default() };
     two.send(ping(7, two.attached.seq)).await;
     let Some(ToMount::Renew { client_time, watermark, usage, .. }) = two.next().await else {
         panic!("a renewal")

@@ -1,4 +1,6 @@
 use super::{harness::*, invariants};
+use crate::state::CommandBody;
+use bytes::Bytes;
 use sitefs_base::{
     Content, Errno, Extent, InodeId, Seq, Time,
     limits::{CHUNK_EXTENTS_MAX, CHUNK_SIZE, FILE_MAX, HOT_MAX},
@@ -206,9 +208,76 @@ fn removing_a_large_file_removes_its_rows() {
 fn the_byte_limit_refuses_growth_but_not_shrinking() {
     let mut cell = Cell::with(crate::state::VolumeLimits { bytes: 10, inodes: 9 });
     let file = cell.write(root("f"), inline("12345678"));
-    assert_eq!(cell.refused(Op::Commit(content(file, inline("12345678901")))), Errno::ENOSPC);
+    assert_eq!(cell.refused(Op::Commit(content(file, inline("12345678901")))), Errno::EDQUOT);
     cell.op(Op::Commit(content(file, inline("1234567890")))).unwrap();
     cell.op(Op::Commit(content(file, inline("1")))).unwrap();
     let other = cell.new_file(root("g"), Some(hot(1, 600)), false);
-    assert_eq!(cell.refused(Op::Commit(other)), Errno::ENOSPC);
+    assert_eq!(cell.refused(Op::Commit(other)), Errno::EDQUOT);
+}
+
+#[test]
+fn growth_that_credit_covers_passes_a_limit() {
+    let mut cell = Cell::with(crate::state::VolumeLimits { bytes: 10, inodes: 2 });
+    let file = cell.write(root("f"), inline("12345678"));
+    let longer = || Op::Commit(content(file, inline("123456789012")));
+    let credit = |bytes, inodes| Credit { bytes, inodes };
+    assert_eq!(cell.op_on_credit(longer(), credit(3, 9)), Err(Errno::EDQUOT), "one byte is not covered");
+    cell.op_on_credit(longer(), credit(4, 0)).unwrap();
+    assert_eq!(cell.usage().bytes_used, 12);
+    let dir = || Op::Mkdir { at: root("d"), create: by(0o755) };
+    assert_eq!(cell.op_on_credit(dir(), credit(9, 0)), Err(Errno::EDQUOT));
+    cell.op_on_credit(dir(), credit(0, 1)).unwrap();
+    // Beyond its limits the volume takes everything that makes it smaller, or leaves it as it is.
+    cell.op(Op::Commit(content(file, inline("12345678901")))).unwrap();
+    cell.op(Op::Commit(content(file, inline("abcdefghijk")))).unwrap();
+    cell.done(Op::Unlink { at: root("f") });
+    assert_eq!((cell.usage().bytes_used, cell.usage().inodes_used), (0, 2));
+}
+
+#[test]
+fn a_volume_of_no_bytes_takes_none() {
+    let mut cell = Cell::with(crate::state::VolumeLimits { bytes: 0, inodes: 9 });
+    let file = cell.file(root("f"));
+    assert_eq!(cell.refused(Op::Commit(content(file, inline("1")))), Errno::EDQUOT);
+    cell.op(Op::Commit(content(file, inline("")))).unwrap();
+    cell.done(Op::Symlink { at: root("l"), target: Bytes::from_static(b"to"), create: by(0o777) });
+}
+
+#[test]
+fn the_bound_of_growth_is_never_below_the_growth() {
+    use crate::state::{Command, apply, growth_bound};
+    let mut cell = Cell::new();
+    let file = cell.write(root("f"), inline("12345678"));
+    let large = cell.file(root("large"));
+    let upload = [1, 2].map(|of| cell.upload(of, CHUNK_SIZE as u32));
+    let chunks = |size, changed| Commit {
+        uploaded: upload.to_vec(),
+        ..content(large, NewContent::Chunks { size, changed })
+    };
+    let whole =
+        |chunk: u32, of| layout(chunk, vec![extent(u64::from(chunk) * CHUNK_SIZE, CHUNK_SIZE as u32, of)]);
+    let resize = |ino, size| Op::SetAttr { ino, set: SetAttr { size: Some(size), ..SetAttr::default() } };
+    let fresh = cell.new_file(root("new"), Some(hot(3, 900)), false);
+    let steps = [
+        (resize(file, 100), Credit { bytes: 92, inodes: 0 }),
+        (resize(file, 5), Credit::NONE),
+        (Op::Commit(content(file, hot(4, 700))), Credit { bytes: 695, inodes: 0 }),
+        (Op::Commit(content(file, inline("x"))), Credit::NONE),
+        (Op::Commit(fresh), Credit { bytes: 900, inodes: 1 }),
+        (
+            Op::Commit(chunks(2 * CHUNK_SIZE, vec![whole(0, 1), whole(1, 2)])),
+            Credit { bytes: 2 * CHUNK_SIZE, inodes: 0 },
+        ),
+        (Op::Commit(chunks(2 * CHUNK_SIZE, vec![whole(1, 1)])), Credit::NONE),
+        (resize(large, 1 << 40), Credit::NONE),
+        (Op::Mkdir { at: root("d"), create: by(0o755) }, Credit { bytes: 0, inodes: 1 }),
+        (Op::Unlink { at: root("f") }, Credit::NONE),
+    ];
+    for (op, expected) in steps {
+        assert_eq!(growth_bound(&cell.view, cell.volume, &op).unwrap(), expected, "{op:?}");
+        let envelope = cell.envelope(op.clone());
+        let body = CommandBody::Op { volume: cell.volume, envelope, credit: Credit::NONE };
+        let applied = apply(&mut cell.view, &Command { at: cell.now, body }).unwrap();
+        assert!(applied.reply.is_ok() && applied.grown == expected, "{op:?}: {:?}", applied.grown);
+    }
 }

@@ -96,7 +96,7 @@ fn a_damaged_row_is_named_and_changes_nothing() {
                 read_everything(&view, &cell, file);
                 let before = view.clone();
                 let envelope = cell.envelope(Op::Unlink { at: root("f") });
-                let body = CommandBody::Op { volume: cell.volume, envelope };
+                let body = CommandBody::Op { volume: cell.volume, envelope, credit: Credit::NONE };
                 if let Err(error) = apply(&mut view, &Command { at: Time::new(5_000, 0), body }) {
                     assert_eq!((error.kind(), &view), (Kind::Corrupt, &before));
                 }

@@ -131,7 +131,16 @@ impl Cell {
     }
 
     pub fn send(&mut self, envelope: OpEnvelope) -> OpResult {
-        match self.command(CommandBody::Op { volume: self.volume, envelope })? {
+        match self.command(CommandBody::Op { volume: self.volume, envelope, credit: Credit::NONE })? {
+            Reply::Op(outcome) => Ok(*outcome),
+            other => panic!("{other:?} is no reply to an operation"),
+        }
+    }
+
+    /// An operation whose growth is promised.
+    pub fn op_on_credit(&mut self, body: Op, credit: Credit) -> OpResult {
+        let envelope = self.envelope(body);
+        match self.command(CommandBody::Op { volume: self.volume, envelope, credit })? {
             Reply::Op(outcome) => Ok(*outcome),
             other => panic!("{other:?} is no reply to an operation"),
         }
@@ -162,7 +171,7 @@ impl Cell {
     /// A retry gives the same answer and does nothing.
     fn check_retry(&mut self, envelope: OpEnvelope, result: &OpResult) {
         let (before, at) = (self.view.clone(), self.now.next());
-        let body = CommandBody::Op { volume: self.volume, envelope };
+        let body = CommandBody::Op { volume: self.volume, envelope, credit: Credit::NONE };
         let applied = apply(&mut self.view, &Command { at, body }).unwrap();
         let again = applied.reply.map(|reply| match reply {
             Reply::Op(outcome) => *outcome,

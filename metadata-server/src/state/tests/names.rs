@@ -230,7 +230,7 @@ fn the_inode_limit_refuses_new_inodes_but_not_removal() {
     let mut cell = Cell::with(crate::state::VolumeLimits { bytes: 1 << 30, inodes: 2 });
     cell.file(root("a"));
     let create = by(0o755);
-    assert_eq!(cell.refused(Op::Mkdir { at: root("b"), create: create.clone() }), Errno::ENOSPC);
+    assert_eq!(cell.refused(Op::Mkdir { at: root("b"), create: create.clone() }), Errno::EDQUOT);
     cell.done(Op::Unlink { at: root("a") });
     cell.done(Op::Mkdir { at: root("b"), create });
     assert_eq!(cell.usage().inodes_used, 2);
@@ -243,7 +243,11 @@ fn a_directory_is_not_moved_too_deep() {
     cell.mkdir(root("d"));
     for _ in 0..1 << 14 {
         let envelope = cell.envelope(Op::Mkdir { at: place(deep, "x"), create: by(0o755) });
-        let body = crate::state::CommandBody::Op { volume: cell.volume, envelope };
+        let body = crate::state::CommandBody::Op {
+            volume: cell.volume,
+            envelope,
+            credit: sitefs_base::op::Credit::NONE,
+        };
         let command = crate::state::Command { at: cell.now, body };
         let applied = crate::state::apply(&mut cell.view, &command).unwrap();
         match applied.reply.unwrap() {

@@ -61,7 +61,7 @@ fn an_unknown_session_and_an_unknown_volume_are_stale() {
     assert_eq!(session_info(&cell.view, cell.volume, SESSION).unwrap(), None);
     let volume = VolumeId::new(9);
     let envelope = numbered(1, 1, mkdir("d"));
-    assert_eq!(cell.command(CommandBody::Op { volume, envelope }), Err(Errno::ESTALE));
+    assert_eq!(cell.command(CommandBody::Op { volume, envelope, credit: Credit::NONE }), Err(Errno::ESTALE));
     let opened = cell.command(CommandBody::OpenSession { volume, session: SESSION, at: None });
     assert_eq!(opened, Err(Errno::ENOENT));
 }

@@ -1,0 +1,192 @@
+//! Credits as mounts see them: what a session was promised is never refused, and never too much.
+
+use super::harness::{Mount, TestCell, attach, attach_again, commit, owner, place};
+use crate::{
+    rpc::NewVolume,
+    state::{CommandBody, VolumeLimits},
+};
+use bytes::Bytes;
+use sitefs_base::{
+    Errno, OpId, SessionId, Time,
+    op::{Credit, NewContent, Op, OpEnvelope, OpResult, Usage},
+    session::{Attach, Closing, CreditUse, ToCell, ToMount},
+};
+use sitefs_blobstore::VerifiedBytes;
+use std::time::Duration;
+
+const KIB: u64 = 1024;
+const LIMIT: u64 = 256 * KIB;
+
+/// A cell with the volume acme/small of [`LIMIT`] bytes and 100 inodes.
+async fn small() -> TestCell {
+    let cell = TestCell::start().await;
+    let limits = VolumeLimits { bytes: LIMIT, inodes: 100 };
+    let new = NewVolume { limits, ..NewVolume::owned_by(0, 0, 0o755) };
+    cell.server.cell.create_volume(&"acme/small".parse().unwrap(), new).await.unwrap();
+    cell
+}
+
+fn to_small(attach: Attach) -> Attach {
+    let claimed_identity = "sitefs://main/acme/small?role=rw".to_owned();
+    Attach { volume: "acme/small".parse().unwrap(), claimed_identity, ..attach }
+}
+
+fn bytes(bytes: u64) -> Credit {
+    Credit { bytes, inodes: 0 }
+}
+
+/// Says what is in use, and gives the credit and the use of the volume that the cell answers.
+async fn ping(mount: &mut Mount, in_use: u64, frames: u64) -> (Credit, Usage) {
+    let credit = CreditUse { in_use: bytes(in_use), frames };
+    mount.send(ToCell::Ping { client_time: Duration::ZERO, acked: mount.attached.seq, credit }).await;
+    loop {
+        match mount.next().await {
+            Some(ToMount::Renew { credit, usage, .. }) => return (credit, usage),
+            Some(_) => {}
+            None => panic!("the stream ended"),
+        }
+    }
+}
+
+/// Writes a new file of so many KiB.
+async fn write(mount: &mut Mount, name: &str, kib: usize) -> OpResult {
+    let ino = mount.new_inode().await;
+    let bytes = VerifiedBytes::of(Bytes::from(vec![name.len() as u8; kib * 1024]));
+    let content = NewContent::Hot { digest: bytes.digest(), bytes: Bytes::clone(&bytes) };
+    mount.op(commit(ino, name.as_bytes(), content)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_session_was_promised_another_cannot_use() {
+    let cell = small().await;
+    let mut one = cell.attach(to_small(attach(1))).await.unwrap();
+    assert_eq!(one.attached.credit, Credit { bytes: LIMIT, inodes: 99 });
+    let (told, _) = ping(&mut one, LIMIT - 30 * KIB, 1).await;
+    assert_eq!(told.bytes, LIMIT);
+    let mut two = cell.attach(to_small(attach(2))).await.unwrap();
+    assert_eq!(two.attached.credit.bytes, 0);
+    assert_eq!(
+        write(&mut two, "two", 40).await.unwrap_err(),
+        Errno::EDQUOT,
+        "though hardly anything is used"
+    );
+
+    // What the first does not need comes back as soon as it has heard so.
+    assert_eq!(ping(&mut one, LIMIT - 30 * KIB, 2).await.0.bytes, LIMIT - 15 * KIB);
+    ping(&mut one, LIMIT - 30 * KIB, 3).await;
+    assert!(ping(&mut two, 0, 1).await.0.bytes >= 7 * KIB);
+    for (name, kib) in [("a", 60), ("bb", 60), ("ccc", 60), ("dddd", 46)] {
+        write(&mut one, name, kib).await.unwrap();
+    }
+    assert_eq!(write(&mut two, "two", 40).await.unwrap_err(), Errno::EDQUOT);
+    let used = ping(&mut two, 0, 2).await.1.bytes_used;
+    assert_eq!(used, LIMIT - 30 * KIB);
+    two.op(Op::Unlink { at: place(b"a") }).await.unwrap();
+    write(&mut two, "two", 40).await.unwrap();
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inodes_are_counted_like_bytes() {
+    let cell = small().await;
+    let mut one = cell.attach(to_small(attach(1))).await.unwrap();
+    for n in 0..99 {
+        one.op(Op::Mkdir { at: place(format!("d{n}").as_bytes()), create: owner() }).await.unwrap();
+    }
+    let more = Op::Mkdir { at: place(b"more"), create: owner() };
+    assert_eq!(one.op(more.clone()).await.unwrap_err(), Errno::EDQUOT);
+    one.op(Op::Rmdir { at: place(b"d7") }).await.unwrap();
+    one.op(more).await.unwrap();
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_ends_gives_its_credit_back() {
+    let cell = small().await;
+    let mut one = cell.attach(to_small(attach(1))).await.unwrap();
+    ping(&mut one, LIMIT, 1).await;
+    let mut two = cell.attach(to_small(attach(2))).await.unwrap();
+    assert_eq!(ping(&mut two, 0, 1).await.0.bytes, 0);
+    one.send(ToCell::Detach).await;
+    while one.next().await.is_some() {}
+    assert_eq!(ping(&mut two, 0, 2).await.0.bytes, LIMIT);
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_what_was_in_use_is_not_refused_even_if_others_filled_the_volume() {
+    let cell = small().await;
+    let mut one = cell.attach(to_small(attach(1))).await.unwrap();
+    let ino = one.new_inode().await;
+    let (told, _) = ping(&mut one, 50 * KIB, 1).await;
+    let (incarnation, seq) = (one.attached.incarnation, one.attached.seq);
+    let cell = TestCell::start_in(cell.stop().await).await;
+    let mut two = cell.attach(to_small(attach(2))).await.unwrap();
+    for n in 1..=4 {
+        write(&mut two, &"f".repeat(n), 64).await.unwrap();
+    }
+    let known = attach_again(1, incarnation, seq);
+    let mut one = cell.attach(to_small(Attach { in_use: told, ..known })).await.unwrap();
+    let content = VerifiedBytes::of(Bytes::from(vec![1; 50 * 1024]));
+    let content = NewContent::Hot { digest: content.digest(), bytes: Bytes::clone(&content) };
+    one.op(commit(ino, b"written before", content)).await.unwrap();
+    let (credit, usage) = ping(&mut one, 0, 1).await;
+    assert_eq!((usage.bytes_used, credit.bytes), (LIMIT + 50 * KIB, 0));
+    assert_eq!(write(&mut two, "more", 1).await.unwrap_err(), Errno::EDQUOT);
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_after_a_restart_gets_the_same_reply_even_in_a_full_volume() {
+    let cell = small().await;
+    let mut one = cell.attach(to_small(attach(1))).await.unwrap();
+    for n in 1..=3 {
+        write(&mut one, &"f".repeat(n), 64).await.unwrap();
+    }
+    let ino = one.new_inode().await;
+    let content = VerifiedBytes::of(Bytes::from(vec![1; 64 * 1024]));
+    let content = NewContent::Hot { digest: content.digest(), bytes: Bytes::clone(&content) };
+    let envelope = one.envelope(commit(ino, b"last", content));
+    let first = one.repeat(envelope.clone()).await.unwrap();
+    let mkdir = one.envelope(Op::Mkdir { at: place(b"dir"), create: owner() });
+    let made = one.repeat(mkdir.clone()).await.unwrap();
+    let (incarnation, seq) = (one.attached.incarnation, one.attached.seq);
+    let cell = TestCell::start_in(cell.stop().await).await;
+    let mut one = cell.attach(to_small(attach_again(1, incarnation, seq))).await.unwrap();
+    let again = one.repeat(envelope).await.unwrap();
+    assert_eq!((again.seq, again.ino), (first.seq, first.ino));
+    assert_eq!(one.repeat(mkdir).await.unwrap(), made);
+    assert_eq!(ping(&mut one, 0, 3).await.1.bytes_used, LIMIT);
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_of_an_expired_session_is_not_executed() {
+    let cell = small().await;
+    let mut one = cell.attach(to_small(attach(1))).await.unwrap();
+    let before = Time::new(i64::MAX / 2, 0);
+    cell.server.cell.group.propose(CommandBody::ExpireSessions { before }).await.unwrap();
+    let mkdir = one.envelope(Op::Mkdir { at: place(b"late"), create: owner() });
+    one.send(ToCell::Op(mkdir)).await;
+    assert_eq!(one.next().await, Some(ToMount::Closing(Closing::SessionGone)));
+    let mut two = cell.attach(to_small(attach(2))).await.unwrap();
+    assert_eq!(two.lookup(b"late").await.unwrap(), None);
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_with_too_many_unanswered_operations_is_refused_more() {
+    let cell = small().await;
+    let mut one = cell.attach(to_small(attach(1))).await.unwrap();
+    let body = Op::Mkdir { at: place(b"far"), create: owner() };
+    let numbered = |op, ack_below| OpEnvelope {
+        session: SessionId::new(1),
+        op: OpId::new(op),
+        ack_below: OpId::new(ack_below),
+        body: body.clone(),
+    };
+    assert_eq!(one.repeat(numbered(1025, 1)).await.unwrap_err(), Errno::EBUSY);
+    assert_eq!(one.lookup(b"far").await.unwrap(), None);
+    one.repeat(numbered(1025, 2)).await.unwrap();
+    cell.stop().await;
+}
