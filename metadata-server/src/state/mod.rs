@@ -22,6 +22,7 @@ mod places;
 mod query;
 mod reads;
 mod rename;
+mod retention;
 mod rows;
 mod scope;
 mod session;
@@ -41,5 +42,6 @@ pub use places::{
     BlobPlace, HotBlob, UnverifiedBlob, UploadSlot, hot_blobs, hot_bytes, locate, unverified, upload_slot,
 };
 pub use query::{SessionInfo, events_since, is_answered, query, session_info};
+pub use retention::{Retention, retention};
 pub use view::{Family, Read, Row, View};
 pub use volume::{GroupInfo, VolumeInfo, group_info, last_at, volume_by_name, volume_info, volumes};

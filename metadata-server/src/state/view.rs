@@ -65,6 +65,11 @@ impl Family {
             Self::Meta => "m",
         }
     }
+
+    /// Whether it holds superseded rows, which are dropped once nobody needs them.
+    pub const fn is_history(self) -> bool {
+        matches!(self, Self::DentryHistory | Self::InodeHistory | Self::ChunkHistory | Self::SmallHistory)
+    }
 }
 
 /// A row: key and value.

@@ -1,15 +1,19 @@
 //! How each family is stored: RocksDB options by what its keys and values are like.
 
+use super::history::Needed;
 use crate::state::Family;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, LogLevel, Options, SliceTransform,
 };
+use std::time::Duration;
 
 const MIB: usize = 1 << 20;
 /// Bloom filters of 10 bits per key let one absent key in a hundred through.
 const BLOOM_BITS: f64 = 10.0;
 /// Hot bytes above this stand in blob files, so that compaction does not copy them.
 const BLOB_MIN: u64 = 512;
+/// History that no write touches is looked through so often, and what nobody needs is dropped.
+const HISTORY_REVIEW: Duration = Duration::from_secs(24 * 3600);
 
 /// The leading bytes by which the scans of a family are bounded, if they are.
 pub(super) const fn prefix_len(family: Family) -> Option<usize> {
@@ -46,12 +50,16 @@ pub(super) fn db_options(write_buffer_bytes: usize) -> Options {
 }
 
 /// The column families: one per [`Family`], and the default one for the store's own rows.
-pub(super) fn families(cache: &Cache, write_buffer_bytes: usize) -> Vec<ColumnFamilyDescriptor> {
+pub(super) fn families(
+    cache: &Cache,
+    write_buffer_bytes: usize,
+    needed: &Needed,
+) -> Vec<ColumnFamilyDescriptor> {
     let mut all = vec![ColumnFamilyDescriptor::new("default", base_options(cache, write_buffer_bytes))];
     for family in Family::ALL {
         all.push(ColumnFamilyDescriptor::new(
             family.name(),
-            family_options(family, cache, write_buffer_bytes),
+            family_options(family, cache, write_buffer_bytes, needed),
         ));
     }
     all
@@ -75,10 +83,14 @@ fn base_options(cache: &Cache, write_buffer_bytes: usize) -> Options {
     options
 }
 
-fn family_options(family: Family, cache: &Cache, write_buffer_bytes: usize) -> Options {
+fn family_options(family: Family, cache: &Cache, write_buffer_bytes: usize, needed: &Needed) -> Options {
     let mut options = base_options(cache, write_buffer_bytes);
     if let Some(len) = prefix_len(family) {
         options.set_prefix_extractor(SliceTransform::create_fixed_prefix(len));
+    }
+    if family.is_history() {
+        options.set_compaction_filter_factory(needed.filters(family));
+        options.set_periodic_compaction_seconds(HISTORY_REVIEW.as_secs());
     }
     if family == Family::Hot {
         options.set_enable_blob_files(true);

@@ -29,6 +29,11 @@ impl Reader {
         Self { point: db.map(|db| Arc::new(Point::new(db))), poison }
     }
 
+    /// The sequence number of the database when this reader was made.
+    pub(super) fn sequence(&self) -> Result<u64> {
+        Ok(self.point()?.snapshot.sequence_number())
+    }
+
     fn point(&self) -> Result<&Point> {
         self.point.as_deref().ok_or_else(|| Error::fenced("the store is closed"))
     }

@@ -1,6 +1,7 @@
 //! A transaction: everything one log entry changes, written as one batch.
 
 use super::{
+    churn::Churn,
     meta::{LogPosition, StoreMeta},
     poison::Poison,
     reader::handle,
@@ -39,14 +40,19 @@ impl<'store> Txn<'store> {
         self.meta.membership = membership;
     }
 
-    pub(super) fn commit(self) -> Result<StoreMeta> {
+    pub(super) fn commit(self, churn: &mut Churn) -> Result<StoreMeta> {
         let mut batch = WriteBatch::default();
         for (family, rows) in Family::ALL.into_iter().zip(self.written) {
             let handle = handle(self.db, family)?;
             for (key, value) in rows {
                 match value {
                     Some(value) => batch.put_cf(handle, key, value),
-                    None => batch.delete_cf(handle, key),
+                    None => {
+                        if family == Family::Dentry {
+                            churn.deleted(&key);
+                        }
+                        batch.delete_cf(handle, key);
+                    }
                 }
             }
         }
