@@ -33,9 +33,16 @@ pub(super) fn open(scope: &mut Scope, volume: VolumeId, session: SessionId) -> R
 
 /// Forgets a session with its receipts and ranges.
 pub(super) fn close(scope: &mut Scope, volume: VolumeId, session: SessionId) -> Result<()> {
+    let row: Option<SessionRow> = rows::fetch(&scope.rows, Family::Meta, &keys::session(volume, session))?;
+    let Some(row) = row else { return Ok(()) };
     scope.rows.delete(Family::Meta, &keys::session(volume, session));
-    for prefix in [keys::receipts(volume, session), keys::ranges(volume, session)] {
-        for (key, _) in reads::all(&scope.rows, Family::Meta, &prefix)? {
+    // Not from the beginning: there may be a million deleted receipts below the mark.
+    let receipts = keys::receipt(volume, session, row.ack_below);
+    for (prefix, from) in [
+        (keys::receipts(volume, session), receipts),
+        (keys::ranges(volume, session), keys::ranges(volume, session)),
+    ] {
+        for (key, _) in reads::all_from(&scope.rows, Family::Meta, &prefix, &from)? {
             scope.rows.delete(Family::Meta, &key);
         }
     }

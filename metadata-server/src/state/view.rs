@@ -80,6 +80,11 @@ pub trait Read {
     /// The value under `key`.
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
+    /// The values under `keys`, in their order.
+    fn get_many(&self, family: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        keys.iter().map(|key| self.get(family, key)).collect()
+    }
+
     /// Rows whose key starts with `prefix` and is not below `from`, ascending, at most `limit`.
     /// `from` must itself start with `prefix`, or equal it.
     fn scan(&self, family: Family, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Row>>;

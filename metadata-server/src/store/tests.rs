@@ -1,5 +1,8 @@
 //! What the store promises to `state` and to `raft`.
 
+mod churn;
+mod history;
+
 use super::{LogPosition, Store, StoreOptions};
 use crate::state::{Family, MemoryView, Read, View};
 use proptest::prelude::*;

@@ -11,7 +11,7 @@ use super::{
     state_db::{handles, lock},
 };
 use crate::state::{self, Family, Retention};
-use rocksdb::{CompactOptions, DB, FlushOptions};
+use rocksdb::{CompactOptions, DB, FlushOptions, WaitForCompactOptions};
 use sitefs_base::{Error, Result, VolumeId};
 use std::sync::Arc;
 
@@ -81,6 +81,21 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Compacts everything. Reads and writes the whole database.
+    pub fn compact_all(&self) -> Result<()> {
+        let db = self.db()?;
+        for family in handles(&db)? {
+            db.compact_range_cf(family, None::<&[u8]>, None::<&[u8]>);
+        }
+        Ok(())
+    }
+
+    /// Returns when no compaction is left to be done.
+    pub fn wait_for_compactions(&self) -> Result<()> {
+        let waited = self.db()?.wait_for_compact(&WaitForCompactOptions::default());
+        waited.map_err(|error| self.shared.options.poison.set(failed("waiting for compactions", error)))
     }
 
     /// Ends compactions, so that the database can be closed soon. Rows can still be read.

@@ -9,6 +9,7 @@ mod history;
 mod invariants;
 mod model;
 mod names;
+pub(crate) mod samples;
 mod sessions;
 mod volumes;
 mod xattrs;
