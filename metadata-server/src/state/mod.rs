@@ -32,6 +32,7 @@ mod reads;
 mod reap;
 mod rename;
 mod restore;
+mod retention;
 mod rows;
 mod scope;
 mod session;
@@ -39,7 +40,7 @@ mod settings;
 mod snapshots;
 mod stop;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod view;
 mod volume;
 mod xattr;
@@ -64,6 +65,7 @@ pub use places::{
 pub use query::{SessionInfo, events_since, is_answered, query, session_info};
 pub use reap::volumes_to_reap;
 pub use restore::{RestoreJob, restores};
+pub use retention::{Retention, retention};
 pub use settings::{history_bytes, time_of};
 pub use snapshots::{SnapshotInfo, snapshots};
 pub use view::{Family, Read, Row, View};

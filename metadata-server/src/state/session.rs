@@ -59,19 +59,25 @@ fn pin(
 
 /// Forgets a session with its receipts, ranges and pin.
 pub(super) fn close(scope: &mut Scope, volume: VolumeId, session: SessionId) -> Result<()> {
-    unpin(scope, volume, session)?;
+    let row: Option<SessionRow> = rows::fetch(&scope.rows, Family::Meta, &keys::session(volume, session))?;
+    let Some(row) = row else { return Ok(()) };
+    unpin(scope, volume, &row, session)?;
     scope.rows.delete(Family::Meta, &keys::session(volume, session));
-    for prefix in [keys::receipts(volume, session), keys::ranges(volume, session)] {
-        for (key, _) in reads::all(&scope.rows, Family::Meta, &prefix)? {
+    // Not from the beginning: there may be a million deleted receipts below the mark.
+    let receipts = keys::receipt(volume, session, row.ack_below);
+    for (prefix, from) in [
+        (keys::receipts(volume, session), receipts),
+        (keys::ranges(volume, session), keys::ranges(volume, session)),
+    ] {
+        for (key, _) in reads::all_from(&scope.rows, Family::Meta, &prefix, &from)? {
             scope.rows.delete(Family::Meta, &key);
         }
     }
     Ok(())
 }
 
-fn unpin(scope: &mut Scope, id: VolumeId, session: SessionId) -> Result<()> {
-    let row: Option<SessionRow> = rows::fetch(&scope.rows, Family::Meta, &keys::session(id, session))?;
-    let Some(pin) = row.and_then(|row| row.at) else { return Ok(()) };
+fn unpin(scope: &mut Scope, id: VolumeId, row: &SessionRow, session: SessionId) -> Result<()> {
+    let Some(pin) = row.at else { return Ok(()) };
     let Some(mut volume) = reads::volume(&scope.rows, id)? else { return Ok(()) };
     pins::release(scope, id, &mut volume, pin, Holder::Session(session))?;
     scope.put(Family::Meta, &keys::volume(id), &volume)
@@ -191,6 +197,12 @@ pub(super) fn alloc_inodes(m: &mut Mutation, count: u32) -> Step<Done> {
 
 /// Whether a number is one of those reserved for the session of this mutation.
 pub(super) fn owns_number(m: &Mutation, ino: InodeId) -> Result<bool> {
+    // Nearly always it is one of the range given last, with which those before it were merged.
+    let last = InodeId::new(m.volume.next_ino.get() - 1);
+    let range: Option<RangeRow> = rows::fetch(&m.scope.rows, Family::Meta, &keys::range(m.id, m.session, last))?;
+    if range.is_some_and(|range| range.first <= ino && ino <= last) {
+        return Ok(true);
+    }
     let prefix = keys::ranges(m.id, m.session);
     let from = keys::range(m.id, m.session, ino);
     match m.scope.rows.scan(Family::Meta, &prefix, &from, 1)?.first() {

@@ -6,6 +6,8 @@
 
 #[cfg(test)]
 mod append_cost;
+mod churn;
+mod history;
 mod keyspace;
 mod meta;
 mod poison;
@@ -16,6 +18,7 @@ mod state_db;
 #[cfg(test)]
 mod tests;
 mod txn;
+mod upkeep;
 
 pub use meta::{LogPosition, StoreMeta};
 pub use poison::Poison;

@@ -18,7 +18,7 @@ proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(mut value in prop::collection::vec(any::<u8>(), 0..400), good in any::<bool>()) {
         if good && let Some(version) = value.first_mut() {
-            *version = 2;
+            *version = VERSION;
         }
         try_row::<DentryRow>(&value);
         try_row::<InodeRow>(&value);

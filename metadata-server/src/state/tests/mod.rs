@@ -15,6 +15,7 @@ mod pins;
 mod ranges;
 mod reap;
 mod restore;
+pub(crate) mod samples;
 mod sessions;
 mod settings;
 mod volumes;
