@@ -27,7 +27,7 @@ mod scope;
 mod session;
 mod stop;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod view;
 mod volume;
 mod xattr;
