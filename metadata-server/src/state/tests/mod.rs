@@ -1,9 +1,11 @@
 //! Tests of the state machine: rules one by one, a model, and damaged rows.
 
 mod attrs;
+mod bad_input;
 mod blobs;
 mod content;
 mod damage;
+mod fuzz;
 mod harness;
 mod history;
 mod invariants;

@@ -5,7 +5,7 @@ use super::{
     steps::{At, Clock, Committing, Doing, Expect, History, Step, Target, Upload, Writing, history},
     tree::{ACCESS, DEFAULT, Node},
 };
-use crate::state::{Command, VolumeLimits};
+use crate::state::{Command, MemoryView, VolumeLimits};
 use bytes::Bytes;
 use proptest::{
     strategy::{Strategy, ValueTree},
@@ -412,15 +412,15 @@ pub(crate) fn prove(budget: &Budget, test: impl Fn(&History)) {
     }
 }
 
-/// The commands of one random history.
-pub(crate) fn random_log(seed: u64, steps: usize) -> Vec<Command> {
+/// The rows after one random history, and its commands.
+pub(crate) fn random_cell(seed: u64, steps: usize) -> (MemoryView, Vec<Command>) {
     let tree = history(steps).new_tree(&mut runner(seed)).unwrap();
     let history: History = tree.current();
     let mut run = Run::new(&history);
     for step in &history.steps {
         run.take(step);
     }
-    run.model.log
+    (run.model.view, run.model.log)
 }
 
 #[test]

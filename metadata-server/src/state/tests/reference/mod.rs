@@ -12,4 +12,4 @@ mod rules;
 mod steps;
 mod tree;
 
-pub(crate) use histories::{Budget, random_log};
+pub(crate) use histories::random_cell;
