@@ -98,7 +98,7 @@ fn still_known(cell: &Cell, volume: VolumeId, attach: &Attach) -> Result<(), Clo
 }
 
 async fn open(cell: &Cell, volume: VolumeId, attach: &Attach) -> Result<(SiteId, OpId), Closing> {
-    let body = CommandBody::OpenSession { volume, session: attach.session };
+    let body = CommandBody::OpenSession { volume, session: attach.session, at: None };
     match cell.group.propose(body).await.map_err(refused)?.reply {
         Ok(Reply::Session { site, op_high_water, .. }) => Ok((site, op_high_water)),
         Ok(_) => Err(refused(Error::internal("opening a session gave another reply"))),

@@ -90,7 +90,7 @@ impl Cell {
 
     pub fn open(&mut self, session: SessionId) {
         self.session = session;
-        self.command(CommandBody::OpenSession { volume: self.volume, session }).unwrap();
+        self.command(CommandBody::OpenSession { volume: self.volume, session, at: None }).unwrap();
         self.numbers = 0;
     }
 

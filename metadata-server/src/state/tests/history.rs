@@ -42,18 +42,6 @@ pub fn tree_at(view: &MemoryView, seq: Seq) -> Tree {
     tree
 }
 
-/// Rows to ask as if `seq` were now.
-pub fn view_at(view: &MemoryView, seq: Seq) -> MemoryView {
-    let mut then = MemoryView::new();
-    for ((family, key), value) in tree_at(view, seq) {
-        then.put(family, &key, value);
-    }
-    for (key, value) in view.rows(Family::Meta) {
-        then.put(Family::Meta, &key, value);
-    }
-    then
-}
-
 fn history_rows(cell: &Cell) -> usize {
     KINDS.iter().map(|(_, superseded)| cell.view.rows(*superseded).len()).sum()
 }

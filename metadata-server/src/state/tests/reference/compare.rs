@@ -5,11 +5,7 @@ use super::{
     model::Volume,
     tree::{Node, Tree},
 };
-use crate::state::{
-    Read, locate, query,
-    tests::{harness::SITE, history},
-};
-use crate::state::{MemoryView, hot_bytes};
+use crate::state::{MemoryView, Read, as_of, hot_bytes, locate, query, tests::harness::SITE};
 use sitefs_base::{
     Content, Errno, InodeId, Name, Seq, VolumeId,
     op::{Answer, AnswerBody, Change, Place, Query},
@@ -88,28 +84,43 @@ fn check_dir(read: &dyn Read, id: VolumeId, dir: InodeId, tree: &Tree) {
 
 pub fn now(view: &MemoryView, id: VolumeId, volume: &Volume) {
     tree(view, id, &volume.now.tree);
-    let answer = ask(view, id, &Query::Usage).unwrap();
-    assert_eq!(answer.seq, volume.seq);
-    let AnswerBody::Usage(usage) = answer.body else {
-        panic!("{answer:?}");
-    };
-    assert_eq!((usage.bytes_used, usage.inodes_used), (volume.now.tree.bytes(), volume.now.tree.len() as u64));
+    check_usage(view, id, volume.seq, &volume.now.tree);
 }
 
+/// Every seq is there as it was, or refused.
 pub fn past(view: &MemoryView, id: VolumeId, volume: &Volume) {
-    let kept = volume.boundaries();
-    for (seq, (then, _)) in volume.past.iter().filter(|(seq, _)| kept.contains(seq)) {
-        tree(&history::view_at(view, *seq), id, then);
-        assert_absent(&history::view_at(view, *seq), id, *seq, volume);
+    let kept = volume.kept();
+    for (seq, (then, _)) in &volume.past {
+        match as_of(view, id, *seq).unwrap() {
+            Ok(past) => {
+                assert!(kept.contains(seq), "{seq} is not kept whole, but not refused");
+                tree(&past, id, then);
+                check_usage(&past, id, *seq, then);
+                check_absent(&past, id, then, volume);
+            }
+            Err(errno) => {
+                assert!(!kept.contains(seq), "{seq} is kept, but refused with {errno}");
+                assert_eq!(errno, Errno::ESTALE);
+            }
+        }
     }
+    assert_eq!(as_of(view, id, volume.seq.next()).unwrap().err(), Some(Errno::EINVAL));
 }
 
 /// No inode is there that was made later or was gone.
-fn assert_absent(read: &dyn Read, id: VolumeId, seq: Seq, volume: &Volume) {
-    let then = &volume.past[&seq].0;
+fn check_absent(read: &dyn Read, id: VolumeId, then: &Tree, volume: &Volume) {
     for ino in (1..volume.now.next_ino).map(InodeId::new).filter(|ino| then.get(*ino).is_none()) {
         assert_eq!(body(read, id, Query::Inode { ino }), AnswerBody::Inode(None));
     }
+}
+
+fn check_usage(read: &dyn Read, id: VolumeId, seq: Seq, tree: &Tree) {
+    let answer = ask(read, id, &Query::Usage).unwrap();
+    assert_eq!(answer.seq, seq);
+    let AnswerBody::Usage(usage) = answer.body else {
+        panic!("{answer:?}");
+    };
+    assert_eq!((usage.bytes_used, usage.inodes_used), (tree.bytes(), tree.len() as u64));
 }
 
 /// What the volumes may read is there, and hot bytes are whole.

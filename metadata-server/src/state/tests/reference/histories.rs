@@ -9,10 +9,10 @@ use crate::state::{Command, MemoryView, VolumeLimits};
 use bytes::Bytes;
 use proptest::{
     strategy::{Strategy, ValueTree},
-    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+    test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner},
 };
 use sitefs_base::{
-    Digest, Extent, FileKind, Generation, InodeId, Name, Seq, SessionId, Time, VolumeId,
+    Digest, Extent, FileKind, Generation, InodeId, Moment, Name, Seq, SessionId, SnapshotName, Time, VolumeId,
     limits::CHUNK_SIZE,
     op::{
         BlobWanted, ChunkLayout, Commit, Create, Extra, Grant, NewContent, Op, OpEnvelope, Place, Publish,
@@ -95,6 +95,7 @@ impl Run {
     }
 
     pub fn take(&mut self, step: &Step) {
+        let volume = |who: &u8| SESSIONS[TURNS[usize::from(*who) % TURNS.len()]];
         let session = |who: &u8| TURNS[usize::from(*who) % TURNS.len()];
         match step {
             Step::Do(who, doing) => {
@@ -123,6 +124,26 @@ impl Run {
                 self.reopen(session(who));
             }
             Step::Close(who) => self.close(session(who)),
+            Step::Snapshot(of, name, back) => {
+                let at = back.map(|back| self.back(back));
+                self.model.snapshot(volume(of), snapshot(*name), at);
+            }
+            Step::DeleteSnapshot(of, name) => self.model.delete_snapshot(volume(of), snapshot(*name)),
+            Step::LookBack(of, reader, moment) => {
+                let moment = match moment {
+                    Ok(name) => Moment::Snapshot(snapshot(*name)),
+                    Err(back) => Moment::Time(self.back(*back)),
+                };
+                self.model.look_back(volume(of), Self::session(usize::from(*reader) + 100), moment);
+            }
+            Step::LookAway(of, reader) => {
+                self.model.look_away(volume(of), Self::session(usize::from(*reader) + 100));
+            }
+            Step::MoveHorizon(of, back) => {
+                let before = self.back(*back);
+                self.model.move_horizon(volume(of), before);
+            }
+            Step::Compact => self.model.compact(),
             Step::Verified(pick) => self.verify(*pick),
             Step::Drained(pick) => {
                 let hot = self.model.blobs.present.iter().filter(|(_, blob)| blob.hot);
@@ -154,6 +175,12 @@ impl Run {
         if let Some((digest, generation)) = choose(&all, pick) {
             self.model.verified(digest, generation);
         }
+    }
+
+    /// A time in the past, or just now.
+    fn back(&self, secs: u8) -> Time {
+        let now = self.model.clock.max(self.model.last_at);
+        Time::new(now.secs() - i64::from(secs), 5)
     }
 
     fn set_clock(&mut self, clock: Clock) {
@@ -340,6 +367,10 @@ fn choose<T: Copy>(all: &[T], pick: u8) -> Option<T> {
     all.get(usize::from(pick) % all.len().max(1)).copied()
 }
 
+fn snapshot(name: u8) -> SnapshotName {
+    ["one", "two", "three"][usize::from(name) % 3].parse().unwrap()
+}
+
 fn xattr_name(name: u8) -> Bytes {
     let names: [&'static [u8]; 7] =
         [b"user.a", b"user.b", ACCESS, DEFAULT, b"security.x", b"user.", b"system.other"];
@@ -406,8 +437,12 @@ pub(crate) fn prove(budget: &Budget, test: impl Fn(&History)) {
             test(&history);
             Ok(())
         });
-        if let Err(failed) = failed {
-            panic!("SITEFS_SEED={seed} SITEFS_HISTORIES=1 shows this again: {failed}");
+        match failed {
+            Ok(_) => {}
+            Err(TestError::Fail(reason, history)) => {
+                panic!("SITEFS_SEED={seed} SITEFS_HISTORIES=1 shows this again: {reason}\n{history:?}")
+            }
+            Err(aborted) => panic!("SITEFS_SEED={seed}: {aborted}"),
         }
     }
 }

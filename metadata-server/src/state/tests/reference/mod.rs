@@ -7,6 +7,7 @@ mod compare;
 mod content;
 mod histories;
 mod model;
+mod moments;
 mod regressions;
 mod rules;
 mod steps;

@@ -31,6 +31,16 @@ pub enum Step {
     Verified(u8),
     /// A hot blob is in the object store.
     Drained(u8),
+    /// A snapshot of a volume: name, and how many seconds back if not now.
+    Snapshot(u8, u8, Option<u8>),
+    DeleteSnapshot(u8, u8),
+    /// A session opens a snapshot, or a moment so many seconds back.
+    LookBack(u8, u8, Result<u8, u8>),
+    LookAway(u8, u8),
+    /// The horizon of a volume moves to so many seconds back.
+    MoveHorizon(u8, u8),
+    /// What nobody needs is dropped.
+    Compact,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -283,6 +293,14 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::Close),
         2 => any::<u8>().prop_map(Step::Verified),
         2 => any::<u8>().prop_map(Step::Drained),
+        3 => (any::<u8>(), 0..3u8, prop::option::weighted(0.3, 0..9u8))
+            .prop_map(|(volume, name, back)| Step::Snapshot(volume, name, back)),
+        2 => (any::<u8>(), 0..3u8).prop_map(|(volume, name)| Step::DeleteSnapshot(volume, name)),
+        2 => (any::<u8>(), 0..2u8, prop_oneof![(0..3u8).prop_map(Ok), (0..9u8).prop_map(Err)])
+            .prop_map(|(volume, reader, moment)| Step::LookBack(volume, reader, moment)),
+        1 => (any::<u8>(), 0..2u8).prop_map(|(volume, reader)| Step::LookAway(volume, reader)),
+        2 => (any::<u8>(), 0..5u8).prop_map(|(volume, back)| Step::MoveHorizon(volume, back)),
+        2 => Just(Step::Compact),
     ]
 }
 
