@@ -259,3 +259,55 @@ proptest! {
         errors.iter().try_for_each(check_error)?;
     }
 }
+
+#[test]
+fn no_number_in_the_rows_that_commands_reckon_with_makes_a_panic() {
+    let (view, log) = &CELLS[1];
+    let (commands, things) = (again(log), things(view));
+    let central = view.rows(Family::Meta).into_iter().filter(|(key, _)| b"CV".contains(&key[0]));
+    for (at, (key, value)) in central.enumerate() {
+        for place in 1..value.len() {
+            let mut hurt_view = view.clone();
+            let hurt = [&value[..place], &HUGE, &value[place + 1..]].concat();
+            hurt_view.put(Family::Meta, &key, hurt);
+            let mut errors =
+                if place % 8 == at % 8 { read_everything(&hurt_view, &things) } else { Vec::new() };
+            for command in commands.iter().cycle().skip(place).take(20) {
+                errors.extend(apply(&mut hurt_view, command).err());
+            }
+            for error in errors {
+                assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "a long search: every byte of every row"]
+fn no_number_in_any_row_makes_a_panic() {
+    let mut failures = BTreeSet::new();
+    for (view, log) in CELLS.iter() {
+        let (commands, things) = (again(log), things(view));
+        for family in Family::ALL {
+            for (key, value) in view.rows(family) {
+                for place in 1..value.len().min(60) {
+                    let mut hurt_view = view.clone();
+                    let hurt = [&value[..place], &HUGE, &value[place + 1..]].concat();
+                    hurt_view.put(family, &key, hurt);
+                    let (commands, things) = (&commands, &things);
+                    let ok = std::panic::catch_unwind(move || {
+                        let mut errors = read_everything(&hurt_view, things);
+                        for command in commands.iter().cycle().skip(place).take(20) {
+                            errors.extend(apply(&mut hurt_view, command).err());
+                        }
+                        errors.iter().for_each(|error| assert_eq!(error.kind(), Kind::Corrupt, "{error}"));
+                    });
+                    if ok.is_err() {
+                        failures.insert((family, place));
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(failures, BTreeSet::new());
+}
