@@ -12,6 +12,7 @@ mod query;
 mod reserve;
 mod session;
 mod sessions;
+mod snapshots;
 mod watch;
 
 pub(crate) use admin::{AdminService, NewVolume};

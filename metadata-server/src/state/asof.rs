@@ -101,8 +101,7 @@ impl Read for AsOf<'_> {
         let mut current = Pages::new(self.read, family, prefix, from, limit);
         let mut past = Pages::new(self.read, history, prefix, from, limit);
         let mut found = Vec::new();
-        let mut next =
-            (self.next_current(family, &mut current)?, self.next_past(family, &mut past, from)?);
+        let mut next = (self.next_current(family, &mut current)?, self.next_past(family, from, &mut past)?);
         while found.len() < limit {
             let order = match &next {
                 (None, None) => break,
@@ -113,7 +112,7 @@ impl Read for AsOf<'_> {
             // Never equal: only one row of a key holds at a time.
             if order == Ordering::Greater {
                 found.extend(next.1.take());
-                next.1 = self.next_past(family, &mut past, from)?;
+                next.1 = self.next_past(family, from, &mut past)?;
             } else {
                 found.extend(next.0.take());
                 next.0 = self.next_current(family, &mut current)?;
@@ -135,18 +134,18 @@ impl AsOf<'_> {
         Ok(None)
     }
 
-    /// The next superseded row that held then, under the key that it had, which is not below `from`: a
-    /// key with its death stands behind what comes directly behind the key.
-    fn next_past(&self, family: Family, pages: &mut Pages, from: &[u8]) -> Result<Option<Row>> {
+    /// The next superseded row that held then, under the key that it had: `from` or a later one.
+    fn next_past(&self, family: Family, from: &[u8], pages: &mut Pages) -> Result<Option<Row>> {
         while let Some((key, value)) = pages.next()? {
             let Life { born, died } = history::life_of(pages.family, &key, &value)?;
             let plain = keys::before_death(family, &key)
                 .ok_or_else(|| rows::damaged(pages.family, &key, "is no key of a superseded row"))?;
-            if died <= self.seq {
+            if died <= self.seq && plain >= from {
                 pages.skip_to(keys::died(family, plain, self.seq.next()));
                 continue;
             }
-            // All other rows of this key died later still, and so were born later.
+            // All other rows of this key died later still, and so were born later. A key below `from`
+            // comes because what follows it in its history keys counts as behind it.
             pages.skip_to(reads::after(&keys::died(family, plain, Seq::new(u64::MAX))));
             if born <= self.seq && plain >= from {
                 check(pages.family, &key, &value)?;

@@ -52,4 +52,6 @@ pub use places::{
 pub use query::{SessionInfo, events_since, is_answered, query, session_info};
 pub use snapshots::{SnapshotInfo, snapshots};
 pub use view::{Family, Read, Row, View};
-pub use volume::{GroupInfo, VolumeInfo, group_info, last_at, volume_by_name, volume_info, volumes};
+pub use volume::{
+    GroupInfo, VolumeInfo, group_info, last_at, volume_by_name, volume_info, volumes, volumes_after,
+};

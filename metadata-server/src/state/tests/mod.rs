@@ -10,6 +10,8 @@ mod harness;
 mod history;
 mod invariants;
 mod names;
+mod past;
+mod pins;
 pub(crate) mod reference;
 mod sessions;
 mod volumes;
