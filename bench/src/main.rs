@@ -4,6 +4,7 @@ mod cases;
 mod machine;
 mod place;
 mod report;
+mod state;
 mod stats;
 
 use cases::Case;
@@ -33,7 +34,7 @@ const WORDPRESS: &str = "/usr/share/wordpress";
 #[command(name = "sitefs-bench", version, arg_required_else_help = true, after_help = list_of_cases())]
 struct Arguments {
     /// The mounted directory; made if only its last part is missing.
-    #[arg(long, value_name = "DIR", required_unless_present = "rss", requires = "native")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["rss", "state"], requires = "native")]
     target: Option<PathBuf>,
     /// A directory on the host's own disk; made if only its last part is missing.
     #[arg(long, value_name = "DIR", requires = "target")]
@@ -59,6 +60,9 @@ struct Arguments {
     /// Shows the memory of this process, also without measuring anything; may be repeated.
     #[arg(long, value_name = "PID")]
     rss: Vec<u32>,
+    /// Measures what commands and questions cost a cell, beside the goals, in a new directory below this one.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
     /// Prints everything as JSON, with the values of every repetition.
     #[arg(long)]
     json: bool,
@@ -95,8 +99,11 @@ fn run(arguments: &Arguments) -> Result<()> {
         (Some(target), Some(native)) => Some(compare(arguments, target, native)?),
         _ => None,
     };
+    // Of a whole million with --quick 20,000.
+    let million = if arguments.quick { 20_000 } else { 1_000_000 };
+    let state = arguments.state.as_ref().map(|dir| state::measure(dir, million)).transpose()?;
     let processes = arguments.rss.iter().map(|pid| Memory::of(*pid)).collect::<Result<_>>()?;
-    let report = Report { machine, debug_build: cfg!(debug_assertions), comparison, processes };
+    let report = Report { machine, debug_build: cfg!(debug_assertions), comparison, state: state.unwrap_or_default(), processes };
     let text = match arguments.json {
         true => serde_json::to_string(&report)
             .map_err(|error| Error::internal("writing the report as JSON").because(error))?,

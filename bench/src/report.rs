@@ -3,6 +3,7 @@
 use crate::{
     machine::{FileSystem, Machine, Memory},
     place::Plan,
+    state::Measured,
     stats::{Sample, Unit, median},
 };
 use serde::Serialize;
@@ -17,6 +18,9 @@ pub(crate) struct Report {
     pub(crate) debug_build: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) comparison: Option<Comparison>,
+    /// What commands and questions cost a cell.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) state: Vec<Measured>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) processes: Vec<Memory>,
 }
@@ -130,6 +134,9 @@ impl Report {
         }
         if let Some(comparison) = &self.comparison {
             text += &comparison.text();
+        }
+        for measured in &self.state {
+            text += &format!("{}\n", measured.line());
         }
         for process in &self.processes {
             text += &format!("process  {}\n", process.line());

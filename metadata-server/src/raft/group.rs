@@ -243,10 +243,15 @@ impl Group {
     pub async fn shutdown(&self) -> Result<()> {
         self.inner.stop.cancel();
         let ended = self.inner.raft.shutdown().await;
+        let store = self.inner.store.clone();
+        let flushed = tokio::task::spawn_blocking(move || {
+            let flushed = store.flush();
+            // What is applied after the flush is in the log.
+            store.end_compactions().and(flushed)
+        })
+        .await;
         let mut holders = self.inner.holders.lock().await;
         let gone = timeout(RELEASE_DEADLINE, holders.recv()).await;
-        let store = self.inner.store.clone();
-        let flushed = tokio::task::spawn_blocking(move || store.flush()).await;
         flushed.map_err(|error| Error::internal("flushing at shutdown").because(error))??;
         ended.map_err(|error| Error::internal("stopping Raft").because(error))?;
         gone.map(drop).map_err(|_| Error::unavailable("Raft did not let go of its databases"))

@@ -37,7 +37,7 @@ pub(super) struct Machine {
     pub(super) log: GroupLog,
     pub(super) events: Events,
     pub(super) poison: Poison,
-    pub(super) _holder: Holder,
+    pub(super) holder: Holder,
 }
 
 impl Machine {

@@ -71,7 +71,7 @@ impl Parts {
             log: log.clone(),
             events: events.clone(),
             poison: poison.clone(),
-            _holder: holder,
+            holder,
         };
         Ok(Self { store, log, machine, events, poison, holders })
     }
@@ -85,6 +85,7 @@ impl Parts {
     ) -> Result<Inner> {
         let (runtime, handle) = RaftRuntime::start()?;
         let log_bytes = self.log.bytes();
+        let holder = self.machine.holder.clone();
         let raft = run(&handle, lead(config.clone(), self.log, self.machine))?;
         let stop = CancellationToken::new();
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
@@ -102,6 +103,7 @@ impl Parts {
             log_bytes: log_bytes.clone(),
             poison: self.poison.clone(),
             stop: stop.clone(),
+            holder,
         };
         spawn(&handle, tasks, proposer.run());
         spawn(&handle, tasks, care.run());

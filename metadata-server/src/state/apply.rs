@@ -27,10 +27,12 @@ pub fn apply(view: &mut dyn View, command: &Command) -> Result<Applied> {
         Err(Stop::Failed(error)) => return Err(error),
     };
     scope.finish()?;
-    for ((family, key), value) in scope.rows.into_writes() {
-        match value {
-            Some(value) => view.put(family, &key, value),
-            None => view.delete(family, &key),
+    for (family, rows) in scope.rows.into_writes() {
+        for (key, value) in rows {
+            match value {
+                Some(value) => view.put(family, &key, value),
+                None => view.delete(family, &key),
+            }
         }
     }
     Ok(applied)

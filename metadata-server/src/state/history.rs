@@ -41,13 +41,19 @@ pub(super) fn family_under(family: Family, prefix: &[u8]) -> Option<Family> {
 /// Whether a superseded row must be kept: it died after the horizon, or a pin needs it. The one
 /// function for reads, compaction, mark and fsck.
 pub fn keep(life: Life, horizon: Seq, pins: &[Seq]) -> bool {
-    life.died > horizon || pins.iter().any(|pin| life.holds(*pin))
+    life.died > horizon || is_pinned(life, pins)
+}
+
+/// Whether a row holds at one of `pins`, which ascend.
+fn is_pinned(life: Life, pins: &[Seq]) -> bool {
+    let first = pins.partition_point(|pin| *pin < life.born);
+    pins.get(first).is_some_and(|pin| *pin < life.died)
 }
 
 /// Whether a row that dies now is worth keeping at all: it held at the end of a whole second
 /// (`second_floor` is the last such seq), or at a pin.
 pub(super) fn worth_keeping(life: Life, second_floor: Seq, pins: &[Seq]) -> bool {
-    life.born <= second_floor || pins.iter().any(|pin| life.holds(*pin))
+    life.born <= second_floor || is_pinned(life, pins)
 }
 
 /// The life of a row of a history family, from its key and value.

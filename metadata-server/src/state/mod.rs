@@ -27,6 +27,7 @@ mod places;
 mod query;
 mod reads;
 mod rename;
+mod retention;
 mod rows;
 mod scope;
 mod session;
@@ -50,6 +51,7 @@ pub use places::{
     BlobPlace, HotBlob, UnverifiedBlob, UploadSlot, hot_blobs, hot_bytes, locate, unverified, upload_slot,
 };
 pub use query::{SessionInfo, events_since, is_answered, query, session_info};
+pub use retention::{Retention, retention};
 pub use snapshots::{SnapshotInfo, snapshots};
 pub use view::{Family, Read, Row, View};
 pub use volume::{

@@ -2,54 +2,64 @@
 
 use super::{Family, Read, view::Row};
 use sitefs_base::Result;
-use std::{collections::BTreeMap, ops::Bound};
+use std::{cell::RefCell, collections::BTreeMap, ops::Bound};
 
-type Writes = BTreeMap<(Family, Vec<u8>), Option<Vec<u8>>>;
+/// The rows of one family; `None` is one that is not there.
+type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+type Families = [Rows; Family::ALL.len()];
 
 /// Rows as they will be after the command: its own writes over what is stored.
 pub(super) struct Overlay<'a> {
     stored: &'a dyn Read,
-    writes: Writes,
+    writes: Families,
+    /// Stored rows that the command has read: it looks at the same few again and again.
+    known: RefCell<Families>,
 }
 
 impl<'a> Overlay<'a> {
     pub(super) fn new(stored: &'a dyn Read) -> Self {
-        Self { stored, writes: Writes::new() }
+        Self { stored, writes: Families::default(), known: RefCell::default() }
     }
 
     pub(super) fn put(&mut self, family: Family, key: &[u8], value: Vec<u8>) {
-        self.writes.insert((family, key.to_vec()), Some(value));
+        self.writes[family as usize].insert(key.to_vec(), Some(value));
     }
 
     pub(super) fn delete(&mut self, family: Family, key: &[u8]) {
-        self.writes.insert((family, key.to_vec()), None);
+        self.writes[family as usize].insert(key.to_vec(), None);
     }
 
     /// Forgets all writes: the command is refused.
     pub(super) fn discard(&mut self) {
-        self.writes.clear();
+        self.writes = Families::default();
     }
 
-    pub(super) fn into_writes(self) -> Writes {
-        self.writes
+    /// All writes, by family.
+    pub(super) fn into_writes(self) -> impl Iterator<Item = (Family, Rows)> + use<> {
+        Family::ALL.into_iter().zip(self.writes)
     }
 
     fn own(&self, family: Family, prefix: &[u8], from: &[u8]) -> Vec<(&Vec<u8>, Option<&Vec<u8>>)> {
-        let start = (family, from.max(prefix).to_vec());
-        self.writes
-            .range((Bound::Included(start), Bound::Unbounded))
-            .take_while(|((of, key), _)| *of == family && key.starts_with(prefix))
-            .map(|((_, key), value)| (key, value.as_ref()))
+        let start = Bound::Included(from.max(prefix));
+        self.writes[family as usize]
+            .range::<[u8], _>((start, Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(key, value)| (key, value.as_ref()))
             .collect()
     }
 }
 
 impl Read for Overlay<'_> {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        match self.writes.get(&(family, key.to_vec())) {
-            Some(own) => Ok(own.clone()),
-            None => self.stored.get(family, key),
+        if let Some(own) = self.writes[family as usize].get(key) {
+            return Ok(own.clone());
         }
+        if let Some(known) = self.known.borrow()[family as usize].get(key) {
+            return Ok(known.clone());
+        }
+        let value = self.stored.get(family, key)?;
+        self.known.borrow_mut()[family as usize].insert(key.to_vec(), value.clone());
+        Ok(value)
     }
 
     fn scan(&self, family: Family, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Row>> {

@@ -5,6 +5,7 @@ use super::{
     reads::{self, Node},
     rows::{self, ChunkRow, DentryRow, FeedRow, ReceiptRow, SessionRow, VolumeRow},
     stop::{Step, Stop, refuse, require},
+    view::Row,
     xattr,
 };
 use sitefs_base::{
@@ -67,11 +68,10 @@ fn list(read: &dyn Read, id: VolumeId, dir: InodeId, after: Option<&Name>, limit
     let rows = read.scan(Family::Dentry, &prefix, &from, limit + 1)?;
     let mut entries = Vec::new();
     let mut bytes = 0;
-    for (key, value) in rows.iter().take(limit) {
+    for entry in resolved(read, id, &prefix, &rows[..rows.len().min(limit)])? {
         if bytes >= LISTING_BYTES {
             break;
         }
-        let entry = entry(read, id, &prefix, key, value)?;
         bytes += ENTRY_BYTES + entry.name.as_bytes().len() + content_bytes(&entry.inode);
         entries.push(entry);
     }
@@ -79,11 +79,19 @@ fn list(read: &dyn Read, id: VolumeId, dir: InodeId, after: Option<&Name>, limit
     Ok(AnswerBody::Entries { dir: node.attr(), parent, entries, complete })
 }
 
-fn entry(read: &dyn Read, id: VolumeId, prefix: &[u8], key: &[u8], value: &[u8]) -> Result<Entry> {
-    let row: DentryRow = rows::decode(Family::Dentry, key, value)?;
-    let name = Name::new(&key[prefix.len()..])
-        .map_err(|error| rows::damaged(Family::Dentry, key, "has no valid name").because(error))?;
-    Ok(Entry { name, inode: reads::named(read, id, row.ino)?.into_inode() })
+/// The entries of dentry rows.
+fn resolved(read: &dyn Read, id: VolumeId, prefix: &[u8], rows: &[Row]) -> Result<Vec<Entry>> {
+    let mut names = Vec::with_capacity(rows.len());
+    let mut inodes = Vec::with_capacity(rows.len());
+    for (key, value) in rows {
+        let row: DentryRow = rows::decode(Family::Dentry, key, value)?;
+        names.push(Name::new(&key[prefix.len()..]).map_err(|error| {
+            rows::damaged(Family::Dentry, key, "has no valid name").because(error)
+        })?);
+        inodes.push(row.ino);
+    }
+    let nodes = reads::all_named(read, id, &inodes)?;
+    Ok(names.into_iter().zip(nodes).map(|(name, node)| Entry { name, inode: node.into_inode() }).collect())
 }
 
 fn content_bytes(inode: &Inode) -> usize {

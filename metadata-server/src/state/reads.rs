@@ -5,7 +5,7 @@ use super::{
     rows::{self, DentryRow, DirRow, InodeRow, VolumeRow},
     view::Row,
 };
-use sitefs_base::{Attr, FileKind, Inode, InodeId, Name, Result, VolumeId};
+use sitefs_base::{Attr, Error, FileKind, Inode, InodeId, Name, Result, VolumeId};
 
 /// Rows that one step of a long scan reads.
 const PAGE: usize = 256;
@@ -56,9 +56,27 @@ fn dir(read: &dyn Read, volume: VolumeId, ino: InodeId) -> Result<DirRow> {
 
 /// The inode that a dentry names: it must exist.
 pub(super) fn named(read: &dyn Read, volume: VolumeId, ino: InodeId) -> Result<Node> {
-    node(read, volume, ino)?.ok_or_else(|| {
-        rows::damaged(Family::Inode, &keys::inode(volume, ino), "is missing, though a name leads to it")
-    })
+    node(read, volume, ino)?.ok_or_else(|| missing(volume, ino))
+}
+
+/// The inodes that dentries name, in their order: all must exist.
+pub(super) fn all_named(read: &dyn Read, volume: VolumeId, inodes: &[InodeId]) -> Result<Vec<Node>> {
+    let keys: Vec<_> = inodes.iter().map(|ino| keys::inode(volume, *ino)).collect();
+    let mut nodes = Vec::with_capacity(keys.len());
+    for ((key, value), ino) in keys.iter().zip(read.get_many(Family::Inode, &keys)?).zip(inodes) {
+        let value = value.ok_or_else(|| missing(volume, *ino))?;
+        let row: InodeRow = rows::decode(Family::Inode, key, &value)?;
+        let dir = match row.kind {
+            FileKind::Directory => Some(dir(read, volume, *ino)?),
+            _ => None,
+        };
+        nodes.push(Node { ino: *ino, row, dir });
+    }
+    Ok(nodes)
+}
+
+fn missing(volume: VolumeId, ino: InodeId) -> Error {
+    rows::damaged(Family::Inode, &keys::inode(volume, ino), "is missing, though a name leads to it")
 }
 
 pub(super) fn dentry(
@@ -95,8 +113,13 @@ pub(super) fn walk(
 
 /// The rows under `prefix`, all of them: only for prefixes whose rows are few by a limit.
 pub(super) fn all(read: &dyn Read, family: Family, prefix: &[u8]) -> Result<Vec<Row>> {
+    all_from(read, family, prefix, prefix)
+}
+
+/// The same, from `from` on.
+pub(super) fn all_from(read: &dyn Read, family: Family, prefix: &[u8], from: &[u8]) -> Result<Vec<Row>> {
     let mut found = Vec::new();
-    walk(read, family, prefix, prefix, |key, value| {
+    walk(read, family, prefix, from, |key, value| {
         found.push((key.to_vec(), value.to_vec()));
         Ok(true)
     })?;

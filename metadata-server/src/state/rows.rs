@@ -11,7 +11,7 @@ use sitefs_base::{
 };
 
 /// The version byte of every value.
-const VERSION: u8 = 2;
+pub(super) const VERSION: u8 = 2;
 
 /// A row that has history: it knows since which seq it holds. `born` is its first field.
 pub(super) trait Lived: Serialize + for<'de> Deserialize<'de> + PartialEq {

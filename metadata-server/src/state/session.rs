@@ -59,10 +59,17 @@ fn pin(
 
 /// Forgets a session with its receipts, ranges and pin.
 pub(super) fn close(scope: &mut Scope, volume: VolumeId, session: SessionId) -> Result<()> {
+    let row: Option<SessionRow> = rows::fetch(&scope.rows, Family::Meta, &keys::session(volume, session))?;
+    let Some(row) = row else { return Ok(()) };
     unpin(scope, volume, session)?;
     scope.rows.delete(Family::Meta, &keys::session(volume, session));
-    for prefix in [keys::receipts(volume, session), keys::ranges(volume, session)] {
-        for (key, _) in reads::all(&scope.rows, Family::Meta, &prefix)? {
+    // Not from the beginning: there may be a million deleted receipts below the mark.
+    let receipts = keys::receipt(volume, session, row.ack_below);
+    for (prefix, from) in [
+        (keys::receipts(volume, session), receipts),
+        (keys::ranges(volume, session), keys::ranges(volume, session)),
+    ] {
+        for (key, _) in reads::all_from(&scope.rows, Family::Meta, &prefix, &from)? {
             scope.rows.delete(Family::Meta, &key);
         }
     }
@@ -187,6 +194,12 @@ pub(super) fn alloc_inodes(m: &mut Mutation, count: u32) -> Step<Done> {
 
 /// Whether a number is one of those reserved for the session of this mutation.
 pub(super) fn owns_number(m: &Mutation, ino: InodeId) -> Result<bool> {
+    // Nearly always it is one of the range given last, with which those before it were merged.
+    let last = InodeId::new(m.volume.next_ino.get() - 1);
+    let range: Option<RangeRow> = rows::fetch(&m.scope.rows, Family::Meta, &keys::range(m.id, m.session, last))?;
+    if range.is_some_and(|range| range.first <= ino && ino <= last) {
+        return Ok(true);
+    }
     let prefix = keys::ranges(m.id, m.session);
     let from = keys::range(m.id, m.session, ino);
     match m.scope.rows.scan(Family::Meta, &prefix, &from, 1)?.first() {

@@ -65,6 +65,11 @@ impl Family {
             Self::Meta => "m",
         }
     }
+
+    /// Whether it holds superseded rows, which are dropped once nobody needs them.
+    pub const fn is_history(self) -> bool {
+        matches!(self, Self::DentryHistory | Self::InodeHistory | Self::ChunkHistory | Self::SmallHistory)
+    }
 }
 
 /// A row: key and value.
@@ -74,6 +79,11 @@ pub type Row = (Vec<u8>, Vec<u8>);
 pub trait Read {
     /// The value under `key`.
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>>;
+
+    /// The values under `keys`, in their order.
+    fn get_many(&self, family: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        keys.iter().map(|key| self.get(family, key)).collect()
+    }
 
     /// Rows whose key starts with `prefix` and is not below `from`, ascending, at most `limit`.
     /// `from` must itself start with `prefix`, or equal it.

@@ -1,15 +1,23 @@
 //! How each family is stored: RocksDB options by what its keys and values are like.
 
+use super::history::Needed;
 use crate::state::Family;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, LogLevel, Options, SliceTransform,
 };
+use std::time::Duration;
 
 const MIB: usize = 1 << 20;
 /// Bloom filters of 10 bits per key let one absent key in a hundred through.
 const BLOOM_BITS: f64 = 10.0;
 /// Hot bytes above this stand in blob files, so that compaction does not copy them.
 const BLOB_MIN: u64 = 512;
+/// A file with so many deletions among so many rows, or with this share of them, is compacted soon.
+const DELETIONS: usize = 512;
+const DELETIONS_AMONG: usize = 2048;
+const DELETIONS_SHARE: f64 = 0.5;
+/// History that no write touches is looked through so often, and what nobody needs is dropped.
+const HISTORY_REVIEW: Duration = Duration::from_secs(24 * 3600);
 
 /// The leading bytes by which the scans of a family are bounded, if they are.
 pub(super) const fn prefix_len(family: Family) -> Option<usize> {
@@ -26,6 +34,29 @@ pub(super) const fn prefix_len(family: Family) -> Option<usize> {
         Family::Feed => Some(8),
         // Read by whole key, or scanned widely.
         Family::Inode | Family::Blob | Family::Hot | Family::Meta => None,
+    }
+}
+
+/// How often the row of a key is written before it is deleted, which says how it may be deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Life {
+    /// Any number of times.
+    Overwritten,
+    /// Once, as long as it exists.
+    WrittenOnce,
+    /// Seldom more than once. It is deleted before it is written again, so that RocksDB sees one
+    /// write per deletion; a deletion is left out where nothing is stored.
+    Watched,
+}
+
+/// The same for all time: RocksDB must never see both kinds of deletion for one key.
+pub(super) fn life_of(family: Family, key: &[u8]) -> Life {
+    match family {
+        // Temporary files: a name comes, and goes again soon. Hot bytes go when they are drained.
+        Family::Dentry | Family::Hot => Life::Watched,
+        // Receipts: an operation that has one is not executed again.
+        Family::Meta if key.first() == Some(&b'O') => Life::WrittenOnce,
+        _ => Life::Overwritten,
     }
 }
 
@@ -46,12 +77,16 @@ pub(super) fn db_options(write_buffer_bytes: usize) -> Options {
 }
 
 /// The column families: one per [`Family`], and the default one for the store's own rows.
-pub(super) fn families(cache: &Cache, write_buffer_bytes: usize) -> Vec<ColumnFamilyDescriptor> {
+pub(super) fn families(
+    cache: &Cache,
+    write_buffer_bytes: usize,
+    needed: &Needed,
+) -> Vec<ColumnFamilyDescriptor> {
     let mut all = vec![ColumnFamilyDescriptor::new("default", base_options(cache, write_buffer_bytes))];
     for family in Family::ALL {
         all.push(ColumnFamilyDescriptor::new(
             family.name(),
-            family_options(family, cache, write_buffer_bytes),
+            family_options(family, cache, write_buffer_bytes, needed),
         ));
     }
     all
@@ -75,10 +110,17 @@ fn base_options(cache: &Cache, write_buffer_bytes: usize) -> Options {
     options
 }
 
-fn family_options(family: Family, cache: &Cache, write_buffer_bytes: usize) -> Options {
+fn family_options(family: Family, cache: &Cache, write_buffer_bytes: usize, needed: &Needed) -> Options {
     let mut options = base_options(cache, write_buffer_bytes);
     if let Some(len) = prefix_len(family) {
         options.set_prefix_extractor(SliceTransform::create_fixed_prefix(len));
+    }
+    if let Family::Dentry | Family::Inode | Family::Small | Family::Meta | Family::Feed = family {
+        options.add_compact_on_deletion_collector_factory(DELETIONS_AMONG, DELETIONS, DELETIONS_SHARE);
+    }
+    if family.is_history() {
+        options.set_compaction_filter_factory(needed.filters(family));
+        options.set_periodic_compaction_seconds(HISTORY_REVIEW.as_secs());
     }
     if family == Family::Hot {
         options.set_enable_blob_files(true);

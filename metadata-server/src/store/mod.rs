@@ -4,6 +4,8 @@
 //! and the applied log position is written in the same batch as the rows, so what a crash leaves
 //! is always the exact state at some log position.
 
+mod churn;
+mod history;
 mod keyspace;
 mod meta;
 mod poison;
@@ -14,6 +16,7 @@ mod state_db;
 #[cfg(test)]
 mod tests;
 mod txn;
+mod upkeep;
 
 pub use meta::{LogPosition, StoreMeta};
 pub use poison::Poison;

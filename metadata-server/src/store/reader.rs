@@ -6,7 +6,7 @@ use super::{
     scan::{merged, read_options},
 };
 use crate::state::{Family, Read, Row};
-use rocksdb::{DB, Snapshot};
+use rocksdb::{DB, DBPinnableSlice, ReadOptions, Snapshot};
 use sitefs_base::{Error, Result};
 use std::{fmt, sync::Arc};
 
@@ -27,6 +27,11 @@ struct Point {
 impl Reader {
     pub(super) fn new(db: Option<Arc<DB>>, poison: Poison) -> Self {
         Self { point: db.map(|db| Arc::new(Point::new(db))), poison }
+    }
+
+    /// The sequence number of the database when this reader was made.
+    pub(super) fn sequence(&self) -> Result<u64> {
+        Ok(self.point()?.snapshot.sequence_number())
     }
 
     fn point(&self) -> Result<&Point> {
@@ -51,6 +56,18 @@ impl Read for Reader {
         let point = self.point()?;
         let handle = handle(&point.db, family)?;
         point.snapshot.get_cf(handle, key).map_err(|error| self.poison.set(failed("reading a row", error)))
+    }
+
+    fn get_many(&self, family: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        let point = self.point()?;
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&point.snapshot);
+        let values = point.db.batched_multi_get_cf_opt(handle(&point.db, family)?, keys, false, &options);
+        let value = |found: std::result::Result<Option<DBPinnableSlice<'_>>, rocksdb::Error>| match found {
+            Ok(value) => Ok(value.map(|bytes| bytes.to_vec())),
+            Err(error) => Err(self.poison.set(failed("reading rows", error))),
+        };
+        values.into_iter().map(value).collect()
     }
 
     fn scan(&self, family: Family, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Row>> {

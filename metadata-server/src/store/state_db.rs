@@ -1,15 +1,18 @@
 //! The state database of one group.
 
 use super::{
+    churn::Churn,
+    history::Needed,
     keyspace,
     meta::{LogPosition, StoreMeta},
     poison::Poison,
     reader::{Reader, handle},
     rocks::{self, failed},
     txn::{META_KEY, Txn},
+    upkeep::needed_now,
 };
-use crate::state::Family;
-use rocksdb::{Cache, ColumnFamily, DB, FlushOptions, Options, checkpoint::Checkpoint};
+use crate::state::{Family, Retention};
+use rocksdb::{Cache, ColumnFamily, DB, Options, checkpoint::Checkpoint};
 use sitefs_base::{Error, Result};
 use std::{
     fmt,
@@ -43,33 +46,37 @@ impl Default for StoreOptions {
 /// The rows of one group. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
-struct Shared {
-    dir: PathBuf,
-    options: StoreOptions,
+pub(super) struct Shared {
+    pub(super) dir: PathBuf,
+    pub(super) options: StoreOptions,
     cache: Cache,
+    pub(super) needed: Needed,
+    pub(super) churn: Mutex<Churn>,
     // Empty only inside `replace`, and after a `replace` that failed.
     db: RwLock<Option<Arc<DB>>>,
     writer: Mutex<()>,
     meta: Mutex<StoreMeta>,
-    flushed: Mutex<Option<LogPosition>>,
+    pub(super) flushed: Mutex<Option<LogPosition>>,
 }
 
 impl Store {
     /// Opens the database in `dir`, or makes one in a new or empty directory.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self> {
         let cache = Cache::new_lru_cache(options.cache_bytes);
-        let db = open_db(dir, &options, &cache)?;
-        let meta = read_meta(&db)?;
+        let needed = Needed::default();
+        let (db, meta) = open_db(dir, &options, &cache, &needed)?;
         let shared = Shared {
             dir: dir.to_owned(),
             options,
             cache,
+            needed,
+            churn: Mutex::default(),
             flushed: Mutex::new(meta.applied),
             meta: Mutex::new(meta),
-            db: RwLock::new(Some(Arc::new(db))),
+            db: RwLock::new(Some(db)),
             writer: Mutex::new(()),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -88,8 +95,9 @@ impl Store {
         let db = self.db()?;
         let mut txn = Txn::new(&db, &self.shared.options.poison, self.meta());
         let value = change(&mut txn)?;
-        let meta = txn.commit()?;
+        let meta = txn.commit(&mut lock(&self.shared.churn))?;
         *lock(&self.shared.meta) = meta;
+        self.flush_if_churned(&db)?;
         Ok(value)
     }
 
@@ -106,19 +114,6 @@ impl Store {
     /// The last log entry that a crash cannot take away any more: the log is needed only after it.
     pub fn flushed(&self) -> Option<LogPosition> {
         *lock(&self.shared.flushed)
-    }
-
-    /// Writes all rows to disk and returns the log position that is safe now.
-    pub fn flush(&self) -> Result<Option<LogPosition>> {
-        let db = self.db()?;
-        let applied = self.applied();
-        let mut wait = FlushOptions::default();
-        wait.set_wait(true);
-        db.flush_cfs_opt(&handles(&db)?, &wait)
-            .map_err(|error| self.shared.options.poison.set(failed("flushing the state database", error)))?;
-        let mut flushed = lock(&self.shared.flushed);
-        *flushed = applied.max(*flushed);
-        Ok(*flushed)
     }
 
     /// Makes a copy in `dir`, which must not exist, of hard links and a few small files. The copy
@@ -149,52 +144,18 @@ impl Store {
         let mut slot = self.shared.db.write().unwrap_or_else(PoisonError::into_inner);
         let old = slot.take().ok_or_else(|| Error::fenced("the store is closed"))?;
         let result = close(old).and_then(|()| swap()).and_then(|()| {
-            let db = open_db(&self.shared.dir, &self.shared.options, &self.shared.cache)?;
-            let meta = read_meta(&db)?;
-            Ok((db, meta))
+            open_db(&self.shared.dir, &self.shared.options, &self.shared.cache, &self.shared.needed)
         });
         let (db, meta) = result.map_err(|error| {
             self.shared.options.poison.set(error.while_doing("replacing the state database"))
         })?;
         *lock(&self.shared.flushed) = meta.applied;
         *lock(&self.shared.meta) = meta;
-        *slot = Some(Arc::new(db));
+        *slot = Some(db);
         Ok(())
     }
 
-    /// Bytes on disk and in write buffers, roughly.
-    pub fn size(&self) -> Result<u64> {
-        let db = self.db()?;
-        let mut bytes = 0;
-        for family in handles(&db)? {
-            for property in [
-                "rocksdb.total-sst-files-size",
-                "rocksdb.total-blob-file-size",
-                "rocksdb.size-all-mem-tables",
-            ] {
-                let value = db
-                    .property_int_value_cf(family, property)
-                    .map_err(|error| failed("asking for the size of the state database", error))?;
-                bytes += value.unwrap_or(0);
-            }
-        }
-        Ok(bytes)
-    }
-
-    /// Fails, and from then on always, if the database met an error in the background.
-    pub fn check(&self) -> Result<()> {
-        let db = self.db()?;
-        let errors = db.property_int_value("rocksdb.background-errors").ok().flatten().unwrap_or(0);
-        match errors {
-            0 => Ok(()),
-            count => Err(self.shared.options.poison.set(Error::unavailable(format!(
-                "the state database met {count} errors in the background: see {}",
-                self.shared.dir.join("LOG").display()
-            )))),
-        }
-    }
-
-    fn db(&self) -> Result<Arc<DB>> {
+    pub(super) fn db(&self) -> Result<Arc<DB>> {
         self.shared.options.poison.check()?;
         let slot = self.shared.db.read().unwrap_or_else(PoisonError::into_inner);
         slot.clone().ok_or_else(|| Error::fenced("the store is closed"))
@@ -210,13 +171,26 @@ impl fmt::Debug for Store {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn open_db(dir: &Path, options: &StoreOptions, cache: &Cache) -> Result<DB> {
+/// Opens the database and reads what is on disk: its position, and what history is needed.
+fn open_db(
+    dir: &Path,
+    options: &StoreOptions,
+    cache: &Cache,
+    needed: &Needed,
+) -> Result<(Arc<DB>, StoreMeta)> {
     let buffers = options.write_buffer_bytes;
-    rocks::open(dir, MARK, &keyspace::db_options(buffers), keyspace::families(cache, buffers))
+    // Compactions that begin while the database is being opened go by no other database's rows.
+    needed.opened(0, Retention::default());
+    let families = keyspace::families(cache, buffers, needed);
+    let db = Arc::new(rocks::open(dir, MARK, &keyspace::db_options(buffers), families)?);
+    let meta = read_meta(&db)?;
+    let (sequence, retention) = needed_now(&db, &options.poison)?;
+    needed.opened(sequence, retention);
+    Ok((db, meta))
 }
 
 fn read_meta(db: &DB) -> Result<StoreMeta> {
@@ -224,7 +198,7 @@ fn read_meta(db: &DB) -> Result<StoreMeta> {
     row.map_or_else(|| Ok(StoreMeta::default()), |bytes| StoreMeta::decode(&bytes))
 }
 
-fn handles(db: &DB) -> Result<Vec<&ColumnFamily>> {
+pub(super) fn handles(db: &DB) -> Result<Vec<&ColumnFamily>> {
     let default =
         db.cf_handle("default").ok_or_else(|| Error::internal("the database has no default family"))?;
     let families = Family::ALL.into_iter().map(|family| handle(db, family));

@@ -1,5 +1,8 @@
 //! What the store promises to `state` and to `raft`.
 
+mod churn;
+mod history;
+
 use super::{LogPosition, Store, StoreOptions};
 use crate::state::{Family, MemoryView, Read, View};
 use proptest::prelude::*;
@@ -209,4 +212,17 @@ fn a_database_without_current_is_damage_and_not_a_wrong_directory() {
     let error = Store::open(&dir.path().join("state"), StoreOptions::default()).err().unwrap();
     assert_eq!(error.kind(), Kind::Corrupt, "{error}");
     assert!(error.doing().contains("CURRENT"), "{error}");
+}
+
+#[test]
+fn a_damaged_volume_is_named_when_the_database_is_opened() {
+    let (dir, store) = store();
+    put(&store, 1, b"V-volume-");
+    // What is needed cannot be read, but everything else is on disk.
+    assert_eq!(store.flush().unwrap_err().kind(), Kind::Corrupt);
+    assert_eq!(store.flushed(), Some(at(1)));
+    drop(store);
+    let error = Store::open(&dir.path().join("state"), StoreOptions::default()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt);
+    assert!(error.doing().contains("562d766f6c756d652d of family m"), "{error}");
 }

@@ -13,6 +13,7 @@ mod names;
 mod past;
 mod pins;
 pub(crate) mod reference;
+pub(crate) mod samples;
 mod sessions;
 mod volumes;
 mod xattrs;

@@ -1,0 +1,308 @@
+//! The cases, in an order in which each finds the files that it needs.
+
+use super::{
+    Measured, cell,
+    cell::{Cell, FILE_LEN, made, unexpected},
+    cpu, micros, note,
+};
+use crate::say;
+use rustix::time::ClockId::{ProcessCPUTime, ThreadCPUTime};
+use sitefs_base::{Content, Digest, Error, Extent, InodeId, Name, Result, op::*};
+use std::{fs, path::Path};
+
+/// Files per directory, but for the large one.
+const PER_DIRECTORY: u64 = 1_000;
+/// Blobs that one grant asks for.
+const GRANTED: u64 = 1_000;
+
+/// The tree so far, and chance from a fixed seed.
+struct Tree {
+    cell: Cell,
+    directories: Vec<InodeId>,
+    files: u64,
+    random: u64,
+}
+
+pub(super) fn run(dir: &Path, million: u64) -> Result<Vec<Measured>> {
+    let mut found = Vec::new();
+    let mut tree = Tree { cell: Cell::new(dir)?, directories: Vec::new(), files: 0, random: 1 };
+    say(&format!("making {million} files"));
+    tree.grow(million * 3 / 10)?;
+    disk(&mut found, &tree, dir)?;
+    tree.grow(million * 6 / 10)?;
+    creates(&mut found, &mut tree, million / 10)?;
+    disk(&mut found, &tree, dir)?;
+    overwrites(&mut found, &mut tree, million / 10)?;
+    lookups(&mut found, &mut tree, million / 10)?;
+    churn(&mut found, &mut tree, million / 5)?;
+    large_directory(&mut found, &mut tree, million)?;
+    disk(&mut found, &tree, dir)?;
+    Ok(found)
+}
+
+impl Tree {
+    fn random(&mut self, below: u64) -> u64 {
+        // Knuth's MMIX generator; its high bits are good enough to pick files.
+        self.random = self.random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.random >> 33) % below
+    }
+
+    fn digest(&mut self) -> Digest {
+        let mut raw = [0; 64];
+        for part in raw.chunks_exact_mut(4) {
+            let bits = self.random(1 << 31) as u32 ^ (self.random as u32 >> 5);
+            part.copy_from_slice(&bits.to_be_bytes());
+        }
+        Digest::new(raw)
+    }
+
+    /// Grants for new blobs.
+    fn uploads(&mut self, count: u64) -> Result<Vec<Uploaded>> {
+        let mut uploads = Vec::new();
+        while (uploads.len() as u64) < count {
+            let missing = GRANTED.min(count - uploads.len() as u64);
+            let digests: Vec<Digest> = (0..missing).map(|_| self.digest()).collect();
+            uploads.extend(self.cell.upload(&digests)?);
+        }
+        Ok(uploads)
+    }
+
+    /// Makes files until there are `more`, with everything that belongs to one.
+    fn grow(&mut self, more: u64) -> Result<()> {
+        let mut left = more;
+        while left > 0 {
+            let uploads = self.uploads(GRANTED.min(left))?;
+            for upload in &uploads {
+                self.create(upload)?;
+                self.cell.verified(upload)?;
+            }
+            left -= uploads.len() as u64;
+        }
+        self.cell.rest()
+    }
+
+    fn create(&mut self, upload: &Uploaded) -> Result<()> {
+        if self.files.is_multiple_of(PER_DIRECTORY) {
+            let name = format!("directory-{:06}", self.directories.len());
+            self.directories.push(self.cell.mkdir(place(InodeId::ROOT, &name)?)?);
+        }
+        let at = self.place(self.files)?;
+        self.files += 1;
+        self.publish(at, upload)
+    }
+
+    fn publish(&mut self, at: Place, upload: &Uploaded) -> Result<()> {
+        let ino = self.cell.number()?;
+        let link = Some(Publish { at, exclusive: false });
+        self.commit(Commit { link, create: Some(cell::owner()), ..blob(ino, upload) })
+    }
+
+    fn commit(&mut self, commit: Commit) -> Result<()> {
+        made(self.cell.op(Op::Commit(commit))?).map(drop)
+    }
+
+    fn place(&self, file: u64) -> Result<Place> {
+        let directory = self.directories.get((file / PER_DIRECTORY) as usize);
+        place(*directory.ok_or_else(|| unexpected("a directory"))?, &format!("a-file-{file:010}.php"))
+    }
+}
+
+fn place(parent: InodeId, name: &str) -> Result<Place> {
+    Ok(Place { parent, name: Name::new(name.as_bytes())? })
+}
+
+/// The commit of a file that is one blob.
+fn blob(ino: InodeId, upload: &Uploaded) -> Commit {
+    let extent = Extent { offset: 0, len: FILE_LEN, digest: upload.digest, blob_offset: 0 };
+    let changed = vec![ChunkLayout { chunk: 0, extents: vec![extent] }];
+    Commit {
+        ino,
+        expect_cver: None,
+        content: Some(NewContent::Chunks { size: u64::from(FILE_LEN), changed }),
+        set: SetAttr::default(),
+        changed: None,
+        create: None,
+        link: None,
+        uploaded: vec![upload.clone()],
+    }
+}
+
+fn small(ino: InodeId, at: Place) -> Commit {
+    Commit {
+        ino,
+        expect_cver: None,
+        content: Some(NewContent::Inline(vec![b'x'; 100].into())),
+        set: SetAttr::default(),
+        changed: None,
+        create: Some(cell::owner()),
+        link: Some(Publish { at, exclusive: false }),
+        uploaded: Vec::new(),
+    }
+}
+
+/// Bytes of all files of the database, once everything is compacted.
+fn disk(found: &mut Vec<Measured>, tree: &Tree, dir: &Path) -> Result<()> {
+    tree.cell.store.flush()?;
+    tree.cell.store.compact_all()?;
+    tree.cell.rest()?;
+    let sizes = fs::read_dir(dir).and_then(|names| {
+        names.map(|name| name.and_then(|name| name.metadata())).try_fold(0, |sum, meta| Ok(sum + meta?.len()))
+    });
+    let bytes = sizes.map_err(|error| Error::io("reading the size of the database", error))?;
+    let per_file = bytes as f64 / tree.files as f64;
+    note(found, format!("bytes on disk per file, {} files", tree.files), "bytes", per_file, 200.0);
+    Ok(())
+}
+
+fn creates(found: &mut Vec<Measured>, tree: &mut Tree, count: u64) -> Result<()> {
+    let uploads = tree.uploads(count)?;
+    tree.cell.rest()?;
+    let ((), time) = cpu(ProcessCPUTime, || {
+        uploads.iter().try_for_each(|upload| tree.create(upload))?;
+        tree.cell.rest()
+    })?;
+    note(found, "create a file of one blob, flushed and compacted", "us", micros(time, count), 45.0);
+    uploads.iter().try_for_each(|upload| tree.cell.verified(upload))
+}
+
+fn overwrites(found: &mut Vec<Measured>, tree: &mut Tree, count: u64) -> Result<()> {
+    let uploads = tree.uploads(count)?;
+    let reader = tree.cell.store.reader();
+    let mut inodes = Vec::new();
+    for _ in 0..count {
+        let file = tree.random(tree.files);
+        let AnswerBody::Inode(Some(inode)) = tree.cell.ask(&reader, &Query::Lookup { at: tree.place(file)? })?
+        else {
+            return Err(unexpected("a lookup"));
+        };
+        inodes.push(inode.attr.ino);
+    }
+    drop(reader);
+    tree.cell.rest()?;
+    let ((), time) = cpu(ProcessCPUTime, || {
+        for (ino, upload) in inodes.iter().zip(&uploads) {
+            tree.commit(blob(*ino, upload))?;
+        }
+        tree.cell.rest()
+    })?;
+    note(found, "overwrite a file, history kept, flushed and compacted", "us", micros(time, count), 45.0);
+    uploads.iter().try_for_each(|upload| tree.cell.verified(upload))
+}
+
+fn lookups(found: &mut Vec<Measured>, tree: &mut Tree, count: u64) -> Result<()> {
+    tree.cell.rest()?;
+    let reader = tree.cell.store.reader();
+    for (what, goal) in [("look up a name that exists", 12.0), ("look up a name that does not exist", 2.0)] {
+        let exists = goal > 2.0;
+        let mut places = Vec::new();
+        for _ in 0..count {
+            let file = tree.random(tree.files);
+            let at = tree.place(file)?;
+            places.push(if exists { at } else { place(at.parent, &format!("absent-{file:08}.php"))? });
+        }
+        // Once before, so that the caches hold what they can.
+        for timed in [false, true] {
+            let (hits, time) = cpu(ThreadCPUTime, || {
+                let mut hits = 0;
+                for at in &places {
+                    let body = tree.cell.ask(&reader, &Query::Lookup { at: at.clone() })?;
+                    hits += u64::from(matches!(body, AnswerBody::Inode(Some(_))));
+                }
+                Ok(hits)
+            })?;
+            if hits != if exists { count } else { 0 } {
+                return Err(unexpected("a lookup"));
+            }
+            if timed {
+                note(found, what, "us", micros(time, count), goal);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A directory that loses as many names as it gets, and keeps a thousand.
+fn churn(found: &mut Vec<Measured>, tree: &mut Tree, count: u64) -> Result<()> {
+    let kept = PER_DIRECTORY;
+    let dir = tree.cell.mkdir(place(InodeId::ROOT, "churned")?)?;
+    for file in 0..kept {
+        let ino = tree.cell.number()?;
+        tree.commit(small(ino, place(dir, &format!("kept-{file:06}"))?))?;
+    }
+    tree.cell.rest()?;
+    let (mut worst, mut last) = (0.0_f64, 0.0);
+    let (mut listing, mut listings) = (std::time::Duration::ZERO, 0_u32);
+    let ((), time) = cpu(ProcessCPUTime, || {
+        for round in 0..count {
+            let at = place(dir, &format!("kept-{:06}-tmp-{round:08x}", tree.random(kept)))?;
+            let ino = tree.cell.number()?;
+            tree.commit(small(ino, at.clone()))?;
+            tree.cell.op(Op::Unlink { at })?;
+            if round % 97 == 96 || round + 1 == count {
+                let took = list(tree, dir, kept)?;
+                listing += took;
+                listings += 1;
+                last = took.as_secs_f64() * 1e3;
+                worst = worst.max(last);
+            }
+        }
+        tree.cell.rest()
+    })?;
+    note(found, "create and remove a small file (two mutations)", "us", micros(time.saturating_sub(listing), count), 90.0);
+    let what = |which: &str| format!("list {kept} entries with their inodes, {which} {count} create+unlink");
+    note(found, what("after"), "ms", last, 1.0);
+    note(found, what("mean among"), "ms", listing.as_secs_f64() * 1e3 / f64::from(listings), 1.0);
+    note(found, what("worst among"), "ms", worst, 1.0);
+    Ok(())
+}
+
+fn list(tree: &Tree, dir: InodeId, expected: u64) -> Result<std::time::Duration> {
+    let reader = tree.cell.store.reader();
+    let question = Query::ReadDir { dir, after: None, limit: sitefs_base::limits::LISTING_PAGE };
+    let (body, time) = cpu(ThreadCPUTime, || tree.cell.ask(&reader, &question))?;
+    let AnswerBody::Entries { entries, complete: true, .. } = body else {
+        return Err(unexpected("a listing"));
+    };
+    let whole = entries.iter().all(|entry| matches!(entry.inode.content, Content::Inline(_)));
+    if entries.len() as u64 != expected || !whole {
+        return Err(unexpected("a listing"));
+    }
+    Ok(time)
+}
+
+/// Creates in a directory of a million entries and in a new one, in turns.
+fn large_directory(found: &mut Vec<Measured>, tree: &mut Tree, million: u64) -> Result<()> {
+    let large = tree.cell.mkdir(place(InodeId::ROOT, "large")?)?;
+    let mut made = 0;
+    while made < million {
+        for upload in tree.uploads(GRANTED.min(million - made))? {
+            tree.publish(place(large, &format!("a-file-{made:010}.jpg"))?, &upload)?;
+            tree.cell.verified(&upload)?;
+            made += 1;
+        }
+    }
+    tree.files += made;
+    tree.cell.rest()?;
+    let empty = tree.cell.mkdir(place(InodeId::ROOT, "empty")?)?;
+    let rounds = 20;
+    let each = (million / 1_000).max(10);
+    let mut times = [std::time::Duration::ZERO; 2];
+    for round in 0..rounds {
+        for (dir, time) in [large, empty].into_iter().zip(&mut times) {
+            let uploads = tree.uploads(each)?;
+            let ((), took) = cpu(ThreadCPUTime, || {
+                for (number, upload) in uploads.iter().enumerate() {
+                    let random = tree.random(1 << 31);
+                    tree.publish(place(dir, &format!("b-file-{random:010}-{round}-{number}"))?, upload)?;
+                }
+                Ok(())
+            })?;
+            *time += took;
+        }
+    }
+    tree.files += 2 * rounds * each;
+    let [large, empty] = times.map(|time| micros(time, rounds * each));
+    note(found, "create in an empty directory, this thread alone", "us", empty, 45.0);
+    note(found, format!("create in a directory of {million} entries, times that"), "x", large / empty, 1.2);
+    Ok(())
+}
