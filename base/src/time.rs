@@ -10,6 +10,7 @@ use std::{
 
 /// A moment: whole seconds since 1970-01-01 UTC (may be negative) plus nanoseconds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default, Debug)]
+#[serde(try_from = "(i64, u32)")]
 pub struct Time {
     secs: i64,
     nanos: u32,
@@ -31,10 +32,13 @@ impl Time {
     pub const fn nanos(self) -> u32 {
         self.nanos
     }
-    /// The first representable moment after this one.
+    /// The first representable moment after this one; of the last one itself.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self::new(self.secs, self.nanos + 1)
+        match self {
+            Self { secs: i64::MAX, nanos: 999_999_999 } => self,
+            Self { secs, nanos } => Self::new(secs, nanos + 1),
+        }
     }
     /// This moment moved by `duration` into the future, at most to the last representable one.
     #[must_use]
@@ -52,6 +56,17 @@ impl Time {
         let nanos =
             if borrow { self.nanos + 1_000_000_000 - earlier.nanos } else { self.nanos - earlier.nanos };
         Duration::new(u64::try_from(secs).unwrap_or(0), nanos)
+    }
+}
+
+/// What is stored is checked: everything else relies on less than a second of nanoseconds.
+impl TryFrom<(i64, u32)> for Time {
+    type Error = Error;
+    fn try_from((secs, nanos): (i64, u32)) -> Result<Self> {
+        match nanos {
+            0..1_000_000_000 => Ok(Self { secs, nanos }),
+            _ => Err(Error::invalid(format!("{nanos} nanoseconds are a second or more"))),
+        }
     }
 }
 

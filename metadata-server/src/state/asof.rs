@@ -8,7 +8,8 @@ use super::{
     history::{self, Life},
     keys,
     moments::{self, Point},
-    reads, rows,
+    reads,
+    rows::{self, ChunkRow, DentryRow, DirRow, InodeRow, XattrRow},
     stop::{Step, Stop},
     view::Row,
 };
@@ -66,8 +67,11 @@ impl AsOf<'_> {
         let Some((key, value)) = self.read.scan(history, &prefix, &from, 1)?.pop() else {
             return Ok(None);
         };
-        let holds = history::life_of(history, &key, &value)?.holds(self.seq);
-        Ok(holds.then_some(value))
+        if !history::life_of(history, &key, &value)?.holds(self.seq) {
+            return Ok(None);
+        }
+        check(history, &key, &value)?;
+        Ok(Some(value))
     }
 }
 
@@ -144,10 +148,23 @@ impl AsOf<'_> {
             // comes because what follows it in its history keys counts as behind it.
             pages.skip_to(reads::after(&keys::died(family, plain, Seq::new(u64::MAX))));
             if born <= self.seq && plain >= from {
+                check(pages.family, &key, &value)?;
                 return Ok(Some((plain.to_vec(), value)));
             }
         }
         Ok(None)
+    }
+}
+
+/// Decodes a superseded row before it is handed out under the key that it had: damage is told with the
+/// key under which it stands.
+fn check(history: Family, key: &[u8], value: &[u8]) -> Result<()> {
+    match history {
+        Family::DentryHistory => rows::decode::<DentryRow>(history, key, value).map(drop),
+        Family::InodeHistory => rows::decode::<InodeRow>(history, key, value).map(drop),
+        Family::ChunkHistory => rows::decode::<ChunkRow>(history, key, value).map(drop),
+        _ if key.get(8) == Some(&b'A') => rows::decode::<DirRow>(history, key, value).map(drop),
+        _ => rows::decode::<XattrRow>(history, key, value).map(drop),
     }
 }
 

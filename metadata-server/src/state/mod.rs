@@ -9,6 +9,7 @@ mod apply;
 mod asof;
 mod attrs;
 mod blobs;
+mod bounds;
 mod checksum;
 mod command;
 mod commit;

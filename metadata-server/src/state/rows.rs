@@ -2,7 +2,7 @@
 //!
 //! A struct may only change together with [`VERSION`] and a decoder for the old form.
 
-use super::{Family, Read, VolumeLimits};
+use super::{Family, Read, VolumeLimits, bounds};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sitefs_base::{
@@ -64,7 +64,9 @@ pub(super) struct InodeRow {
     pub uid: u32,
     pub gid: u32,
     pub nlink: u32,
+    #[serde(deserialize_with = "bounds::count")]
     pub size: u64,
+    #[serde(deserialize_with = "bounds::count")]
     pub allocated: u64,
     pub rdev: u32,
     pub atime: Time,
@@ -74,6 +76,7 @@ pub(super) struct InodeRow {
     pub flags: AttrFlags,
     /// The directory that holds this directory; of the root itself. Only of directories.
     pub parent: Option<InodeId>,
+    #[serde(deserialize_with = "bounds::content")]
     pub content: Content,
 }
 
@@ -113,6 +116,7 @@ impl InodeRow {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct ChunkRow {
     pub born: Seq,
+    #[serde(deserialize_with = "bounds::extents")]
     pub extents: Vec<Extent>,
 }
 
@@ -134,12 +138,16 @@ pub(super) struct XattrRow {
 /// The volume's seq at the end of a second.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct SecondRow {
+    #[serde(deserialize_with = "bounds::count")]
     pub seq: Seq,
     /// The volume's `history_bytes` at that moment.
+    #[serde(deserialize_with = "bounds::count")]
     pub history_bytes: u64,
     /// The volume's `bytes_used` at that moment.
+    #[serde(deserialize_with = "bounds::count")]
     pub bytes_used: u64,
     /// The volume's `inodes_used` at that moment.
+    #[serde(deserialize_with = "bounds::count")]
     pub inodes_used: u64,
 }
 
@@ -242,9 +250,13 @@ pub(super) struct GroupRow {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct CountersRow {
     pub last_at: Time,
+    #[serde(deserialize_with = "bounds::count")]
     pub commands: u64,
+    #[serde(deserialize_with = "bounds::count")]
     pub generations: u64,
+    #[serde(deserialize_with = "bounds::count")]
     pub sites: u64,
+    #[serde(deserialize_with = "bounds::count")]
     pub volumes: u64,
 }
 
@@ -261,21 +273,29 @@ pub(super) struct VolumeRow {
     pub limits: VolumeLimits,
     pub settings: VolumeSettings,
     pub created_at: Time,
+    #[serde(deserialize_with = "bounds::count")]
     pub seq: Seq,
+    #[serde(deserialize_with = "bounds::count")]
     pub next_ino: InodeId,
+    #[serde(deserialize_with = "bounds::count")]
     pub bytes_used: u64,
+    #[serde(deserialize_with = "bounds::count")]
     pub inodes_used: u64,
     /// The second of the last mutation.
     pub second: i64,
     /// The seq at the end of the second with activity before `second`.
+    #[serde(deserialize_with = "bounds::count")]
     pub second_floor: Seq,
     /// Events up to this seq are no longer in the feed.
+    #[serde(deserialize_with = "bounds::count")]
     pub feed_floor: Seq,
     /// The oldest seq that still has full history.
+    #[serde(deserialize_with = "bounds::count")]
     pub horizon: Seq,
     /// Older seqs that are kept alive, ascending.
     pub pins: Vec<Seq>,
     /// Bytes of all rows that went to history so far, with the content that only they name.
+    #[serde(deserialize_with = "bounds::count")]
     pub history_bytes: u64,
     /// How many of these bytes history may hold beside pins; as many as the volume itself if not set.
     pub history_limit: Option<u64>,

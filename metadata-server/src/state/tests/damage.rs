@@ -1,53 +1,5 @@
-use super::{
-    super::{rows::*, *},
-    harness::*,
-};
-use proptest::prelude::*;
-use serde::{Deserialize, Serialize};
+use super::{super::*, harness::*};
 use sitefs_base::{Kind, Time, op::*};
-
-/// Arbitrary bytes are refused as corrupt, or are a row that can be stored again.
-fn try_row<T: Serialize + for<'de> Deserialize<'de>>(value: &[u8]) {
-    match decode::<T>(Family::Meta, b"key", value) {
-        Ok(row) => assert!(encode(&row).is_ok()),
-        Err(error) => assert_eq!(error.kind(), Kind::Corrupt),
-    }
-}
-
-proptest! {
-    #[test]
-    fn arbitrary_bytes_never_panic(mut value in prop::collection::vec(any::<u8>(), 0..400), good in any::<bool>()) {
-        if good && let Some(version) = value.first_mut() {
-            *version = VERSION;
-        }
-        try_row::<DentryRow>(&value);
-        try_row::<InodeRow>(&value);
-        try_row::<ChunkRow>(&value);
-        try_row::<DirRow>(&value);
-        try_row::<XattrRow>(&value);
-        try_row::<SecondRow>(&value);
-        try_row::<FeedRow>(&value);
-        try_row::<BlobRow>(&value);
-        try_row::<UploadRow>(&value);
-        try_row::<DoomedRow>(&value);
-        try_row::<UnverifiedRow>(&value);
-        try_row::<GroupRow>(&value);
-        try_row::<CountersRow>(&value);
-        try_row::<NameRow>(&value);
-        try_row::<VolumeRow>(&value);
-        try_row::<SessionRow>(&value);
-        try_row::<SnapshotRow>(&value);
-        try_row::<PinRow>(&value);
-        try_row::<OrphanRow>(&value);
-        try_row::<ReapRow>(&value);
-        try_row::<RestoreRow>(&value);
-        try_row::<CopyRow>(&value);
-        try_row::<RangeRow>(&value);
-        try_row::<ReceiptRow>(&value);
-        let hot = decode::<HotRow>(Family::Hot, b"key", &value);
-        prop_assert!(hot.map_or_else(|error| error.kind() == Kind::Corrupt, |_| true));
-    }
-}
 
 /// Runs whatever reads rows; every error must be "corrupt".
 fn read_everything(view: &MemoryView, cell: &Cell, ino: sitefs_base::InodeId) -> usize {

@@ -10,6 +10,8 @@ use std::{collections::HashMap, time::Duration};
 
 pub const ROOT: InodeId = InodeId::ROOT;
 pub const SESSION: SessionId = SessionId::new(7);
+/// What a full volume answers.
+pub const NO_SPACE: Errno = Errno::ENOSPC;
 pub const SITE: SiteId = SiteId::new(1);
 
 pub struct Cell {

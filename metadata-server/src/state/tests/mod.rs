@@ -2,16 +2,18 @@
 
 mod appends;
 mod attrs;
+mod bad_input;
 mod blobs;
 mod content;
 mod damage;
+mod fuzz;
 mod harness;
 mod history;
 mod invariants;
-mod model;
 mod names;
 mod past;
 mod pins;
+pub(crate) mod reference;
 mod ranges;
 mod reap;
 mod restore;

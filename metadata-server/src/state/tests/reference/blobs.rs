@@ -1,0 +1,117 @@
+//! The blobs of a site: what a volume may name, and what it has to upload first.
+
+use sitefs_base::{
+    Digest, Errno, VolumeId,
+    op::{BlobWanted, Uploaded},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Blob {
+    pub generation: u64,
+    pub len: u32,
+    pub hot: bool,
+    pub verified: bool,
+    pub volumes: BTreeSet<VolumeId>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Upload {
+    pub digest: Digest,
+    pub len: u32,
+    pub volume: VolumeId,
+    pub verified: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Blobs {
+    pub present: BTreeMap<Digest, Blob>,
+    pub uploads: BTreeMap<u64, Upload>,
+    pub generations: u64,
+}
+
+impl Blobs {
+    fn draw(&mut self) -> u64 {
+        self.generations += 1;
+        self.generations
+    }
+
+    /// The generation to upload under; `None` if the volume has the blob.
+    pub fn grant(&mut self, volume: VolumeId, wanted: &BlobWanted) -> Option<u64> {
+        let known = |blob: &Blob| blob.verified && blob.len == wanted.len && blob.volumes.contains(&volume);
+        if self.present.get(&wanted.digest).is_some_and(known) {
+            return None;
+        }
+        let generation = self.draw();
+        let BlobWanted { digest, len } = *wanted;
+        self.uploads.insert(generation, Upload { digest, len, volume, verified: false });
+        Some(generation)
+    }
+
+    /// The volume names `len` bytes of a blob; `held`: the file that will name it did so before.
+    pub fn name(
+        &mut self,
+        volume: VolumeId,
+        (digest, len): (Digest, u64),
+        uploaded: &[Uploaded],
+        held: bool,
+    ) -> Result<(), Errno> {
+        let claimed = uploaded.iter().rev().find(|upload| upload.digest == digest);
+        let claimed = claimed.map(|upload| upload.generation.counter);
+        let upload = claimed.and_then(|generation| self.uploads.get(&generation));
+        let upload = upload.filter(|upload| upload.digest == digest && upload.volume == volume).cloned();
+        let proven = upload.as_ref().is_some_and(|upload| upload.verified);
+        match self.present.get(&digest) {
+            Some(blob) if blob.verified || !proven => {
+                let own = blob.volumes.contains(&volume);
+                let own = own && (blob.verified || claimed == Some(blob.generation));
+                if !own && !held && !proven {
+                    return Err(Errno::EAGAIN);
+                }
+            }
+            _ => {
+                let upload = upload.ok_or(Errno::EAGAIN)?;
+                let generation = claimed.unwrap();
+                self.uploads.remove(&generation);
+                let volumes = self.present.remove(&digest).map(|old| old.volumes).unwrap_or_default();
+                let Upload { len, verified, .. } = upload;
+                self.present.insert(digest, Blob { generation, len, hot: false, verified, volumes });
+            }
+        }
+        let blob = self.present.get_mut(&digest).unwrap();
+        blob.volumes.insert(volume);
+        if len > u64::from(blob.len) { Err(Errno::EINVAL) } else { Ok(()) }
+    }
+
+    /// The volume hands in the bytes themselves.
+    pub fn hand_in(&mut self, volume: VolumeId, digest: Digest, len: u32) -> Result<(), Errno> {
+        match self.present.get_mut(&digest) {
+            Some(blob) if blob.verified && blob.len != len => return Err(Errno::EINVAL),
+            Some(blob) if blob.verified => {}
+            _ => {
+                let generation = self.draw();
+                let volumes = self.present.remove(&digest).map(|old| old.volumes).unwrap_or_default();
+                self.present.insert(digest, Blob { generation, len, hot: true, verified: true, volumes });
+            }
+        }
+        self.present.get_mut(&digest).unwrap().volumes.insert(volume);
+        Ok(())
+    }
+
+    /// The cell has read the object: its bytes are right.
+    pub fn verified(&mut self, digest: Digest, generation: u64) {
+        if let Some(upload) = self.uploads.get_mut(&generation).filter(|upload| upload.digest == digest) {
+            upload.verified = true;
+        }
+        if let Some(blob) = self.present.get_mut(&digest).filter(|blob| blob.generation == generation) {
+            blob.verified = true;
+        }
+    }
+
+    /// The object store has the bytes that the cell held.
+    pub fn drained(&mut self, digest: Digest, generation: u64) {
+        if let Some(blob) = self.present.get_mut(&digest).filter(|blob| blob.generation == generation) {
+            blob.hot = false;
+        }
+    }
+}

@@ -1,0 +1,466 @@
+//! Random histories, executed by the model and by `state`.
+
+use super::{
+    model::{self, Model, VOLUMES},
+    steps::{At, Clock, Committing, Doing, Expect, History, Step, Target, Upload, Writing, history},
+    tree::{ACCESS, DEFAULT, Node},
+};
+use crate::state::{Command, MemoryView, VolumeLimits};
+use bytes::Bytes;
+use proptest::{
+    strategy::{Strategy, ValueTree},
+    test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner},
+};
+use sitefs_base::{
+    Digest, Extent, FileKind, Generation, InodeId, Moment, Name, Seq, SessionId, SnapshotName, Time, VolumeId,
+    limits::CHUNK_SIZE,
+    op::{
+        BlobWanted, ChunkLayout, Commit, Create, Extra, Grant, NewContent, Op, OpEnvelope, Place, Publish,
+        SetAttr, Uploaded,
+    },
+};
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
+
+/// The volume of each session.
+const SESSIONS: [VolumeId; 3] = [VOLUMES[0], VOLUMES[0], VOLUMES[1]];
+/// Which session a number means: the second volume has less to do.
+const TURNS: [usize; 8] = [0, 0, 0, 0, 1, 1, 1, 2];
+/// The blobs of a history; one is as long as a chunk, one is longer than bytes in a commit may be.
+const BLOB_LENS: [u32; 6] = [100, 600, 4096, 1 << 22, 70_000, 513];
+
+/// A mount as the cell sees it.
+#[derive(Default)]
+struct Client {
+    next_op: u64,
+    ack_below: u64,
+    sent: Vec<OpEnvelope>,
+    numbers: Vec<InodeId>,
+    grants: BTreeMap<Digest, Generation>,
+    open: bool,
+    /// Whether it has sent something since it was closed.
+    refused: bool,
+}
+
+/// A history in progress.
+pub struct Run {
+    pub model: Model,
+    clients: Vec<Client>,
+}
+
+pub fn digest(blob: u8) -> Digest {
+    Digest::new([blob + 1; 64])
+}
+
+fn len(blob: u8) -> u32 {
+    BLOB_LENS[blob as usize % BLOB_LENS.len()]
+}
+
+fn extent(chunk: u8, number: u8, blob: u8) -> Extent {
+    let offset = u64::from(chunk) * CHUNK_SIZE + u64::from(number) * 60;
+    Extent { offset, len: 50 - u32::from(number), digest: digest(blob), blob_offset: u32::from(number) * 7 }
+}
+
+impl Run {
+    pub fn new(history: &History) -> Self {
+        let limits = VolumeLimits { bytes: history.bytes, inodes: history.inodes };
+        let mut run = Self { model: Model::new(limits), clients: Vec::new() };
+        for who in 0..SESSIONS.len() {
+            run.clients.push(Client { next_op: 1, ..Client::default() });
+            run.open(who);
+        }
+        run
+    }
+
+    pub fn all(history: &History) -> Self {
+        let mut run = Self::new(history);
+        for step in &history.steps {
+            run.take(step);
+        }
+        run.model.check_past();
+        run
+    }
+
+    fn session(who: usize) -> SessionId {
+        SessionId::new(who as u128 + 7)
+    }
+
+    fn open(&mut self, who: usize) {
+        self.clients[who].open = true;
+        self.clients[who].numbers.clear();
+        self.model.open(SESSIONS[who], Self::session(who));
+    }
+
+    pub fn take(&mut self, step: &Step) {
+        let volume = |who: &u8| SESSIONS[TURNS[usize::from(*who) % TURNS.len()]];
+        let session = |who: &u8| TURNS[usize::from(*who) % TURNS.len()];
+        match step {
+            Step::Do(who, doing) => {
+                let who = session(who);
+                // Without a session everything is refused alike: once is enough.
+                if !self.clients[who].open && self.clients[who].refused {
+                    self.reopen(who);
+                }
+                self.clients[who].refused = !self.clients[who].open;
+                self.start(who, doing);
+            }
+            Step::Retry(who, back) => {
+                let sent = &self.clients[session(who)].sent;
+                let again = sent.iter().rev().nth(usize::from(*back)).cloned();
+                again.into_iter().for_each(|again| {
+                    let _ = self.model.send(SESSIONS[session(who)], &again);
+                });
+            }
+            Step::Acknowledge(who) => {
+                let client = &mut self.clients[session(who)];
+                client.ack_below = client.next_op;
+            }
+            Step::Clock(clock) => self.set_clock(*clock),
+            Step::Reopen(who) => {
+                self.close(session(who));
+                self.reopen(session(who));
+            }
+            Step::Close(who) => self.close(session(who)),
+            Step::Snapshot(of, name, back) => {
+                let at = back.map(|back| self.back(back));
+                self.model.snapshot(volume(of), snapshot(*name), at);
+            }
+            Step::DeleteSnapshot(of, name) => self.model.delete_snapshot(volume(of), snapshot(*name)),
+            Step::LookBack(of, reader, moment) => {
+                let moment = match moment {
+                    Ok(name) => Moment::Snapshot(snapshot(*name)),
+                    Err(back) => Moment::Time(self.back(*back)),
+                };
+                self.model.look_back(volume(of), Self::session(usize::from(*reader) + 100), moment);
+            }
+            Step::LookAway(of, reader) => {
+                self.model.look_away(volume(of), Self::session(usize::from(*reader) + 100));
+            }
+            Step::MoveHorizon(of, back) => {
+                let before = self.back(*back);
+                self.model.move_horizon(volume(of), before);
+            }
+            Step::Compact => self.model.compact(),
+            Step::Verified(pick) => self.verify(*pick),
+            Step::Drained(pick) => {
+                let hot = self.model.blobs.present.iter().filter(|(_, blob)| blob.hot);
+                let hot: Vec<_> = hot.map(|(digest, blob)| (*digest, blob.generation)).collect();
+                choose(&hot, *pick).into_iter().for_each(|(digest, generation)| {
+                    self.model.drained(digest, generation);
+                });
+            }
+        }
+    }
+
+    fn reopen(&mut self, who: usize) {
+        self.open(who);
+        let client = &mut self.clients[who];
+        (client.next_op, client.ack_below) = (1, 0);
+        client.sent.clear();
+    }
+
+    fn close(&mut self, who: usize) {
+        self.clients[who].open = false;
+        self.model.close(SESSIONS[who], Self::session(who));
+    }
+
+    fn verify(&mut self, pick: u8) {
+        let blobs = &self.model.blobs;
+        let uploads = blobs.uploads.iter().map(|(generation, upload)| (upload.digest, *generation));
+        let present = blobs.present.iter().map(|(digest, blob)| (*digest, blob.generation));
+        let all: Vec<_> = uploads.chain(present).collect();
+        if let Some((digest, generation)) = choose(&all, pick) {
+            self.model.verified(digest, generation);
+        }
+    }
+
+    /// A time in the past, or just now.
+    fn back(&self, secs: u8) -> Time {
+        let now = self.model.clock.max(self.model.last_at);
+        Time::new(now.secs() - i64::from(secs), 5)
+    }
+
+    fn set_clock(&mut self, clock: Clock) {
+        let now = self.model.clock;
+        self.model.clock = match clock {
+            Clock::NextSecond => now.plus(Duration::from_secs(1)),
+            Clock::Seconds(secs) => now.plus(Duration::from_secs(secs.into())),
+            Clock::Nanoseconds(nanos) => now.plus(Duration::from_nanos(nanos.into())),
+            Clock::Back(secs) => Time::new(now.secs() - i64::from(secs), now.nanos()),
+        };
+    }
+
+    fn op(&mut self, who: usize, body: Op) -> Option<Extra> {
+        let client = &mut self.clients[who];
+        let envelope = model::envelope(Self::session(who), (client.next_op, client.ack_below), body);
+        client.next_op += 1;
+        client.sent.push(envelope.clone());
+        let extra = self.model.send(SESSIONS[who], &envelope).ok().map(|outcome| outcome.extra);
+        match (&extra, &envelope.body) {
+            (Some(Extra::Inodes { first, count }), _) => {
+                let numbers = (0..u64::from(*count)).map(|more| InodeId::new(first.get() + more));
+                self.clients[who].numbers.extend(numbers);
+            }
+            (Some(Extra::Grants(grants)), Op::Grant { blobs }) => {
+                for (wanted, grant) in blobs.iter().zip(grants) {
+                    if let Grant::Upload { generation, .. } = grant {
+                        self.clients[who].grants.insert(wanted.digest, *generation);
+                    }
+                }
+            }
+            _ => {}
+        }
+        extra
+    }
+
+    /// Mostly files that exist; sometimes another inode, or one that is gone or of a volume with more.
+    fn pick_ino(&self, who: usize, pick: u8) -> InodeId {
+        let now = &self.model.volumes[&SESSIONS[who]].now;
+        let is_wanted = |node: &Node| pick >= 170 || node.kind == FileKind::File;
+        let alive: Vec<_> =
+            now.tree.nodes().filter(|(_, node)| is_wanted(node)).map(|(ino, _)| ino).collect();
+        match choose(&alive, pick) {
+            Some(ino) if pick < 246 => ino,
+            _ => InodeId::new(u64::from(pick % 10) + now.next_ino.saturating_sub(9)),
+        }
+    }
+
+    /// Mostly a name that exists; `at.0` picks it.
+    fn taken(&self, who: usize, at: At) -> Place {
+        let now = &self.model.volumes[&SESSIONS[who]].now;
+        let entries = |(dir, node): (InodeId, &Node)| {
+            let names: Vec<_> = node.entries().into_iter().flat_map(|entries| entries.keys().cloned()).collect();
+            names.into_iter().map(move |name| Place { parent: dir, name: Name::new(name).unwrap() })
+        };
+        let taken: Vec<Place> = now.tree.nodes().flat_map(entries).collect();
+        if at.0 % 16 == 15 || taken.is_empty() {
+            return self.place(who, at);
+        }
+        taken[usize::from(at.0) % taken.len()].clone()
+    }
+
+    fn place(&self, who: usize, At(dir, name): At) -> Place {
+        let now = &self.model.volumes[&SESSIONS[who]].now;
+        let dirs: Vec<_> = now.tree.nodes().filter(|(_, node)| node.is_dir()).map(|(ino, _)| ino).collect();
+        let parent =
+            if dir >= 245 { self.pick_ino(who, dir) } else { dirs[usize::from(dir) % dirs.len()] };
+        let name: &[u8] = match name {
+            0..4 => &b"abcd"[usize::from(name)..=usize::from(name)],
+            4 => b"\xff\xfe",
+            5 => &[b'n'; 255],
+            _ => b"a\x01",
+        };
+        Place { parent, name: Name::new(name).unwrap() }
+    }
+
+    fn start(&mut self, who: usize, doing: &Doing) {
+        let ino = |pick: &u8| self.pick_ino(who, *pick);
+        let place = |at: &At| self.place(who, *at);
+        let body = match doing {
+            Doing::Mkdir(at, create) => Op::Mkdir { at: place(at), create: create.clone() },
+            Doing::Mknod(at, kind, create) => {
+                Op::Mknod { at: place(at), kind: *kind, rdev: 259, create: create.clone() }
+            }
+            Doing::Symlink(at, target) => {
+                let create = Create { mode: 0o777, umask: 0, uid: 1, gid: 1 };
+                Op::Symlink { at: place(at), target: vec![b't'; usize::from(*target)].into(), create }
+            }
+            Doing::Link(pick, at) => Op::Link { ino: ino(pick), at: place(at) },
+            Doing::Unlink(at) => Op::Unlink { at: self.taken(who, *at) },
+            Doing::Rmdir(at) => Op::Rmdir { at: self.taken(who, *at) },
+            Doing::Rename(from, to, mode) => {
+                let to = if to.1 % 2 == 0 { place(to) } else { self.taken(who, *to) };
+                Op::Rename { from: self.taken(who, *from), to, mode: *mode }
+            }
+            Doing::SetXattr(pick, name, value, mode) => {
+                let (name, value) = (xattr_name(*name), value.clone());
+                Op::SetXattr { ino: ino(pick), name, value, mode: *mode }
+            }
+            Doing::RemoveXattr(pick, name) => Op::RemoveXattr { ino: ino(pick), name: xattr_name(*name) },
+            Doing::SetAttr(pick, set) => Op::SetAttr { ino: ino(pick), set: set.clone() },
+            Doing::Commit(committing) => return self.commit(who, committing),
+            Doing::Alloc(count) => Op::AllocInodes { count: *count },
+            Doing::Grant(blobs) => {
+                let wanted = |blob: &u8| BlobWanted { digest: digest(*blob), len: len(*blob) };
+                Op::Grant { blobs: blobs.iter().map(wanted).collect() }
+            }
+        };
+        self.op(who, body);
+    }
+
+    fn commit(&mut self, who: usize, committing: &Committing) {
+        if matches!(committing.target, Target::New(..)) && self.clients[who].numbers.is_empty() {
+            self.op(who, Op::AllocInodes { count: 2 });
+        }
+        let (ino, create, link) = match &committing.target {
+            Target::Inode(pick) => (self.pick_ino(who, *pick), None, None),
+            Target::New(number, at, exclusive) => {
+                // A number is used again only now and then: a commit after the one that published it.
+                let numbers = &mut self.clients[who].numbers;
+                let ino = match numbers.len() {
+                    0 => InodeId::new(99),
+                    1 => numbers[0],
+                    len if *number < 64 => numbers[usize::from(*number) % len],
+                    _ => numbers.pop().unwrap(),
+                };
+                let create = Create { mode: 0o640, umask: 0o022, uid: 3, gid: 4 };
+                let link = Publish { at: self.place(who, *at), exclusive: *exclusive };
+                (ino, Some(create), Some(link))
+            }
+            Target::Odd(pick, at) => {
+                let link = at.map(|at| Publish { at: self.place(who, at), exclusive: false });
+                (self.pick_ino(who, *pick), None, link)
+            }
+        };
+        let content = content(&committing.writing);
+        let uploaded = self.upload(who, content.as_ref(), committing.upload);
+        let cver = self.model.volumes[&SESSIONS[who]].now.tree.get(ino).map(|node| node.cver);
+        let expect_cver = match committing.expect {
+            Expect::Any => None,
+            Expect::Right => cver,
+            Expect::Stale => Some(Seq::new(cver.map_or(0, Seq::get) + 1)),
+        };
+        let SetAttr { size: _, .. } = committing.set;
+        let (set, changed) = (committing.set.clone(), committing.changed);
+        self.op(
+            who,
+            Op::Commit(Commit { ino, expect_cver, content, set, changed, create, link, uploaded }),
+        );
+    }
+
+    /// Does about the blobs of `content` what a mount would do before the commit, or not.
+    fn upload(&mut self, who: usize, content: Option<&NewContent>, upload: Upload) -> Vec<Uploaded> {
+        let Some(NewContent::Chunks { changed, .. }) = content else {
+            return Vec::new();
+        };
+        let mut digests: Vec<Digest> =
+            changed.iter().flat_map(|layout| &layout.extents).map(|extent| extent.digest).collect();
+        digests.sort();
+        digests.dedup();
+        let from = match upload {
+            Upload::Nothing => return Vec::new(),
+            Upload::Foreign => (who + 1) % SESSIONS.len(),
+            Upload::Granted | Upload::Verified => who,
+        };
+        if from == who {
+            let wanted = |digest: &Digest| BlobWanted { digest: *digest, len: len(digest.as_bytes()[0] - 1) };
+            self.op(who, Op::Grant { blobs: digests.iter().map(wanted).collect() });
+        }
+        let granted = |digest: &Digest| {
+            let generation = *self.clients[from].grants.get(digest)?;
+            Some(Uploaded { digest: *digest, generation })
+        };
+        let uploaded: Vec<Uploaded> = digests.iter().filter_map(granted).collect();
+        if matches!(upload, Upload::Verified) {
+            for upload in &uploaded {
+                self.model.verified(upload.digest, upload.generation.counter);
+            }
+        }
+        uploaded
+    }
+}
+
+fn choose<T: Copy>(all: &[T], pick: u8) -> Option<T> {
+    all.get(usize::from(pick) % all.len().max(1)).copied()
+}
+
+fn snapshot(name: u8) -> SnapshotName {
+    ["one", "two", "three"][usize::from(name) % 3].parse().unwrap()
+}
+
+fn xattr_name(name: u8) -> Bytes {
+    let names: [&'static [u8]; 7] =
+        [b"user.a", b"user.b", ACCESS, DEFAULT, b"security.x", b"user.", b"system.other"];
+    Bytes::from_static(names[usize::from(name) % names.len()])
+}
+
+fn content(writing: &Writing) -> Option<NewContent> {
+    match writing {
+        Writing::Nothing => None,
+        Writing::Inline(len) => Some(NewContent::Inline(vec![b'i'; usize::from(*len)].into())),
+        Writing::Hot(blob) => {
+            let bytes = vec![*blob; (len(*blob) as usize).min(70_000)].into();
+            Some(NewContent::Hot { digest: digest(*blob), bytes })
+        }
+        Writing::Chunks(size, chunks) => {
+            let mut layouts = BTreeMap::new();
+            for (chunk, count, blob) in chunks {
+                let extents = (0..*count).map(|number| extent(*chunk, number, *blob)).collect();
+                layouts.insert(u32::from(*chunk), ChunkLayout { chunk: u32::from(*chunk), extents });
+            }
+            let changed: Vec<ChunkLayout> = layouts.into_values().collect();
+            let end = changed.iter().flat_map(|layout| &layout.extents).map(Extent::end).max().unwrap_or(0);
+            let size = match size {
+                0 => end.saturating_sub(1),
+                1 => end + 1000,
+                2 => end + CHUNK_SIZE,
+                3 => end + 3 * CHUNK_SIZE,
+                4 => u64::MAX,
+                _ => end,
+            };
+            Some(NewContent::Chunks { size, changed })
+        }
+    }
+}
+
+/// How many histories, of how many steps, from which seed on. The environment may ask for others.
+pub(crate) struct Budget {
+    pub histories: u64,
+    pub steps: usize,
+}
+
+impl Budget {
+    /// `SITEFS_HISTORIES` and `SITEFS_SEED` replace the number of histories and the first seed.
+    pub fn seeds(&self) -> std::ops::Range<u64> {
+        let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+        let first = number("SITEFS_SEED").unwrap_or_else(|| RandomState::new().hash_one(0) >> 1);
+        first..first + number("SITEFS_HISTORIES").unwrap_or(self.histories)
+    }
+}
+
+fn runner(seed: u64) -> TestRunner {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = Config { failure_persistence: None, max_shrink_iters: 4_000, ..Config::default() };
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+}
+
+/// Runs random histories; one that fails is made as short as it can be and shown with its seed.
+pub(crate) fn prove(budget: &Budget, test: impl Fn(&History)) {
+    for seed in budget.seeds() {
+        let mut runner = runner(seed);
+        let tree = history(budget.steps).new_tree(&mut runner).unwrap();
+        let failed = runner.run_one(tree, |history| {
+            test(&history);
+            Ok(())
+        });
+        match failed {
+            Ok(_) => {}
+            Err(TestError::Fail(reason, history)) => {
+                panic!("SITEFS_SEED={seed} SITEFS_HISTORIES=1 shows this again: {reason}\n{history:?}")
+            }
+            Err(aborted) => panic!("SITEFS_SEED={seed}: {aborted}"),
+        }
+    }
+}
+
+/// The rows after one random history, and its commands.
+pub(crate) fn random_cell(seed: u64, steps: usize) -> (MemoryView, Vec<Command>) {
+    let tree = history(steps).new_tree(&mut runner(seed)).unwrap();
+    let history: History = tree.current();
+    let mut run = Run::new(&history);
+    for step in &history.steps {
+        run.take(step);
+    }
+    (run.model.view, run.model.log)
+}
+
+#[test]
+fn random_histories_agree_with_the_model_now_and_in_the_past() {
+    prove(&Budget { histories: 4_000, steps: 50 }, |history| {
+        Run::all(history);
+    });
+}

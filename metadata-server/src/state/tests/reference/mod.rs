@@ -1,0 +1,16 @@
+//! A reference model of the state machine, written from what POSIX and `docs/SEMANTICS.md` say, that
+//! keeps every tree that there ever was; and random histories in which both must agree.
+
+mod acl;
+mod blobs;
+mod compare;
+mod content;
+mod histories;
+mod model;
+mod moments;
+mod regressions;
+mod rules;
+mod steps;
+mod tree;
+
+pub(crate) use histories::random_cell;

@@ -1,0 +1,359 @@
+//! The whole group: volumes with every tree that they ever had, sessions, blobs and time. Every
+//! command is executed by the model and by `state`, and both must agree.
+
+use super::{
+    blobs::Blobs,
+    compare,
+    rules::{Act, Effect, Gives, Now, Verdict},
+    tree::{Body, Node, Tree},
+};
+use crate::state::{
+    Applied, Command, CommandBody, MemoryView, Reply, VolumeLimits, apply,
+    tests::{harness::SITE, invariants},
+};
+use sitefs_base::{
+    Errno, FileKind, Generation, GroupId, Incarnation, InodeId, OpId, Seq, SessionId, SnapshotName, Time,
+    VolumeId,
+    limits::REPLY_WINDOW,
+    op::{Change, Event, Extra, Grant, Op, OpEnvelope, Outcome},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub const INCARNATION: Incarnation = Incarnation::new(1);
+pub const VOLUMES: [VolumeId; 2] = [VolumeId::new(1), VolumeId::new(2)];
+
+/// A reply that a retry gets again, with the inodes that it showed.
+#[derive(Clone, Debug)]
+enum Receipt {
+    Refused(Errno),
+    Done { outcome: Outcome, shown: BTreeSet<InodeId> },
+}
+
+#[derive(Clone, Debug, Default)]
+struct Session {
+    own: Vec<(u64, u32)>,
+    receipts: BTreeMap<OpId, Receipt>,
+    high_water: u64,
+    ack_below: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Volume {
+    pub now: Now,
+    pub seq: Seq,
+    pub limits: VolumeLimits,
+    /// Every tree that the volume ever had, with the time of the command that made it.
+    pub past: BTreeMap<Seq, (Tree, Time)>,
+    sessions: BTreeMap<SessionId, Session>,
+    pub horizon: Seq,
+    pub snapshots: BTreeMap<SnapshotName, Seq>,
+    /// Sessions that look at the past, and at which seq.
+    pub readers: BTreeMap<SessionId, Seq>,
+}
+
+#[derive(Debug)]
+pub struct Model {
+    pub view: MemoryView,
+    pub volumes: BTreeMap<VolumeId, Volume>,
+    pub blobs: Blobs,
+    pub last_at: Time,
+    /// What the leader's clock says.
+    pub clock: Time,
+    /// Every command so far.
+    pub log: Vec<Command>,
+}
+
+fn root(at: Time) -> Node {
+    Node {
+        kind: FileKind::Directory,
+        mode: 0o755,
+        uid: 1,
+        gid: 2,
+        rdev: 0,
+        atime: at,
+        mtime: at,
+        ctime: at,
+        cver: Seq::ZERO,
+        xattrs: BTreeMap::new(),
+        body: Body::Dir { parent: InodeId::ROOT, entries: BTreeMap::new() },
+    }
+}
+
+impl Volume {
+    fn new(at: Time, limits: VolumeLimits) -> Self {
+        let mut tree = Tree::default();
+        tree.insert(InodeId::ROOT, root(at));
+        let past = BTreeMap::from([(Seq::ZERO, (tree.clone(), at))]);
+        let now = Now { tree, next_ino: InodeId::ROOT.get() + 1 };
+        Self {
+            now,
+            seq: Seq::ZERO,
+            limits,
+            past,
+            sessions: BTreeMap::new(),
+            horizon: Seq::ZERO,
+            snapshots: BTreeMap::new(),
+            readers: BTreeMap::new(),
+        }
+    }
+
+    /// The last seq of every second in which there was one.
+    pub fn seconds(&self) -> BTreeMap<i64, Seq> {
+        self.past.iter().map(|(seq, (_, at))| (at.secs(), *seq)).collect()
+    }
+
+    /// The last seq before a second.
+    pub fn before(&self, secs: i64) -> Option<Seq> {
+        self.seconds().range(..secs).next_back().map(|(_, seq)| *seq)
+    }
+
+    pub fn pins(&self) -> BTreeSet<Seq> {
+        self.snapshots.values().chain(self.readers.values()).copied().collect()
+    }
+
+    /// The seqs of which history must know everything: pins, and the ends of seconds above the horizon.
+    pub fn kept(&self) -> BTreeSet<Seq> {
+        let ends = self.seconds().into_values().filter(|seq| *seq >= self.horizon);
+        ends.chain(self.pins()).collect()
+    }
+}
+
+impl Model {
+    pub fn new(limits: VolumeLimits) -> Self {
+        let mut model = Self {
+            view: MemoryView::new(),
+            volumes: BTreeMap::new(),
+            blobs: Blobs::default(),
+            last_at: Time::EPOCH,
+            clock: Time::new(1_000, 0),
+            log: Vec::new(),
+        };
+        let group = GroupId::new(1);
+        let init = CommandBody::Init { cell: "test".into(), group, incarnation: INCARNATION };
+        assert_eq!(model.plain(init), Ok(Reply::Done));
+        for (id, name) in VOLUMES.into_iter().zip(["acme/live", "acme/test"]) {
+            let name = name.parse().unwrap();
+            let create = CommandBody::CreateVolume { name, limits, uid: 1, gid: 2, mode: 0o755 };
+            assert_eq!(model.plain(create), Ok(Reply::Volume(id)));
+            model.volumes.insert(id, Volume::new(model.last_at, limits));
+        }
+        model
+    }
+
+    /// Applies a command to the rows. The clock moves on a little.
+    fn real(&mut self, body: CommandBody) -> Applied {
+        self.clock = self.clock.next();
+        let command = Command { at: self.clock, body };
+        let applied = apply(&mut self.view, &command).unwrap();
+        self.log.push(command);
+        applied
+    }
+
+    /// When the command that comes next is executed.
+    pub fn next_at(&self) -> Time {
+        self.clock.next().max(self.last_at.next())
+    }
+
+    /// Executes a command without events, for which the model has no rules of its own.
+    pub fn plain(&mut self, body: CommandBody) -> Result<Reply, Errno> {
+        let at = self.next_at();
+        let applied = self.real(body);
+        assert_eq!(applied.event, None);
+        if applied.reply.is_ok() {
+            self.last_at = at;
+        }
+        applied.reply
+    }
+
+    pub fn open(&mut self, volume: VolumeId, session: SessionId) {
+        let reply = self.plain(CommandBody::OpenSession { volume, session, at: None }).unwrap();
+        let of = self.volumes.get_mut(&volume).unwrap();
+        let known = of.sessions.entry(session).or_default();
+        let op_high_water = OpId::new(known.high_water);
+        assert_eq!(reply, Reply::Session { site: SITE, seq: of.seq, op_high_water, at: None });
+    }
+
+    pub fn close(&mut self, volume: VolumeId, session: SessionId) {
+        self.plain(CommandBody::CloseSession { volume, session }).unwrap();
+        self.volumes.get_mut(&volume).unwrap().sessions.remove(&session);
+    }
+
+    pub fn verified(&mut self, digest: sitefs_base::Digest, counter: u64) {
+        let generation = Generation { incarnation: INCARNATION, counter };
+        self.plain(CommandBody::Verified { site: SITE, digest, generation }).unwrap();
+        self.blobs.verified(digest, counter);
+    }
+
+    pub fn drained(&mut self, digest: sitefs_base::Digest, counter: u64) {
+        let generation = Generation { incarnation: INCARNATION, counter };
+        self.plain(CommandBody::Drained { site: SITE, digest, generation }).unwrap();
+        self.blobs.drained(digest, counter);
+    }
+
+    /// Sends an operation, and compares everything that can be seen afterwards.
+    pub fn send(&mut self, id: VolumeId, envelope: &OpEnvelope) -> Result<Outcome, Errno> {
+        let before = self.volumes[&id].now.tree.clone();
+        let at = self.next_at();
+        let expected = self.expect(id, envelope, at);
+        let applied = self.real(CommandBody::Op { volume: id, envelope: envelope.clone() });
+        let reply = applied.reply.map(|reply| match reply {
+            Reply::Op(outcome) => *outcome,
+            other => panic!("{other:?} is no reply to an operation"),
+        });
+        let (verdict, executed) = expected;
+        if executed {
+            self.check_event(id, (&before, envelope), applied.event.map(|(_, event)| event));
+        } else {
+            assert_eq!(applied.event, None, "what is not executed is no event");
+        }
+        match (&reply, &verdict) {
+            (Ok(outcome), Ok(effect)) => self.check_outcome(id, outcome, effect),
+            _ => assert_eq!(reply.as_ref().err(), verdict.as_ref().err(), "the verdicts differ"),
+        }
+        if executed {
+            self.keep_receipt(id, envelope, &reply);
+        }
+        self.check(id);
+        reply
+    }
+
+    /// What the model says, and whether the operation was executed or refused just now; the model's
+    /// state is as afterwards.
+    fn expect(&mut self, id: VolumeId, envelope: &OpEnvelope, at: Time) -> (Verdict<Effect>, bool) {
+        let volume = self.volumes.get_mut(&id).unwrap();
+        let Some(session) = volume.sessions.get_mut(&envelope.session) else {
+            return (Err(Errno::ESTALE), false);
+        };
+        let (op, ack) = (envelope.op.get(), envelope.ack_below.get());
+        match session.receipts.get(&envelope.op) {
+            Some(Receipt::Refused(errno)) => {
+                self.last_at = at;
+                return (Err(*errno), false);
+            }
+            Some(Receipt::Done { outcome, shown }) => {
+                self.last_at = at;
+                return (Ok(repeated(outcome, shown)), false);
+            }
+            None if op < session.ack_below || op < ack => return (Err(Errno::EINVAL), false),
+            None if op - ack.max(session.ack_below) >= REPLY_WINDOW as u64 => {
+                return (Err(Errno::EBUSY), false);
+            }
+            None => {}
+        }
+        self.last_at = at;
+        session.high_water = session.high_water.max(op);
+        session.ack_below = session.ack_below.max(ack);
+        let below = OpId::new(ack);
+        session.receipts.retain(|op, _| *op >= below);
+        let (mut now, mut blobs) = (volume.now.clone(), self.blobs.clone());
+        let seq = volume.seq.next();
+        let own = &mut session.own;
+        let mut act = Act { now: &mut now, blobs: &mut blobs, own, volume: id, at, seq };
+        let verdict = act.perform(&envelope.body).and_then(|effect| {
+            let (old, new) = (&volume.now.tree, &now.tree);
+            let grew = |old: u64, new: u64, limit: u64| new > old && new > limit;
+            let full = grew(old.bytes(), new.bytes(), volume.limits.bytes)
+                || grew(old.len() as u64, new.len() as u64, volume.limits.inodes);
+            if full { Err(Errno::ENOSPC) } else { Ok(effect) }
+        });
+        if let Ok(effect) = &verdict {
+            volume.now = now;
+            self.blobs = blobs;
+            if effect.changed {
+                volume.seq = seq;
+                volume.past.insert(seq, (volume.now.tree.clone(), at));
+            }
+        }
+        (verdict, true)
+    }
+
+    fn check_outcome(&self, id: VolumeId, outcome: &Outcome, effect: &Effect) {
+        let tree = &self.volumes[&id].now.tree;
+        let names = tree.names();
+        assert_eq!(outcome.ino, effect.ino, "the inode of the reply");
+        let mut told = BTreeSet::new();
+        for attr in &outcome.attrs {
+            assert!(told.insert(attr.ino), "{} is told twice", attr.ino);
+            assert_eq!(*attr, tree.attr(attr.ino, &names), "attributes in the reply");
+        }
+        for ino in &effect.shown {
+            assert!(tree.get(*ino).is_none() || told.contains(ino), "{ino} is missing in the reply");
+        }
+        assert_eq!(gives(&outcome.extra), effect.extra);
+    }
+
+    fn keep_receipt(&mut self, id: VolumeId, envelope: &OpEnvelope, reply: &Result<Outcome, Errno>) {
+        let volume = self.volumes.get_mut(&id).unwrap();
+        let receipt = match reply {
+            Err(errno) => Receipt::Refused(*errno),
+            Ok(outcome) if matches!(outcome.extra, Extra::Grants(_)) => return,
+            Ok(outcome) => {
+                assert_eq!(outcome.seq, volume.seq, "the seq of the reply");
+                let shown = outcome.attrs.iter().map(|attr| attr.ino).collect();
+                Receipt::Done { outcome: outcome.clone(), shown }
+            }
+        };
+        let session = volume.sessions.get_mut(&envelope.session).unwrap();
+        session.receipts.insert(envelope.op, receipt);
+    }
+
+    /// Everything that differs between the trees is told to the watchers.
+    fn check_event(&self, id: VolumeId, (before, envelope): (&Tree, &OpEnvelope), event: Option<Event>) {
+        let volume = &self.volumes[&id];
+        let seq_moved = volume.past.get(&volume.seq).is_some_and(|(_, at)| *at == self.last_at);
+        assert_eq!(event.is_some(), seq_moved, "an event for each seq");
+        let Some(event) = event else {
+            return assert_eq!(*before, volume.now.tree);
+        };
+        assert_eq!((event.seq, event.origin), (volume.seq, envelope.session));
+        for change in compare::changes(before, &volume.now.tree) {
+            let told = match &change {
+                Change::Attr(ino) => event.changes.iter().any(|told| is_about(told, *ino)),
+                other => event.changes.contains(other),
+            };
+            assert!(told, "{change:?} is missing in {:?}", event.changes);
+        }
+    }
+
+    fn check(&self, id: VolumeId) {
+        let volume = &self.volumes[&id];
+        compare::now(&self.view, id, volume);
+        compare::blobs(&self.view, &self.blobs);
+        invariants::check(&self.view, id);
+    }
+}
+
+fn is_about(change: &Change, ino: InodeId) -> bool {
+    match change {
+        Change::Attr(of) | Change::Content(of) | Change::Xattr(of) => *of == ino,
+        Change::Name(_) => false,
+    }
+}
+
+fn gives(extra: &Extra) -> Gives {
+    match extra {
+        Extra::None => Gives::Nothing,
+        Extra::Inodes { first, count } => Gives::Inodes(*first, *count),
+        Extra::Dropped => Gives::Dropped,
+        Extra::Grants(grants) => {
+            let generation = |grant: &Grant| match grant {
+                Grant::Have => None,
+                Grant::Upload { generation, .. } => {
+                    assert_eq!(generation.incarnation, INCARNATION);
+                    Some(generation.counter)
+                }
+            };
+            Gives::Grants(grants.iter().map(generation).collect())
+        }
+    }
+}
+
+/// The answer to a retry: as before, with the attributes as they are now.
+fn repeated(outcome: &Outcome, shown: &BTreeSet<InodeId>) -> Effect {
+    let shown = shown.iter().copied().collect();
+    Effect { ino: outcome.ino, shown, changed: false, extra: gives(&outcome.extra) }
+}
+
+pub fn envelope(session: SessionId, (op, ack_below): (u64, u64), body: Op) -> OpEnvelope {
+    OpEnvelope { session, op: OpId::new(op), ack_below: OpId::new(ack_below), body }
+}
