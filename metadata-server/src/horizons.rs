@@ -99,7 +99,7 @@ mod tests {
     use crate::{raft::GroupConfig, state::VolumeLimits};
     use sitefs_base::{
         Errno, GroupId, InodeId, ManualClock, Moment, Name, NodeId, OpId, Seq, SessionId, Tasks,
-        op::{Create, Op, OpEnvelope, Place},
+        op::{Create, Credit, Op, OpEnvelope, Place},
     };
 
     const SESSION: SessionId = SessionId::new(1);
@@ -125,7 +125,11 @@ mod tests {
         let op = OpId::new(number);
         reply(
             group,
-            CommandBody::Op { volume, envelope: OpEnvelope { session: SESSION, op, ack_below: op, body } },
+            CommandBody::Op {
+                volume,
+                envelope: OpEnvelope { session: SESSION, op, ack_below: op, body },
+                credit: Credit::NONE,
+            },
         )
         .await;
     }

@@ -223,7 +223,7 @@ fn settings_are_shown_as_they_were_set() {
         (&(1 << 30).into(), &"off".into())
     );
     set(&["--history-limit", "default"]).ok();
-    assert_eq!(show()["history"]["bytes_limit"], ().into());
+    assert_eq!(show()["history"]["bytes_limit"], serde_json::Value::Null);
     for bad in [["--inodes-limit", "0"], ["--serve-stale", "maybe"], ["--read-only", "two\nlines"]] {
         assert_eq!(set(&bad).code, 2, "{bad:?}");
     }

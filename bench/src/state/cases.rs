@@ -171,7 +171,8 @@ fn overwrites(found: &mut Vec<Measured>, tree: &mut Tree, count: u64) -> Result<
     let mut inodes = Vec::new();
     for _ in 0..count {
         let file = tree.random(tree.files);
-        let AnswerBody::Inode(Some(inode)) = tree.cell.ask(&reader, &Query::Lookup { at: tree.place(file)? })?
+        let AnswerBody::Inode(Some(inode)) =
+            tree.cell.ask(&reader, &Query::Lookup { at: tree.place(file)? })?
         else {
             return Err(unexpected("a lookup"));
         };
@@ -248,7 +249,13 @@ fn churn(found: &mut Vec<Measured>, tree: &mut Tree, count: u64) -> Result<()> {
         }
         tree.cell.rest()
     })?;
-    note(found, "create and remove a small file (two mutations)", "us", micros(time.saturating_sub(listing), count), 90.0);
+    note(
+        found,
+        "create and remove a small file (two mutations)",
+        "us",
+        micros(time.saturating_sub(listing), count),
+        90.0,
+    );
     let what = |which: &str| format!("list {kept} entries with their inodes, {which} {count} create+unlink");
     note(found, what("after"), "ms", last, 1.0);
     note(found, what("mean among"), "ms", listing.as_secs_f64() * 1e3 / f64::from(listings), 1.0);

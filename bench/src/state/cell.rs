@@ -43,7 +43,7 @@ impl Cell {
         let Reply::Volume(volume) = self.command(body)? else { return Err(unexpected("a new volume")) };
         self.volume = volume;
         self.numbers = 0..0;
-        self.command(CommandBody::OpenSession { volume, session: SESSION })?;
+        self.command(CommandBody::OpenSession { volume, session: SESSION, at: None })?;
         Ok(volume)
     }
 
@@ -64,7 +64,7 @@ impl Cell {
         self.next_op += 1;
         let ack_below = OpId::new(op.get().saturating_sub(UNDER_WAY).max(1));
         let envelope = OpEnvelope { session: SESSION, op, ack_below, body };
-        match self.command(CommandBody::Op { volume: self.volume, envelope })? {
+        match self.command(CommandBody::Op { volume: self.volume, envelope, credit: Credit::NONE })? {
             Reply::Op(outcome) => Ok(*outcome),
             _ => Err(unexpected("an operation")),
         }

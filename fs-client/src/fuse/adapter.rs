@@ -2,18 +2,18 @@
 //! in the FUSE thread; the rest goes to a thread that may wait for the cell.
 
 use super::convert::{
-    BLOCK, GENERATION, attr, caller, create_args, entry_attr, errno, inode, kind_of_mode, no_entry, open_flags,
-    permissions, place, set_time, ttl,
+    BLOCK, GENERATION, attr, caller, create_args, entry_attr, errno, inode, kind_of_mode, no_entry,
+    open_flags, permissions, place, set_time, ttl,
 };
 use super::entries::Entries;
 use crate::fs::{Access, CopyRange, Fs, Lifetime, Opened, Truncate, View, WriteKind};
 use crate::meta::{Cx, Op, Stop};
 use crate::mount::Ended;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use sitefs_base::Errno;
 use sitefs_base::op::{RenameMode, SetAttr, XattrMode};

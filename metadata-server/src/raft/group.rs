@@ -136,7 +136,12 @@ impl Group {
             && self.inner.reserve.is_short(&*self.inner.clock, what, 0)?
             && !self.is_retry(&body)?
         {
-            return Ok(Applied { reply: Err(Errno::ENOSPC), event: None, crowded: None, grown: Credit::NONE });
+            return Ok(Applied {
+                reply: Err(Errno::ENOSPC),
+                event: None,
+                crowded: None,
+                grown: Credit::NONE,
+            });
         }
         let stopped = || Error::unavailable("this node is shutting down");
         let answered = async {

@@ -7,7 +7,7 @@ use super::{Cell, credit::Holder, query::ask, sessions::Member};
 use crate::state::{self, VolumeInfo};
 use sitefs_base::{
     Errno, Error, OpId, Result, Seq,
-    op::{Answer, Credit, Event, OpResult, Usage},
+    op::{Answer, AnswerBody, Credit, Event, OpResult, Query, Usage},
     session::{Closing, ToMount},
 };
 use sitefs_proto::pb;

@@ -1,7 +1,8 @@
 //! Deciding commands.
 
 use super::{
-    Applied, Command, CommandBody, MergeStep, Read, Reply, View, append, attrs, blobs, commit, horizon, merge,
+    Applied, Command, CommandBody, MergeStep, Read, Reply, View, append, attrs, blobs, commit, horizon,
+    merge,
     mutation::{Done, Finished, Mutation},
     namespace, ranges, reads, reap, rename, restore,
     rows::{ReceiptRow, SessionRow, VolumeRow},

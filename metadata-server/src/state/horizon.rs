@@ -71,8 +71,7 @@ fn affordable(read: &dyn Read, id: VolumeId, row: &VolumeRow, now: Time) -> Resu
 fn forget_seconds(scope: &mut Scope, id: VolumeId, horizon: Seq) -> Result<bool> {
     let prefix = keys::seconds(id);
     let oldest = scope.rows.scan(Family::Small, &prefix, &prefix, SECONDS_MAX + 1)?;
-    let mut forgotten = 0;
-    for (key, value) in oldest {
+    for (forgotten, (key, value)) in oldest.into_iter().enumerate() {
         if rows::decode::<SecondRow>(Family::Small, &key, &value)?.seq >= horizon {
             return Ok(false);
         }
@@ -80,7 +79,6 @@ fn forget_seconds(scope: &mut Scope, id: VolumeId, horizon: Seq) -> Result<bool>
             return Ok(true);
         }
         scope.rows.delete(Family::Small, &key);
-        forgotten += 1;
     }
     Ok(false)
 }

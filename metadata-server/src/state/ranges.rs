@@ -83,11 +83,11 @@ pub(super) struct Copied {
 }
 
 impl Copied {
-    fn from_end(self) -> u64 {
+    fn source_end(self) -> u64 {
         self.from + self.len
     }
 
-    fn to_end(self) -> u64 {
+    fn target_end(self) -> u64 {
         self.to + self.len
     }
 }
@@ -106,7 +106,7 @@ pub(super) fn clone(
     content::require_file(&target)?;
     require(expect_from_cver.is_none_or(|cver| cver == source.row.cver), Errno::ESTALE)?;
     let range = clipped(asked, source.row.size)?;
-    let apart = range.from_end() <= range.to || range.to_end() <= range.from;
+    let apart = range.source_end() <= range.to || range.target_end() <= range.from;
     require(from != to || apart, Errno::EINVAL)?;
     m.touch(to);
     if range.len > 0 {
@@ -127,15 +127,15 @@ fn clipped(asked: Copied, size: u64) -> Step<Copied> {
 }
 
 fn copy(m: &mut Mutation, source: &Node, target: &mut Node, range: Copied) -> Step<()> {
-    let size = target.row.size.max(range.to_end());
-    let bytes = inline(source).map(|bytes| bytes[index(range.from)..index(range.from_end())].to_vec());
+    let size = target.row.size.max(range.target_end());
+    let bytes = inline(source).map(|bytes| bytes[index(range.from)..index(range.source_end())].to_vec());
     if let Some(bytes) = &bytes
         && size <= INLINE_MAX as u64
         && matches!(target.row.content, Content::Empty | Content::Inline(_))
     {
         let mut all = inline(target).unwrap_or_default().to_vec();
         all.resize(index(size), 0);
-        all[index(range.to)..index(range.to_end())].copy_from_slice(bytes);
+        all[index(range.to)..index(range.target_end())].copy_from_slice(bytes);
         content::set_inline(target, all.into());
         return Ok(());
     }
@@ -145,7 +145,7 @@ fn copy(m: &mut Mutation, source: &Node, target: &mut Node, range: Copied) -> St
     };
     spill(m, target, range)?;
     let most = (CHUNK_EXTENTS_MAX, Errno::EOPNOTSUPP);
-    layout::overwrite(m, target, (range.to, range.to_end()), &new, size, most)
+    layout::overwrite(m, target, (range.to, range.target_end()), &new, size, most)
 }
 
 fn inline(node: &Node) -> Option<&[u8]> {
@@ -157,10 +157,10 @@ fn inline(node: &Node) -> Option<&[u8]> {
 
 /// The extents of a range of the source at their places in the target.
 fn referenced(m: &mut Mutation, source: &Node, range: Copied) -> Step<Vec<Extent>> {
-    let (first, last) = (layout::chunk_of(range.from), layout::chunk_of(range.from_end() - 1));
+    let (first, last) = (layout::chunk_of(range.from), layout::chunk_of(range.source_end() - 1));
     let mut new = Vec::new();
     for extent in layout::chunks(m, source, first, last)?.values().flatten() {
-        if let Some(part) = layout::part(extent, range.from, range.from_end()) {
+        if let Some(part) = layout::part(extent, range.from, range.source_end()) {
             let moved = Extent { offset: part.offset - range.from + range.to, ..part };
             new.extend(layout::by_chunks(&moved));
         }

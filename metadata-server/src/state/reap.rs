@@ -11,7 +11,7 @@ use super::{
 };
 use sitefs_base::{
     FileKind, InodeId, Name, Result, SessionId, VolumeId,
-    op::{Change, Event, Place},
+    op::{Change, Credit, Event, Place},
 };
 use std::collections::VecDeque;
 
@@ -73,7 +73,7 @@ pub(super) fn slice(scope: &mut Scope, id: VolumeId) -> Step<Slice> {
                 waiting: VecDeque::new(),
             };
             let more = reaper.run()?;
-            let Finished { event, .. } = reaper.m.finish()?;
+            let Finished { event, .. } = reaper.m.finish(Credit::NONE)?;
             if !more {
                 scope.rows.delete(Family::Meta, &keys::reap(id));
             }

@@ -22,7 +22,7 @@ use super::{
 };
 use sitefs_base::{
     Content, Errno, Extent, FileKind, InodeId, Name, Result, Time, VolumeId,
-    op::{Change, Event},
+    op::{Change, Credit, Event},
 };
 
 /// Restores of one volume that may be under way.
@@ -43,7 +43,7 @@ pub(super) fn start(scope: &mut Scope, id: VolumeId, restore: &Restore) -> Step<
         let bytes = source.row.allocated;
         take_back(&mut m, &past, source, chunks)?;
         let state = RestoreState { job: None, entries: 1, bytes, more: false };
-        return Ok((state, m.finish()?.event));
+        return Ok((state, m.finish(Credit::NONE)?.event));
     }
     let prefix = keys::restores(id);
     let jobs = m.scope.rows.scan(Family::Meta, &prefix, &prefix, JOBS_MAX)?;
@@ -105,7 +105,7 @@ pub(super) fn end(scope: &mut Scope, id: VolumeId, job: InodeId, end: RestoreEnd
     pins::release(m.scope, id, &mut m.volume, row.seq, Holder::Restore(job))?;
     m.scope.rows.delete(Family::Meta, &keys::restore(id, job));
     reap::wake(m.scope, id)?;
-    let Finished { event, .. } = m.finish()?;
+    let Finished { event, .. } = m.finish(Credit::NONE)?;
     Ok((RestoreState { job: None, entries: row.entries, bytes: row.bytes, more: false }, event))
 }
 
@@ -166,7 +166,7 @@ impl Copier<'_, '_> {
         let state =
             RestoreState { job: Some(self.job), entries: self.row.entries, bytes: self.row.bytes, more };
         self.m.scope.put(Family::Meta, &keys::restore(self.m.id, self.job), &self.row)?;
-        Ok((state, self.m.finish()?.event))
+        Ok((state, self.m.finish(Credit::NONE)?.event))
     }
 
     fn spend(&mut self, rows: usize) {

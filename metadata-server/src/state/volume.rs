@@ -149,8 +149,6 @@ pub struct VolumeInfo {
     pub seq: Seq,
     /// When it was made.
     pub created_at: Time,
-    /// What operators chose.
-    pub settings: VolumeSettings,
     /// What history may take beside pins; as much as the volume itself if not set.
     pub history_limit: Option<u64>,
     /// The oldest seq with full history.

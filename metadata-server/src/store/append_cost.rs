@@ -7,8 +7,8 @@ use sitefs_base::{
     Digest, Extent, FileKind, GroupId, Incarnation, InodeId, Name, OpId, SessionId, Time, VolumeId,
     limits::CHUNK_SIZE,
     op::{
-        BlobWanted, ChunkLayout, Commit, Create, Extra, Grant, NewContent, Op, OpEnvelope, Place, SetAttr,
-        Uploaded,
+        BlobWanted, ChunkLayout, Commit, Create, Credit, Extra, Grant, NewContent, Op, OpEnvelope, Place,
+        SetAttr, Uploaded,
     },
 };
 use std::time::Duration;
@@ -49,7 +49,7 @@ impl Bench {
     fn op(&mut self, body: Op) -> Applied {
         let op = OpId::new(self.index);
         let envelope = OpEnvelope { session: SESSION, op, ack_below: op, body };
-        self.run(CommandBody::Op { volume: VOLUME, envelope })
+        self.run(CommandBody::Op { volume: VOLUME, envelope, credit: Credit::NONE })
     }
 
     fn outcome(&mut self, body: Op) -> sitefs_base::op::Outcome {
@@ -66,7 +66,7 @@ fn begin(store: Store) -> Bench {
     bench.run(CommandBody::Init { cell: "bench".into(), group, incarnation });
     let (name, limits) = ("acme/live".parse().unwrap(), VolumeLimits { bytes: 1 << 40, inodes: 1 << 20 });
     bench.run(CommandBody::CreateVolume { name, limits, uid: 0, gid: 0, mode: 0o755 });
-    bench.run(CommandBody::OpenSession { volume: VOLUME, session: SESSION });
+    bench.run(CommandBody::OpenSession { volume: VOLUME, session: SESSION, at: None });
     bench
 }
 

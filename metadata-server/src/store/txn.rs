@@ -49,9 +49,7 @@ impl<'store> Txn<'store> {
             return Ok(*stored);
         }
         let found = self.db.get_pinned_cf(handle(self.db, family)?, key);
-        found
-            .map(|found| found.is_some())
-            .map_err(|error| self.poison.set(failed("reading a row", error)))
+        found.map(|found| found.is_some()).map_err(|error| self.poison.set(failed("reading a row", error)))
     }
 
     pub(super) fn commit(mut self, churn: &mut Churn) -> Result<StoreMeta> {

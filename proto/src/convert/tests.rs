@@ -209,16 +209,18 @@ fn an_attach() -> BoxedStrategy<Attach> {
             .prop_map(|(secs, nanos)| Moment::Time(Time::new(secs, nanos))),
     ]);
     (0..5u32, 5..9u32, "[a-z]{1,9}/[a-z]{1,9}", a_session(), known, moment)
-        .prop_map(|(protocol_min, protocol_max, volume, session, (incarnation, since, in_use), moment)| Attach {
-            protocol_min,
-            protocol_max,
-            volume: volume.parse().unwrap(),
-            session,
-            incarnation: incarnation.map(Incarnation::new),
-            since,
-            claimed_identity: "sitefs://main/acme/live?role=rw".to_owned(),
-            moment,
-            in_use,
+        .prop_map(|(protocol_min, protocol_max, volume, session, (incarnation, since, in_use), moment)| {
+            Attach {
+                protocol_min,
+                protocol_max,
+                volume: volume.parse().unwrap(),
+                session,
+                incarnation: incarnation.map(Incarnation::new),
+                since,
+                claimed_identity: "sitefs://main/acme/live?role=rw".to_owned(),
+                moment,
+                in_use,
+            }
         })
         .boxed()
 }
@@ -331,26 +333,35 @@ fn an_event() -> BoxedStrategy<Event> {
 fn an_attached() -> BoxedStrategy<Attached> {
     let said = (a_usage(), option::of(seq()), some_settings(), a_credit());
     (any::<[u32; 3]>(), 1..9u32, any::<[u64; 4]>(), op_id(), any::<[bool; 2]>(), said)
-        .prop_map(|([protocol, incarnation, hot_max], group, ids, op_high_water, bits, (usage, at, settings, credit))| {
-            Attached {
-                protocol,
-                cell: "main".to_owned(),
-                group: GroupId::new(group),
-                incarnation: Incarnation::new(incarnation),
-                site: SiteId::new(ids[0]),
-                volume: VolumeId::new(ids[1]),
-                root: InodeId::new(ids[2]),
-                seq: Seq::new(ids[3]),
-                resumed: bits[0],
+        .prop_map(
+            |(
+                [protocol, incarnation, hot_max],
+                group,
+                ids,
                 op_high_water,
-                read_only: bits[1],
-                hot_max,
-                usage,
-                at,
-                settings,
-                credit,
-            }
-        })
+                bits,
+                (usage, at, settings, credit),
+            )| {
+                Attached {
+                    protocol,
+                    cell: "main".to_owned(),
+                    group: GroupId::new(group),
+                    incarnation: Incarnation::new(incarnation),
+                    site: SiteId::new(ids[0]),
+                    volume: VolumeId::new(ids[1]),
+                    root: InodeId::new(ids[2]),
+                    seq: Seq::new(ids[3]),
+                    resumed: bits[0],
+                    op_high_water,
+                    read_only: bits[1],
+                    hot_max,
+                    usage,
+                    at,
+                    settings,
+                    credit,
+                }
+            },
+        )
         .boxed()
 }
 fn a_closing() -> BoxedStrategy<Closing> {

@@ -11,6 +11,7 @@ use sitefs_base::{
     limits::{CHUNK_SIZE, HOT_MAX, MERGE_ABOVE},
     op::{AnswerBody, Extra, Op, Query},
 };
+use tokio::task::JoinSet;
 
 impl Mount {
     async fn append(&mut self, ino: InodeId, bytes: impl Into<Bytes>) -> u64 {
@@ -71,19 +72,16 @@ async fn mounts_that_append_at_once_lose_no_line_and_leave_few_extents_and_no_ob
     for mount in 0..4 {
         mounts.push(cell.mount(mount as u128 + 1).await);
     }
-    let writers: Vec<_> = mounts
-        .into_iter()
-        .enumerate()
-        .map(|(mount, mut writer)| {
-            tokio::spawn(async move {
-                for n in 0..100 {
-                    writer.append(log, line(mount, n)).await;
-                }
-            })
-        })
-        .collect();
-    for writer in writers {
-        writer.await.unwrap();
+    let mut writers = JoinSet::new();
+    for (mount, mut writer) in mounts.into_iter().enumerate() {
+        writers.spawn(async move {
+            for n in 0..100 {
+                writer.append(log, line(mount, n)).await;
+            }
+        });
+    }
+    while let Some(written) = writers.join_next().await {
+        written.unwrap();
     }
     first.merged(log, MERGE_ABOVE + 16).await;
     let content = String::from_utf8(first.content_of(log).await).unwrap();

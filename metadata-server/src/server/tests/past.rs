@@ -5,7 +5,7 @@ use bytes::Bytes;
 use sitefs_base::{
     Content, Errno, Kind, Time,
     op::{AnswerBody, NewContent, Op, Query},
-    session::{Attach, Attached, Closing, ToCell, ToMount},
+    session::{Attach, Attached, Closing, CreditUse, ToCell, ToMount},
 };
 use std::time::Duration;
 
@@ -46,7 +46,8 @@ async fn a_mount_of_a_snapshot_sees_that_and_hears_nothing() {
     assert_eq!((answer.seq, answer.body), (seq, AnswerBody::Usage(usage)));
     assert_eq!(past.op(Op::Mkdir { at: place(b"d"), create: owner() }).await, Err(Errno::EROFS));
 
-    past.send(ToCell::Ping { client_time: Duration::from_secs(7), acked: seq }).await;
+    past.send(ToCell::Ping { client_time: Duration::from_secs(7), acked: seq, credit: CreditUse::default() })
+        .await;
     let Some(ToMount::Renew { watermark, usage: renewed, .. }) = past.next().await else { panic!() };
     assert_eq!((watermark, renewed), (seq, usage));
     assert!(past.heard.is_empty(), "{:?}", past.heard);

@@ -149,7 +149,7 @@ fn a_chunk_that_nobody_merges_takes_a_thousand_appends_and_then_no_more() {
     cell.op(append(log, vec![b'x'; 600])).unwrap();
     for n in 1..CHUNK_EXTENTS_BEHIND {
         let envelope = cell.envelope(append(log, line(n)));
-        let body = CommandBody::Op { volume: cell.volume, envelope };
+        let body = CommandBody::Op { volume: cell.volume, envelope, credit: Credit::NONE };
         cell.now = cell.now.next();
         let applied = apply(&mut cell.view, &Command { at: cell.now, body }).unwrap();
         let crowded = CrowdedChunk { volume: cell.volume, ino: log, chunk: 0 };

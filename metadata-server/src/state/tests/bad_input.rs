@@ -143,11 +143,8 @@ fn times_before_1970_and_after_2106_come_back_as_they_were_set() {
     let file = cell.file(root("f"));
     for secs in [i64::MIN, -1, i64::from(i32::MIN) - 1, i64::from(u32::MAX) + 1, 1 << 40, i64::MAX] {
         let time = Time::new(secs, 999_999_999);
-        let set = SetAttr {
-            atime: Some(SetTime::At(time)),
-            mtime: Some(SetTime::At(time)),
-            ..SetAttr::default()
-        };
+        let set =
+            SetAttr { atime: Some(SetTime::At(time)), mtime: Some(SetTime::At(time)), ..SetAttr::default() };
         cell.set(file, set).unwrap();
         assert_eq!((cell.attr(file).atime, cell.attr(file).mtime), (time, time));
         assert_eq!(cell.attr(file).ctime, cell.now, "ctime is the time of execution");

@@ -101,7 +101,9 @@ fn things(view: &MemoryView) -> (Vec<Place>, BTreeSet<InodeId>) {
         let parent = InodeId::from_key(keys::part(&key, 8).unwrap());
         places.extend(Name::new(&key[16..]).map(|name| Place { parent, name }));
     }
-    inodes.extend(view.rows(Family::Inode).iter().map(|(key, _)| InodeId::from_key(keys::part(key, 8).unwrap())));
+    inodes.extend(
+        view.rows(Family::Inode).iter().map(|(key, _)| InodeId::from_key(keys::part(key, 8).unwrap())),
+    );
     (places, inodes)
 }
 

@@ -153,7 +153,7 @@ impl Cell {
         let envelope = self.envelope(body);
         let at = self.now.next();
         self.now = at;
-        let body = CommandBody::Op { volume: self.volume, envelope };
+        let body = CommandBody::Op { volume: self.volume, envelope, credit: Credit::NONE };
         match apply(&mut self.view, &Command { at, body }).unwrap().reply? {
             Reply::Op(outcome) => Ok(*outcome),
             other => panic!("{other:?} is no reply to an operation"),

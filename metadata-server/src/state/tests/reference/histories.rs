@@ -12,7 +12,8 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner},
 };
 use sitefs_base::{
-    Digest, Extent, FileKind, Generation, InodeId, Moment, Name, Seq, SessionId, SnapshotName, Time, VolumeId,
+    Digest, Extent, FileKind, Generation, InodeId, Moment, Name, Seq, SessionId, SnapshotName, Time,
+    VolumeId,
     limits::CHUNK_SIZE,
     op::{
         BlobWanted, ChunkLayout, Commit, Create, Extra, Grant, NewContent, Op, OpEnvelope, Place, Publish,
@@ -232,7 +233,8 @@ impl Run {
     fn taken(&self, who: usize, at: At) -> Place {
         let now = &self.model.volumes[&SESSIONS[who]].now;
         let entries = |(dir, node): (InodeId, &Node)| {
-            let names: Vec<_> = node.entries().into_iter().flat_map(|entries| entries.keys().cloned()).collect();
+            let names: Vec<_> =
+                node.entries().into_iter().flat_map(|entries| entries.keys().cloned()).collect();
             names.into_iter().map(move |name| Place { parent: dir, name: Name::new(name).unwrap() })
         };
         let taken: Vec<Place> = now.tree.nodes().flat_map(entries).collect();
@@ -245,8 +247,7 @@ impl Run {
     fn place(&self, who: usize, At(dir, name): At) -> Place {
         let now = &self.model.volumes[&SESSIONS[who]].now;
         let dirs: Vec<_> = now.tree.nodes().filter(|(_, node)| node.is_dir()).map(|(ino, _)| ino).collect();
-        let parent =
-            if dir >= 245 { self.pick_ino(who, dir) } else { dirs[usize::from(dir) % dirs.len()] };
+        let parent = if dir >= 245 { self.pick_ino(who, dir) } else { dirs[usize::from(dir) % dirs.len()] };
         let name: &[u8] = match name {
             0..4 => &b"abcd"[usize::from(name)..=usize::from(name)],
             4 => b"\xff\xfe",
@@ -325,10 +326,7 @@ impl Run {
         };
         let SetAttr { size: _, .. } = committing.set;
         let (set, changed) = (committing.set.clone(), committing.changed);
-        self.op(
-            who,
-            Op::Commit(Commit { ino, expect_cver, content, set, changed, create, link, uploaded }),
-        );
+        self.op(who, Op::Commit(Commit { ino, expect_cver, content, set, changed, create, link, uploaded }));
     }
 
     /// Does about the blobs of `content` what a mount would do before the commit, or not.

@@ -15,7 +15,7 @@ use sitefs_base::{
     Errno, FileKind, Generation, GroupId, Incarnation, InodeId, OpId, Seq, SessionId, SnapshotName, Time,
     VolumeId,
     limits::REPLY_WINDOW,
-    op::{Change, Event, Extra, Grant, Op, OpEnvelope, Outcome},
+    op::{Change, Credit, Event, Extra, Grant, Op, OpEnvelope, Outcome},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -195,7 +195,8 @@ impl Model {
         let before = self.volumes[&id].now.tree.clone();
         let at = self.next_at();
         let expected = self.expect(id, envelope, at);
-        let applied = self.real(CommandBody::Op { volume: id, envelope: envelope.clone() });
+        let applied =
+            self.real(CommandBody::Op { volume: id, envelope: envelope.clone(), credit: Credit::NONE });
         let reply = applied.reply.map(|reply| match reply {
             Reply::Op(outcome) => *outcome,
             other => panic!("{other:?} is no reply to an operation"),
@@ -332,7 +333,7 @@ fn is_about(change: &Change, ino: InodeId) -> bool {
 
 fn gives(extra: &Extra) -> Gives {
     match extra {
-        Extra::None => Gives::Nothing,
+        Extra::None | Extra::Appended { .. } | Extra::Cloned { .. } => Gives::Nothing,
         Extra::Inodes { first, count } => Gives::Inodes(*first, *count),
         Extra::Dropped => Gives::Dropped,
         Extra::Grants(grants) => {

@@ -4,9 +4,7 @@ use super::{
     compare,
     model::{Model, Volume},
 };
-use crate::state::{
-    CommandBody, Family, Read, Reply, View, keep, life_of, seq_at, tests::harness::SITE,
-};
+use crate::state::{CommandBody, Family, Read, Reply, View, keep, life_of, seq_at, tests::harness::SITE};
 use sitefs_base::{Errno, Moment, OpId, Seq, SessionId, SnapshotName, Time, VolumeId};
 
 impl Volume {
@@ -99,7 +97,10 @@ impl Model {
         }
         let last = volume.before(now.secs()).unwrap_or(Seq::ZERO).max(volume.horizon);
         let at_an_end = horizon == volume.horizon || volume.seconds().values().any(|seq| *seq == horizon);
-        assert!((aged..=last).contains(&horizon) && at_an_end, "{horizon} is an end of a second, at most {last}");
+        assert!(
+            (aged..=last).contains(&horizon) && at_an_end,
+            "{horizon} is an end of a second, at most {last}"
+        );
         volume.horizon = horizon;
         self.check_past();
     }

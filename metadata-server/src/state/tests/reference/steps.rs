@@ -185,9 +185,8 @@ fn list() -> impl Strategy<Value = Bytes> {
             (acl::OTHER, other, 0),
         ])
     });
-    let minimal = (0..8u16).prop_map(|perm| {
-        List(vec![(acl::OWNER, 7, 0), (acl::OWNING_GROUP, perm, 0), (acl::OTHER, perm, 0)])
-    });
+    let minimal = (0..8u16)
+        .prop_map(|perm| List(vec![(acl::OWNER, 7, 0), (acl::OWNING_GROUP, perm, 0), (acl::OTHER, perm, 0)]));
     let bad = Just(List(vec![(acl::OWNER, 7, 0), (acl::OTHER, 9, 0)]));
     prop_oneof![5 => named.boxed(), 2 => minimal.boxed(), 1 => bad.boxed(), 1 => Just(List(vec![])).boxed()]
         .prop_map(|list| list.bytes())
@@ -315,9 +314,6 @@ pub struct History {
 pub fn history(longest: usize) -> impl Strategy<Value = History> {
     let bytes = prop_oneof![4 => Just(1 << 50), 1 => Just(1500u64)];
     let inodes = prop_oneof![4 => Just(1 << 20), 1 => Just(7u64)];
-    (bytes, inodes, prop::collection::vec(step(), longest / 2..longest)).prop_map(|(bytes, inodes, steps)| History {
-        bytes,
-        inodes,
-        steps,
-    })
+    (bytes, inodes, prop::collection::vec(step(), longest / 2..longest))
+        .prop_map(|(bytes, inodes, steps)| History { bytes, inodes, steps })
 }
