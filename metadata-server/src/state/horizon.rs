@@ -27,13 +27,18 @@ pub(super) fn advance(scope: &mut Scope, id: VolumeId, before: Time) -> Step<(Se
     Ok((horizon, forget_seconds(scope, id, horizon)?))
 }
 
-/// Whether a volume's horizon would move: read before a command is spent on it.
+/// Whether a volume's horizon would move, or left seconds below it: read before a command is spent on
+/// it.
 pub fn horizon_is_due(read: &dyn Read, volume: VolumeId, before: Time, now: Time) -> Result<bool> {
     let Some(row) = reads::live(read, volume)? else { return Ok(false) };
+    let oldest = second_from(read, volume, row.created_at.secs())?;
+    if oldest.is_some_and(|(_, second)| second.seq < row.horizon) {
+        return Ok(true);
+    }
     if row.horizon == row.seq {
         return Ok(false);
     }
-    Ok(target(read, volume, &row, before, now)? > row.horizon)
+    Ok(row.horizon < row.seq && target(read, volume, &row, before, now)? > row.horizon)
 }
 
 /// Where the horizon belongs.

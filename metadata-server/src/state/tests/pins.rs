@@ -276,8 +276,11 @@ fn seconds_below_the_horizon_are_forgotten_a_thousand_at_a_time() {
     assert_eq!(seconds(&cell), 1_499);
     assert_eq!(cell.move_horizon(9_999), (Seq::new(1_500), true));
     assert_eq!(seconds(&cell), 499);
+    let due = |cell: &Cell| horizon_is_due(&cell.view, cell.volume, Time::EPOCH, cell.now).unwrap();
+    assert!(due(&cell), "for the rest of them");
     assert_eq!(cell.move_horizon(9_999), (Seq::new(1_500), false));
     assert_eq!(seconds(&cell), 0);
+    assert!(!due(&cell));
 }
 
 #[test]
