@@ -125,7 +125,7 @@ fn an_append_over_the_quota_is_refused() {
     let mut cell = Cell::with(VolumeLimits { bytes: 1000, inodes: 10 });
     let log = cell.file(root("log"));
     cell.op(append(log, vec![1; 999])).unwrap();
-    assert_eq!(cell.refused(append(log, "xy")), Errno::ENOSPC);
+    assert_eq!(cell.refused(append(log, "xy")), Errno::EDQUOT);
     cell.op(append(log, "x")).unwrap();
 }
 

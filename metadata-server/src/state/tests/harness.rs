@@ -11,7 +11,7 @@ use std::{collections::HashMap, time::Duration};
 pub const ROOT: InodeId = InodeId::ROOT;
 pub const SESSION: SessionId = SessionId::new(7);
 /// What a full volume answers.
-pub const NO_SPACE: Errno = Errno::ENOSPC;
+pub const NO_SPACE: Errno = Errno::EDQUOT;
 pub const SITE: SiteId = SiteId::new(1);
 
 pub struct Cell {

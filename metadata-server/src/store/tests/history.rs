@@ -46,12 +46,19 @@ fn rows(store: &Store) -> usize {
 
 /// What a crash leaves: no write-ahead log, so the files as they are.
 fn crashed(store: &Store, to: &Path) -> Store {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(&store.shared.dir).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    // A compaction may remove a file in between: then the copy is of no one moment and begins again.
+    while !copied(&store.shared.dir, to) {
+        std::fs::remove_dir_all(to).unwrap();
     }
     Store::open(to, StoreOptions::default()).unwrap()
+}
+
+fn copied(from: &Path, to: &Path) -> bool {
+    std::fs::create_dir(to).unwrap();
+    let names = || std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap().file_name());
+    let before: BTreeSet<_> = names().collect();
+    before.iter().all(|name| std::fs::copy(from.join(name), to.join(name)).is_ok())
+        && before == names().collect()
 }
 
 #[test]

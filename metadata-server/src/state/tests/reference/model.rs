@@ -255,7 +255,7 @@ impl Model {
             let grew = |old: u64, new: u64, limit: u64| new > old && new > limit;
             let full = grew(old.bytes(), new.bytes(), volume.limits.bytes)
                 || grew(old.len() as u64, new.len() as u64, volume.limits.inodes);
-            if full { Err(Errno::ENOSPC) } else { Ok(effect) }
+            if full { Err(Errno::EDQUOT) } else { Ok(effect) }
         });
         if let Ok(effect) = &verdict {
             volume.now = now;
