@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 use rustix::{fs::XattrFlags, io::Errno};
-use sitefs_base::Time;
+use sitefs_base::{Clock, SystemClock, Time};
 use sitefs_tests::{Cell, Mounted, SOON, can_mount, content, scratch, sitefs, snapshot, wait_for};
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,6 @@ use std::{
     io::Write,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 /// What can be seen of a tree: every path, extended attributes, and how much it holds.
@@ -72,7 +71,7 @@ fn change(mount: &Mounted) {
 }
 
 fn now() -> Time {
-    SystemTime::now().into()
+    SystemClock.now()
 }
 
 /// Waits until another second begins; that second.
