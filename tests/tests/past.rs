@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 use rustix::{fs::XattrFlags, io::Errno};
-use sitefs_base::Time;
+use sitefs_base::{Clock, SystemClock, Time};
 use sitefs_tests::{Cell, Mounted, SOON, can_mount, content, scratch, sitefs, snapshot, wait_for};
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,6 @@ use std::{
     io::Write,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 /// What can be seen of a tree: every path, extended attributes, and how much it holds.
@@ -25,17 +24,13 @@ struct Seen {
 impl Seen {
     fn of(root: &Path) -> Self {
         let mut owner = vec![0; 100];
-        let len = rustix::fs::getxattr(root.join("dir/large"), "user.owner", &mut owner).unwrap();
+        let len = rustix::fs::getxattr(root.join("dir/large"), "user.owner", &mut owner[..]).unwrap();
         owner.truncate(len);
         let stat = rustix::fs::statvfs(root).unwrap();
         let links = fs::metadata(root.join("dir/large")).unwrap().nlink();
         let times = fs::metadata(root).unwrap().mtime_nsec();
         let used = stat.f_blocks - stat.f_bfree;
-        Self {
-            tree: snapshot(root),
-            owner,
-            numbers: [used, stat.f_files - stat.f_ffree, links, times.unsigned_abs()],
-        }
+        Self { tree: snapshot(root), owner, numbers: [used, inodes_used(root), links, times.unsigned_abs()] }
     }
 }
 
@@ -71,8 +66,13 @@ fn change(mount: &Mounted) {
     fs::write(mount.path("added"), "new").unwrap();
 }
 
+fn inodes_used(root: &Path) -> u64 {
+    let stat = rustix::fs::statvfs(root).unwrap();
+    stat.f_files - stat.f_ffree
+}
+
 fn now() -> Time {
-    SystemTime::now().into()
+    SystemClock.now()
 }
 
 /// Waits until another second begins; that second.
@@ -97,6 +97,8 @@ fn a_snapshot_and_a_time_show_the_volume_as_it_was() {
     let live = cell.mount("acme/live");
     fill(&live);
     let time = next_second();
+    // A mount hears once a second how much is used.
+    wait_for("what is used", SOON, || inodes_used(live.root()) == 9);
     let before = Seen::of(live.root());
     cell.admin(&["volume", "snapshot", "create", "acme/live", "before"]).ok();
     change(&live);

@@ -71,6 +71,9 @@ pub(super) fn no_such_moment(errno: Errno, volume: &VolumeName, moment: &Moment)
              volume snapshot list {volume}"
         )),
         (Errno::EINVAL, Moment::Time(time)) => Error::invalid(format!("{time} is in the future")),
+        (Errno::EINVAL, Moment::Snapshot(name)) => Error::invalid(format!(
+            "this session shows {volume} as it is: another one can show its snapshot {name}"
+        )),
         (Errno::EDQUOT, _) => Error::limit(format!(
             "{volume} has as many snapshots and mounts of its past as it can: delete snapshots or unmount some"
         )),
