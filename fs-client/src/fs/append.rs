@@ -113,7 +113,10 @@ impl Fs {
 
     /// [`Self::send_tail`] for callers that hold the node's commit lock.
     pub(super) fn send_tail_alone(&self, node: &Arc<Node>) -> Op<()> {
-        while let Some((append, len)) = next_append(&mut node.state()) {
+        loop {
+            // Not in the head of a loop: there the lock would be held all the way through.
+            let next = next_append(&mut node.state());
+            let Some((append, len)) = next else { return Ok(()) };
             let sent = self.meta.mutate(append, CLOSE_DEADLINE);
             let mut state = node.state();
             // Of an unknown outcome the session goes on to send the same operation: to send the bytes
@@ -130,7 +133,6 @@ impl Fs {
             self.notices.send(super::Notice::Attr(node.ino));
             sent?;
         }
-        Ok(())
     }
 }
 
