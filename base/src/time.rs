@@ -140,6 +140,14 @@ mod tests {
     }
 
     #[test]
+    fn the_last_moment_has_none_behind_it() {
+        let last = Time::new(i64::MAX, 999_999_999);
+        assert_eq!(last.next(), last);
+        assert_eq!(Time::new(5, 999_999_999).next(), Time::new(6, 0));
+        assert!(Time::try_from((5, 1_000_000_000)).is_err());
+    }
+
+    #[test]
     fn since_borrows_and_never_goes_below_zero() {
         assert_eq!(Time::new(2, 0).since(Time::new(0, 999_999_999)), Duration::new(1, 1));
         assert_eq!(Time::new(1, 0).since(Time::new(2, 0)), Duration::ZERO);

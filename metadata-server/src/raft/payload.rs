@@ -150,4 +150,49 @@ mod tests {
         payload.push(&Command { at: Time::new(1, 2), body: CommandBody::Noop }).unwrap();
         assert_eq!(payload.0, [0, 3, 0, 0, 0, 0, 0, 3, 2, 2, 0]);
     }
+
+    /// The commands of a random history, as entries.
+    fn entries(seed: u64) -> Vec<Payload> {
+        let mut all = vec![Payload::default()];
+        for command in crate::state::tests::reference::random_cell(seed, 60).1 {
+            let last = all.last_mut().unwrap();
+            if last.0.len() > 4_000 || last.push(&command).unwrap() == Fit::Full {
+                let mut next = Payload::default();
+                next.push(&command).unwrap();
+                all.push(next);
+            }
+        }
+        all
+    }
+
+    fn is_refused_or_harmless(bytes: Vec<u8>) -> bool {
+        let known = [Kind::Fenced, Kind::Corrupt];
+        Payload(bytes).commands().map_or_else(|error| known.contains(&error.kind()), |_| true)
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            cases: 2_000, failure_persistence: None, ..Default::default()
+        })]
+
+        #[test]
+        fn damaged_entries_are_refused_or_other_commands_but_never_a_panic(
+            seed in 0..4u64, entry in proptest::prelude::any::<proptest::sample::Index>(),
+            at in proptest::prelude::any::<proptest::sample::Index>(),
+            noise in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..12),
+            huge in proptest::prelude::any::<bool>(),
+        ) {
+            let mut bytes = {
+                let all = entries(seed);
+                all[entry.index(all.len())].0.clone()
+            };
+            // A length or a number as large as it can be, or noise.
+            let piece = if huge { vec![255, 255, 255, 255, 255, 255, 255, 255, 255, 1] } else { noise.clone() };
+            let from = at.index(bytes.len().max(1)).min(bytes.len());
+            let to = (from + piece.len()).min(bytes.len());
+            bytes.splice(from..to, piece);
+            proptest::prop_assert!(is_refused_or_harmless(bytes));
+            proptest::prop_assert!(is_refused_or_harmless(noise));
+        }
+    }
 }

@@ -64,7 +64,7 @@ fn affordable(read: &dyn Read, id: VolumeId, row: &VolumeRow, now: Time) -> Resu
     }
     let over = |_, second: &SecondRow| row.history_bytes.saturating_sub(second.history_bytes) > limit;
     let last_over = last_second(read, id, row, over)?;
-    let from = last_over.map_or(row.created_at.secs(), |(secs, _)| secs + 1);
+    let from = last_over.map_or(row.created_at.secs(), |(secs, _)| secs.saturating_add(1));
     Ok(match second_from(read, id, from)? {
         Some((_, second)) => second.seq,
         None if now.secs() > row.second => row.seq,

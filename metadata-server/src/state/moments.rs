@@ -122,7 +122,7 @@ pub(super) fn last_second(
         let middle = low.midpoint(high);
         match second_from(read, id, middle)? {
             Some((secs, second)) if holds(secs, &second) => {
-                low = secs + 1;
+                low = secs.saturating_add(1);
                 found = Some((secs, second));
             }
             _ => high = middle,

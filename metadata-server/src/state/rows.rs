@@ -325,7 +325,9 @@ pub(super) struct SnapshotRow {
 /// That somebody holds a pin, and the use of the volume at the pinned seq.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct PinRow {
+    #[serde(deserialize_with = "bounds::count")]
     pub bytes_used: u64,
+    #[serde(deserialize_with = "bounds::count")]
     pub inodes_used: u64,
 }
 

@@ -1,6 +1,7 @@
 //! What the store promises to `state` and to `raft`.
 
 mod churn;
+mod crashes;
 mod history;
 
 use super::{LogPosition, Store, StoreOptions};

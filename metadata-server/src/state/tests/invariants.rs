@@ -1,7 +1,7 @@
 //! What must hold of the rows after every command.
 
 use super::super::{
-    Family, MemoryView, Read, Row, acl, keys, layout, reads,
+    Family, MemoryView, Read, Row, acl, history, keys, layout, reads,
     rows::{
         BlobRow, BlobState, ChunkRow, DentryRow, DirRow, InodeRow, Loc, RestoreRow, SessionRow, SnapshotRow,
         VolumeRow, XattrRow, decode, fetch,
@@ -21,6 +21,7 @@ fn rows_of(view: &MemoryView, family: Family, id: VolumeId) -> Vec<Row> {
 
 pub fn check(view: &MemoryView, id: VolumeId) {
     let volume: VolumeRow = reads::volume(view, id).unwrap().unwrap();
+    check_lives(view, id, &volume);
     let mut inodes = BTreeMap::new();
     for (key, value) in rows_of(view, Family::Inode, id) {
         inodes.insert(ino_at(&key, 8), decode::<InodeRow>(Family::Inode, &key, &value).unwrap());
@@ -90,6 +91,26 @@ fn check_pins(view: &MemoryView, id: VolumeId, volume: &VolumeRow) {
         holders += holds(row.seq, b'R', &key[9..]);
     }
     assert_eq!(holders, of(b"P").len(), "nothing else holds a pin");
+}
+
+/// The rows of a key held one after the other, the last one until now, and none holds in the future.
+fn check_lives(view: &MemoryView, id: VolumeId, volume: &VolumeRow) {
+    for family in [Family::Dentry, Family::Inode, Family::Chunk, Family::Small] {
+        let mut ends = BTreeMap::<Vec<u8>, Seq>::new();
+        let superseded = history::family_under(family, &id.to_key()).unwrap();
+        for (key, value) in rows_of(view, superseded, id) {
+            let life = history::life_of(superseded, &key, &value).unwrap();
+            assert!(life.born < life.died && life.died <= volume.seq, "{life:?} up to {}", volume.seq);
+            let before = ends.insert(keys::before_death(family, &key).unwrap().to_vec(), life.died);
+            assert!(before.is_none_or(|end| end <= life.born), "two rows of one key held at a time");
+        }
+        for (key, value) in rows_of(view, family, id) {
+            if history::family_of(family, &key).is_some() {
+                let born = super::super::rows::born(family, &key, &value).unwrap();
+                assert!(born <= volume.seq && ends.get(&key).is_none_or(|end| *end <= born));
+            }
+        }
+    }
 }
 
 fn check_names(view: &MemoryView, id: VolumeId, inodes: &BTreeMap<InodeId, InodeRow>) {

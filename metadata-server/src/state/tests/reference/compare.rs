@@ -10,6 +10,10 @@ use sitefs_base::{
     Content, Errno, InodeId, Name, Seq, VolumeId,
     op::{Answer, AnswerBody, Change, Place, Query},
 };
+use std::collections::BTreeMap;
+
+/// How many names lead to each inode.
+type Names = BTreeMap<InodeId, u32>;
 
 /// The answer to a question at one point of a volume.
 fn ask(read: &dyn Read, id: VolumeId, question: &Query) -> Result<Answer, Errno> {
@@ -33,7 +37,7 @@ pub fn tree(read: &dyn Read, id: VolumeId, tree: &Tree) {
             check_chunks(read, id, ino, node);
         }
         if node.is_dir() {
-            check_dir(read, id, ino, tree);
+            check_dir(read, id, ino, (tree, &names));
         }
     }
 }
@@ -52,8 +56,7 @@ fn check_chunks(read: &dyn Read, id: VolumeId, ino: InodeId, node: &Node) {
     assert_eq!(found, node.chunks(), "the layout of {ino}");
 }
 
-fn check_dir(read: &dyn Read, id: VolumeId, dir: InodeId, tree: &Tree) {
-    let names = tree.names();
+fn check_dir(read: &dyn Read, id: VolumeId, dir: InodeId, (tree, names): (&Tree, &Names)) {
     let node = tree.get(dir).unwrap();
     let mut found = Vec::new();
     let mut after = None;
@@ -62,11 +65,11 @@ fn check_dir(read: &dyn Read, id: VolumeId, dir: InodeId, tree: &Tree) {
         let AnswerBody::Entries { dir: attr, parent, entries, complete } = page else {
             panic!("{page:?}");
         };
-        assert_eq!(attr, tree.attr(dir, &names));
+        assert_eq!(attr, tree.attr(dir, names));
         assert!(matches!(&node.body, super::tree::Body::Dir { parent: up, .. } if *up == parent));
         after = entries.last().map(|entry| entry.name.clone());
         for entry in entries {
-            assert_eq!(entry.inode, tree.inode(entry.inode.attr.ino, &names));
+            assert_eq!(entry.inode, tree.inode(entry.inode.attr.ino, names));
             found.push((entry.name.as_bytes().to_vec(), entry.inode.attr.ino));
         }
         if complete {
@@ -77,7 +80,7 @@ fn check_dir(read: &dyn Read, id: VolumeId, dir: InodeId, tree: &Tree) {
     assert!(found.iter().map(|(name, ino)| (name, ino)).eq(entries), "the entries of {dir}: {found:?}");
     for name in entries.keys().map(Vec::as_slice).chain([&b"absent"[..]]) {
         let at = Place { parent: dir, name: Name::new(name).unwrap() };
-        let inode = tree.find(&at).map(|ino| tree.inode(ino, &names));
+        let inode = tree.find(&at).map(|ino| tree.inode(ino, names));
         assert_eq!(body(read, id, Query::Lookup { at }), AnswerBody::Inode(inode));
     }
 }

@@ -458,7 +458,7 @@ pub(crate) fn random_cell(seed: u64, steps: usize) -> (MemoryView, Vec<Command>)
 
 #[test]
 fn random_histories_agree_with_the_model_now_and_in_the_past() {
-    prove(&Budget { histories: 4_000, steps: 50 }, |history| {
+    prove(&Budget { histories: 4_000, steps: 44 }, |history| {
         Run::all(history);
     });
 }

@@ -13,4 +13,4 @@ mod rules;
 mod steps;
 mod tree;
 
-pub(crate) use histories::random_cell;
+pub(crate) use histories::{Budget, random_cell};
