@@ -15,6 +15,7 @@ pub use process::{Finished, Running, run, sitefs};
 pub use suite::Suite;
 pub use tree::{content, differences, files_of_size, snapshot};
 
+use sitefs_base::{Clock, SystemClock, Time};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -45,6 +46,14 @@ pub fn wait_for(what: &str, deadline: Duration, mut condition: impl FnMut() -> b
         assert!(start.elapsed() < deadline, "waited {deadline:?} in vain for: {what}");
         std::thread::park_timeout(Duration::from_millis(10));
     }
+}
+
+/// Waits until another second begins; that second.
+pub fn next_second() -> Time {
+    let now = || SystemClock.now().secs();
+    let began = now();
+    wait_for("the next second", SOON, || now() > began);
+    Time::new(now(), 0)
 }
 
 /// Whether something is mounted at `path`, alive or dead.

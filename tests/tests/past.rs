@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 use rustix::{fs::XattrFlags, io::Errno};
-use sitefs_base::{Clock, SystemClock, Time};
-use sitefs_tests::{Cell, Mounted, SOON, can_mount, content, scratch, sitefs, snapshot, wait_for};
+use sitefs_tests::{
+    Cell, Mounted, SOON, can_mount, content, next_second, scratch, sitefs, snapshot, wait_for,
+};
 use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions},
@@ -69,17 +70,6 @@ fn change(mount: &Mounted) {
 fn inodes_used(root: &Path) -> u64 {
     let stat = rustix::fs::statvfs(root).unwrap();
     stat.f_files - stat.f_ffree
-}
-
-fn now() -> Time {
-    SystemClock.now()
-}
-
-/// Waits until another second begins; that second.
-fn next_second() -> Time {
-    let began = now().secs();
-    wait_for("the next second", SOON, || now().secs() > began);
-    Time::new(now().secs(), 0)
 }
 
 fn source(mount: &Mounted) -> String {

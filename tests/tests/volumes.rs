@@ -3,24 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 use rustix::{fs::XattrFlags, io::Errno};
-use sitefs_tests::{Cell, Mounted, SOON, can_mount, content, run, snapshot, wait_for};
+use sitefs_tests::{Cell, Mounted, SOON, can_mount, content, next_second, run, snapshot, wait_for};
 use std::{
     fs::{self, File},
     io::Read,
     os::unix::fs::{MetadataExt, symlink},
     path::Path,
     process::Command,
-    time::{Duration, SystemTime},
 };
-
-/// The next second, when the one under way is over.
-fn next_second() -> String {
-    let secs = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-    let now = secs();
-    wait_for("the next second", Duration::from_secs(5), || secs() > now);
-    let time = run(command("date", &["-u", "-d", &format!("@{}", now + 1), "+%Y-%m-%dT%H:%M:%SZ"]), SOON);
-    time.ok().stdout.trim().to_owned()
-}
 
 fn command(program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
@@ -77,7 +67,7 @@ fn a_deleted_directory_comes_back_as_it_was() {
     make_site(&mount);
     let dir = mount.path("site");
     let (before, acls_before) = (snapshot(&dir), acls(&dir));
-    let at = next_second();
+    let at = next_second().to_string();
     fs::remove_dir_all(&dir).unwrap();
     let restore = |extra: &[&str]| {
         let arguments = ["--json", "volume", "restore", "acme/live", "--path", "/site", "--at", &at];
@@ -119,7 +109,7 @@ fn an_overwritten_file_comes_back_while_another_mount_has_it_open() {
     let (writer, reader) = (cell.mount("acme/live"), cell.mount("acme/live"));
     let good = content(1, 200_000);
     fs::write(writer.path("index.php"), &good).unwrap();
-    let good_at = next_second();
+    let good_at = next_second().to_string();
     fs::write(writer.path("index.php"), b"<?php defaced").unwrap();
     let mut open = File::open(reader.path("index.php")).unwrap();
     let inode = open.metadata().unwrap().ino();
@@ -142,7 +132,7 @@ fn a_restore_that_cannot_be_says_why() {
     let mount = cell.mount("acme/live");
     fs::create_dir(mount.path("dir")).unwrap();
     fs::write(mount.path("dir/file"), "x").unwrap();
-    let at = next_second();
+    let at = next_second().to_string();
     fs::remove_dir_all(mount.path("dir")).unwrap();
     let restore =
         |path: &str, at: &str| cell.admin(&["volume", "restore", "acme/live", "--path", path, "--at", at]);
