@@ -44,3 +44,7 @@ pub const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 pub const CONTENT_DEADLINE: Duration = Duration::from_secs(30);
 /// A session that was silent for so long is forgotten (DESIGN D12).
 pub const SESSION_EXPIRY: Duration = Duration::from_secs(24 * 3600);
+/// How long every second of the past stays readable (DESIGN D6).
+pub const HISTORY_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Seqs of one volume that may be pinned, and snapshots that it may have.
+pub const PINS_MAX: usize = 512;

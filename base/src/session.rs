@@ -4,7 +4,7 @@
 //! come before the reply.
 
 use crate::{
-    Errno, GroupId, Incarnation, InodeId, OpId, Seq, SessionId, SiteId, VolumeId, VolumeName,
+    Errno, GroupId, Incarnation, InodeId, Moment, OpId, Seq, SessionId, SiteId, VolumeId, VolumeName,
     op::{Answer, Event, OpEnvelope, OpResult, Query, Usage},
 };
 use std::time::Duration;
@@ -62,6 +62,8 @@ pub struct Attach {
     pub since: Option<Seq>,
     /// The identity that the mount claims; counts only where the server runs in insecure mode.
     pub claimed_identity: String,
+    /// The moment that the mount shows; now if not set.
+    pub moment: Option<Moment>,
 }
 
 /// What the cell sends.
@@ -134,6 +136,9 @@ pub struct Attached {
     pub hot_max: u32,
     /// Space and inodes of the volume.
     pub usage: Usage,
+    /// The seq of the moment that the mount shows, if it asked for one: every answer holds at it, and
+    /// no events come.
+    pub at: Option<Seq>,
 }
 
 /// Why a stream ends.

@@ -1,7 +1,7 @@
 //! Calls to a cell's admin service.
 
 use crate::failure::{Failure, Hint};
-use sitefs_base::{Error, Identity, Role, limits::METADATA_DEADLINE};
+use sitefs_base::{Error, Identity, Role, VolumeName, limits::METADATA_DEADLINE};
 use sitefs_proto::{
     MESSAGE_MAX, error_from_status,
     pb::{self, admin_client::AdminClient},
@@ -57,6 +57,25 @@ impl Admin {
     pub(crate) fn list_volumes(&mut self) -> Result<Vec<pb::VolumeInfo>, Error> {
         let call = self.client.list_volumes(pb::ListVolumesRequest { claimed_identity: operator() });
         Ok(answer(&self.runtime, call)?.volumes)
+    }
+
+    /// Makes a snapshot.
+    pub(crate) fn create_snapshot(
+        &mut self,
+        request: pb::CreateSnapshotRequest,
+    ) -> Result<pb::SnapshotInfo, Error> {
+        answer(&self.runtime, self.client.create_snapshot(request))
+    }
+
+    /// The snapshots of a volume.
+    pub(crate) fn list_snapshots(&mut self, volume: &VolumeName) -> Result<Vec<pb::SnapshotInfo>, Error> {
+        let request = pb::ListSnapshotsRequest { volume: volume.to_string(), claimed_identity: operator() };
+        Ok(answer(&self.runtime, self.client.list_snapshots(request))?.snapshots)
+    }
+
+    /// Forgets a snapshot.
+    pub(crate) fn delete_snapshot(&mut self, request: pb::DeleteSnapshotRequest) -> Result<(), Error> {
+        answer(&self.runtime, self.client.delete_snapshot(request)).map(|_| ())
     }
 
     /// The state of the cell.

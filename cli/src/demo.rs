@@ -11,7 +11,7 @@ use crate::{
 };
 use rustix::fs::FlockOperation;
 use serde_json::json;
-use sitefs_base::{Error, Result, VolumeName};
+use sitefs_base::{Error, Result, VolumeName, VolumeView};
 use sitefs_client::Mount;
 use sitefs_metadata::server::{Server, ServerConfig};
 use std::{
@@ -75,7 +75,8 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
     let server = runtime.block_on(server::start(config))?;
     let mounted = make_volume(&runtime, &server, &volume).map_err(Failure::from).and_then(|()| {
         let cell = server.local_addr().to_string();
-        mount::start(arguments.options.config(&volume, directory.clone(), cell, data.join("cache"), false))
+        let view = VolumeView { volume: volume.clone(), at: None };
+        mount::start(arguments.options.config(&view, directory.clone(), cell, data.join("cache"), false))
     });
     let done = match mounted {
         Ok(mount) => attend(&runtime, &mut stop, &server, mount, &directory, &data, output),

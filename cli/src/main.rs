@@ -17,6 +17,7 @@ mod progress;
 mod server;
 #[cfg(any(feature = "server", feature = "mount"))]
 mod signals;
+mod snapshot;
 mod status;
 mod volume;
 

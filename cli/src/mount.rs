@@ -10,7 +10,7 @@ use crate::{
     signals::Stop,
 };
 use serde_json::json;
-use sitefs_base::{ByteSize, Error, Identity, Kind, Role, VolumeName};
+use sitefs_base::{ByteSize, Error, Identity, Kind, Role, VolumeView};
 use sitefs_client::{Mount, MountConfig, MountOptions};
 use std::{
     net::IpAddr,
@@ -22,8 +22,9 @@ use tokio::sync::oneshot;
 /// Mounts a volume until it is unmounted or told to stop (Ctrl-C, SIGTERM).
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The volume: SITE/ENVIRONMENT, for example acme/live.
-    volume: VolumeName,
+    /// The volume: SITE/ENVIRONMENT, for example acme/live. With @SNAPSHOT or @TIME as it was then,
+    /// read-only: acme/live@before-upgrade, acme/live@2026-11-20T12:00:00Z.
+    volume: VolumeView,
     /// Where to mount it: an empty directory.
     directory: PathBuf,
     /// Where the cell is.
@@ -62,13 +63,13 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
     }
     let directory = mountpoint::prepare(&arguments.directory, Missing::Refuse)?;
     mountpoint::apart(&directory, &arguments.cache, "cache directory")?;
-    let volume = &arguments.volume;
+    let view = &arguments.volume;
     let config = arguments.options.config(
-        volume,
+        view,
         directory.clone(),
         arguments.cell.clone(),
         arguments.cache.clone(),
-        arguments.read_only,
+        arguments.read_only || view.at.is_some(),
     );
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -77,8 +78,8 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
     let mut stop = runtime.block_on(async { Stop::listen() })?;
     let mount = start(config)?;
     let shown = directory.display().to_string();
-    output.result(&json!({ "volume": volume.to_string(), "mountpoint": shown }), || {
-        format!("{volume} is mounted at {shown}; Ctrl-C or `sitefs umount {shown}` ends it")
+    output.result(&json!({ "volume": view.to_string(), "mountpoint": shown }), || {
+        format!("{view} is mounted at {shown}; Ctrl-C or `sitefs umount {shown}` ends it")
     })?;
     runtime.block_on(async {
         tokio::select! {
@@ -94,16 +95,16 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
 pub(crate) fn start(config: MountConfig) -> Result<Arc<Mount>, Failure> {
     check_cache(&config.cache_dir)?;
     let _progress = Progress::show("mounting");
-    let (cell, volume, at) = (config.cell.clone(), config.volume.clone(), config.mountpoint.clone());
+    let (cell, view, at) = (config.cell.clone(), config.view.clone(), config.mountpoint.clone());
     let error = match Mount::start(config) {
         Ok(mount) => return Ok(Arc::new(mount)),
-        Err(error) => error.while_doing(format_args!("mounting {volume} at {}", at.display())),
+        Err(error) => error.while_doing(format_args!("mounting {view} at {}", at.display())),
     };
     let hint = match error.kind() {
         Kind::Unavailable => format!("is a cell running at {cell}?"),
         // An errno is one of this machine's files; the cell gives none for a missing volume.
-        Kind::NotFound if error.named_errno().is_none() => {
-            format!("`sitefs volume create {volume}` makes a volume")
+        Kind::NotFound if error.named_errno().is_none() && view.at.is_none() => {
+            format!("`sitefs volume create {view}` makes a volume")
         }
         Kind::Denied => "mount as root, or install fuse3 for fusermount3".to_owned(),
         _ => return Err(error.into()),
@@ -166,16 +167,17 @@ impl OptionArguments {
     /// The whole configuration of a mount.
     pub(crate) fn config(
         &self,
-        volume: &VolumeName,
+        view: &VolumeView,
         mountpoint: PathBuf,
         cell: String,
         cache_dir: PathBuf,
         read_only: bool,
     ) -> MountConfig {
-        let role = if read_only { Role::Reader(volume.clone()) } else { Role::Writer(volume.clone()) };
+        let volume = view.volume.clone();
+        let role = if read_only { Role::Reader(volume) } else { Role::Writer(volume) };
         let allow_other = self.allow_other || rustix::process::geteuid().is_root();
         MountConfig {
-            volume: volume.clone(),
+            view: view.clone(),
             mountpoint,
             cell,
             cache_dir,

@@ -5,6 +5,7 @@ use crate::{
     admin::{self, Admin, operator},
     failure::Hint,
     output::{Output, table},
+    snapshot,
 };
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -30,6 +31,7 @@ enum Command {
         #[command(flatten)]
         target: admin::Target,
     },
+    Snapshot(snapshot::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -67,6 +69,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
     match &arguments.command {
         Command::Create(create) => make(create, output),
         Command::List { target } => list(target, output),
+        Command::Snapshot(arguments) => snapshot::run(arguments, output),
     }
 }
 

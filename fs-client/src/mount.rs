@@ -6,7 +6,7 @@ use crate::fuse::{Adapter, KernelMount, MountArgs};
 use crate::meta::{CellAddress, Meta, Session, SessionStatus, Watcher, attach, keep_attached};
 use sitefs_base::session::Attached;
 use sitefs_base::{
-    Clock, Error, Identity, OsRandom, Random, Result, SessionId, SystemClock, Tasks, VolumeName,
+    Clock, Error, Identity, OsRandom, Random, Result, SessionId, SystemClock, Tasks, VolumeView,
 };
 use sitefs_blobstore::{CacheOptions, CacheStats, DiskCache};
 use std::{
@@ -36,8 +36,8 @@ pub struct MountOptions {
 /// What to mount, and with what.
 #[derive(Clone, Debug)]
 pub struct MountConfig {
-    /// The volume.
-    pub volume: VolumeName,
+    /// The volume, now or at a moment of its past; the past is mounted read-only.
+    pub view: VolumeView,
     /// Where; an existing directory.
     pub mountpoint: PathBuf,
     /// The cell's session listener: `HOST:PORT`.
@@ -163,7 +163,8 @@ impl Mount {
         let session = Arc::new(Session::new(id, network.handle.clone(), Arc::clone(&clock)));
         let address = CellAddress {
             address: config.cell.clone(),
-            volume: config.volume.clone(),
+            volume: config.view.volume.clone(),
+            moment: config.view.at.clone(),
             identity: config.identity.clone(),
         };
         let (channel, stream) = network.handle.block_on(async {
@@ -239,7 +240,7 @@ impl Mount {
 fn mount_args(config: &MountConfig, attached: &Attached, read_only: bool) -> MountArgs {
     MountArgs {
         mountpoint: config.mountpoint.clone(),
-        source: format!("{}:{}", attached.cell, config.volume),
+        source: format!("{}:{}", attached.cell, config.view),
         read_only,
         allow_other: config.options.allow_other,
     }

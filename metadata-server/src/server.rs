@@ -4,6 +4,7 @@ pub use crate::backend::BackendConfig;
 
 use crate::{
     grant::{self, Blobs},
+    horizons::Horizons,
     raft::{DataDir, Group, GroupConfig},
     rpc::{AdminService, Auth, BlobsService, Cell, NewVolume, SessionService},
     state::{self, CommandBody},
@@ -94,6 +95,7 @@ impl Server {
         loops.spawn(grant::verify(blobs.clone()));
         loops.spawn(grant::report_verified(blobs, reports));
         loops.spawn(expire_sessions(cell.clone()));
+        loops.spawn(Horizons::new(cell.group.clone(), cell.clock.clone()).run());
         let (local, admin) = (sockets.mounts.1, sockets.admin.1);
         let listeners = Tasks::new();
         listen(&listeners, &cell, sockets.mounts.0, mounts_router(&cell));

@@ -6,6 +6,7 @@
 
 pub mod admin;
 mod convert;
+pub mod snapshots;
 mod status;
 
 /// The generated messages, clients and servers.

@@ -91,9 +91,10 @@ impl Cell {
         self.mount_with(volume, &[])
     }
 
-    /// The same with more arguments. A mount never sees the keys of the object store.
+    /// The same with more arguments, or of a moment of the past (`acme/live@NAME`). A mount never sees
+    /// the keys of the object store.
     pub fn mount_with(&self, volume: &str, extra: &[&str]) -> Mounted {
-        self.volume(volume);
+        self.volume(volume.split('@').next().unwrap_or(volume));
         let number = self.mounts.get();
         self.mounts.set(number + 1);
         let base = self.path.join(format!("mount-{number}"));

@@ -4,7 +4,7 @@
 use super::service::Watcher;
 use super::session::{FRAMES_MAX, Session};
 use sitefs_base::session::{Attach, Attached, Closing, PROTOCOL_MAX, PROTOCOL_MIN, ToCell, ToMount};
-use sitefs_base::{Error, Identity, Kind, Random, Result, SessionId, VolumeName, limits};
+use sitefs_base::{Error, Identity, Kind, Moment, Random, Result, SessionId, VolumeName, limits};
 use sitefs_proto::pb::session_client::SessionClient;
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -31,6 +31,8 @@ pub struct CellAddress {
     pub address: String,
     /// The volume to attach.
     pub volume: VolumeName,
+    /// The moment of it to show; now if not set.
+    pub moment: Option<Moment>,
     /// The identity to claim.
     pub identity: Identity,
 }
@@ -99,6 +101,7 @@ pub async fn attach(channel: &Channel, cell: &CellAddress, session: &Session) ->
         incarnation: known.as_ref().map(|known| known.incarnation),
         since: known.is_some().then(|| session.applied()),
         claimed_identity: cell.identity.to_string(),
+        moment: cell.moment.clone(),
     };
     let gone = |_| Error::unavailable("the session's stream is closed");
     link.send(ToCell::Attach(hello)).await.map_err(gone)?;

@@ -78,7 +78,7 @@ fn decode(bytes: &[u8]) -> Result<(Command, &[u8])> {
     Ok((command, rest))
 }
 
-const KINDS: std::ops::RangeInclusive<u16> = 0..=8;
+const KINDS: std::ops::RangeInclusive<u16> = 0..=13;
 
 /// The number of a kind of command in the log; never reused.
 const fn kind(body: &CommandBody) -> u16 {
@@ -92,6 +92,9 @@ const fn kind(body: &CommandBody) -> u16 {
         CommandBody::Op { .. } => 6,
         CommandBody::Drained { .. } => 7,
         CommandBody::Verified { .. } => 8,
+        CommandBody::CreateSnapshot { .. } => 11,
+        CommandBody::DeleteSnapshot { .. } => 12,
+        CommandBody::MoveHorizon { .. } => 13,
     }
 }
 

@@ -204,7 +204,10 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
     match body {
         CommandBody::OpenSession { volume, .. }
         | CommandBody::CloseSession { volume, .. }
-        | CommandBody::Op { volume, .. } => Some(*volume),
+        | CommandBody::Op { volume, .. }
+        | CommandBody::CreateSnapshot { volume, .. }
+        | CommandBody::DeleteSnapshot { volume, .. }
+        | CommandBody::MoveHorizon { volume, .. } => Some(*volume),
         CommandBody::Noop
         | CommandBody::Init { .. }
         | CommandBody::CreateVolume { .. }
@@ -220,8 +223,8 @@ mod tests {
     use sitefs_base::SessionId;
 
     fn proposal(volume: u64, session: u128) -> Proposal {
-        let body =
-            CommandBody::OpenSession { volume: VolumeId::new(volume), session: SessionId::new(session) };
+        let (volume, session) = (VolumeId::new(volume), SessionId::new(session));
+        let body = CommandBody::OpenSession { volume, session, at: None };
         Proposal { body, reply: oneshot::channel().0 }
     }
 

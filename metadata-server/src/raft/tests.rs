@@ -53,7 +53,7 @@ impl Cell {
                 Reply::Volume(volume) => volume,
                 other => panic!("{other:?}"),
             };
-        self.reply(CommandBody::OpenSession { volume, session: SESSION }).await;
+        self.reply(CommandBody::OpenSession { volume, session: SESSION, at: None }).await;
         volume
     }
 

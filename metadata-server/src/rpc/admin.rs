@@ -7,6 +7,7 @@ use sitefs_proto::{
     admin::{CellStatus, CreateVolume, VolumeInfo},
     pb,
     pb::admin_server::Admin,
+    snapshots::{CreateSnapshot, DeleteSnapshot},
     status_from_error,
 };
 use std::sync::Arc;
@@ -73,6 +74,29 @@ impl AdminService {
         Ok(pb::ListVolumesReply { volumes })
     }
 
+    async fn make_snapshot(&self, request: pb::CreateSnapshotRequest) -> Result<pb::SnapshotInfo> {
+        let CreateSnapshot { volume, name, at, claimed_identity } = request.try_into()?;
+        self.0.auth.caller(&claimed_identity)?.may_manage(volume.site())?;
+        let made = self.0.create_snapshot(&volume, &name, at).await?;
+        tracing::info!(%volume, snapshot = %name, "snapshot created");
+        Ok(made.into())
+    }
+
+    fn snapshots(&self, request: &pb::ListSnapshotsRequest) -> Result<pb::ListSnapshotsReply> {
+        let volume: VolumeName = request.volume.parse()?;
+        self.0.auth.caller(&request.claimed_identity)?.may_manage(volume.site())?;
+        let snapshots = self.0.list_snapshots(&volume)?.into_iter().map(Into::into).collect();
+        Ok(pb::ListSnapshotsReply { snapshots })
+    }
+
+    async fn forget_snapshot(&self, request: pb::DeleteSnapshotRequest) -> Result<pb::Empty> {
+        let DeleteSnapshot { volume, name, claimed_identity } = request.try_into()?;
+        self.0.auth.caller(&claimed_identity)?.may_manage(volume.site())?;
+        self.0.delete_snapshot(&volume, &name).await?;
+        tracing::info!(%volume, snapshot = %name, "snapshot deleted");
+        Ok(pb::Empty {})
+    }
+
     fn cell_status(&self, request: &pb::StatusRequest) -> Result<pb::StatusReply> {
         self.0.auth.caller(&request.claimed_identity)?.may_operate()?;
         let (info, status) = (self.0.group.info(), self.0.group.status());
@@ -112,6 +136,27 @@ impl Admin for AdminService {
         request: Request<pb::ListVolumesRequest>,
     ) -> Result<Response<pb::ListVolumesReply>, Status> {
         answer(self.list(request.get_ref()))
+    }
+
+    async fn create_snapshot(
+        &self,
+        request: Request<pb::CreateSnapshotRequest>,
+    ) -> Result<Response<pb::SnapshotInfo>, Status> {
+        answer(self.make_snapshot(request.into_inner()).await)
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<pb::ListSnapshotsRequest>,
+    ) -> Result<Response<pb::ListSnapshotsReply>, Status> {
+        answer(self.snapshots(request.get_ref()))
+    }
+
+    async fn delete_snapshot(
+        &self,
+        request: Request<pb::DeleteSnapshotRequest>,
+    ) -> Result<Response<pb::Empty>, Status> {
+        answer(self.forget_snapshot(request.into_inner()).await)
     }
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {

@@ -5,6 +5,7 @@ use super::{
     auth::{Access, Auth},
     outbox::{Outbox, Outgoing, Wire, send, usage},
     sessions::{Member, Ticket},
+    snapshots::no_such_moment,
 };
 use crate::state::{self, CommandBody, Reply};
 use sitefs_base::{
@@ -33,15 +34,19 @@ pub(super) async fn attach(cell: &Arc<Cell>, attach: Attach, wire: &Wire) -> Res
 
     // Subscribed before the seq is read: nothing can fall between.
     let events = cell.group.events();
-    let (site, op_high_water) = open(cell, volume, &attach).await?;
-    let member = Member { session: attach.session, volume, site, access };
-    let (seq, usage) = usage(cell, volume).map_err(refused)?;
-    let resumed = resume_from(cell, volume, attach.since, seq).map_err(refused)?;
+    let Opened { site, op_high_water, at } = open(cell, volume, &attach).await?;
+    // The past cannot be changed.
+    let access = if at.is_some() { Access::Read } else { access };
+    let member = Member { session: attach.session, volume, site, access, at };
+    let (seq, usage) = usage(cell, &member).map_err(refused)?;
+    let resumed = resume_from(cell, &member, attach.since, seq).map_err(refused)?;
 
     let ticket = cell.sessions.enter(member).ok_or_else(|| Closing::Unavailable {
         reason: "this node serves as many mounts as it can".to_owned(),
     })?;
-    cell.watchers.join(volume, attach.session, resumed.unwrap_or(seq));
+    if at.is_none() {
+        cell.watchers.join(volume, attach.session, resumed.unwrap_or(seq));
+    }
     cell.reserved.returned(attach.session, cell.clock.boottime());
     let info = cell.group.info();
     let attached = Attached {
@@ -58,6 +63,7 @@ pub(super) async fn attach(cell: &Arc<Cell>, attach: Attach, wire: &Wire) -> Res
         read_only: access == Access::Read,
         hot_max: HOT_MAX as u32,
         usage,
+        at,
     };
     // A failed send shows at the next one; what was entered above is taken back there.
     let _ = send(wire, ToMount::Attached(attached)).await;
@@ -97,20 +103,36 @@ fn still_known(cell: &Cell, volume: VolumeId, attach: &Attach) -> Result<(), Clo
     Ok(())
 }
 
-async fn open(cell: &Cell, volume: VolumeId, attach: &Attach) -> Result<(SiteId, OpId), Closing> {
-    let body = CommandBody::OpenSession { volume, session: attach.session };
-    match cell.group.propose(body).await.map_err(refused)?.reply {
-        Ok(Reply::Session { site, op_high_water, .. }) => Ok((site, op_high_water)),
-        Ok(_) => Err(refused(Error::internal("opening a session gave another reply"))),
-        Err(Errno::ESTALE) => Err(Closing::SessionGone),
-        Err(errno) => Err(refused(Error::refused(errno, format!("opening the session: {errno}")))),
+/// A session that was begun or found.
+struct Opened {
+    site: SiteId,
+    op_high_water: OpId,
+    at: Option<Seq>,
+}
+
+async fn open(cell: &Cell, volume: VolumeId, attach: &Attach) -> Result<Opened, Closing> {
+    let body = CommandBody::OpenSession { volume, session: attach.session, at: attach.moment.clone() };
+    match (cell.group.propose(body).await.map_err(refused)?.reply, &attach.moment) {
+        (Ok(Reply::Session { site, op_high_water, at, .. }), moment) if at.is_some() == moment.is_some() => {
+            Ok(Opened { site, op_high_water, at })
+        }
+        (Ok(Reply::Session { .. }), _) => {
+            Err(refused(Error::invalid("this session shows the past, another one shows the volume as it is")))
+        }
+        (Ok(_), _) => Err(refused(Error::internal("opening a session gave another reply"))),
+        (Err(errno), Some(moment)) => Err(refused(no_such_moment(errno, &attach.volume, moment))),
+        (Err(Errno::ESTALE), None) => Err(Closing::SessionGone),
+        (Err(errno), None) => Err(refused(Error::refused(errno, format!("opening the session: {errno}")))),
     }
 }
 
-/// Where the feed goes on, if everything behind `since` is still there.
-fn resume_from(cell: &Cell, volume: VolumeId, since: Option<Seq>, seq: Seq) -> Result<Option<Seq>> {
+/// Where the feed goes on, if everything behind `since` is still there. A moment of the past has none.
+fn resume_from(cell: &Cell, member: &Member, since: Option<Seq>, seq: Seq) -> Result<Option<Seq>> {
+    if member.at.is_some() {
+        return Ok(since.filter(|since| *since == seq));
+    }
     let Some(since) = since.filter(|since| *since <= seq) else { return Ok(None) };
-    Ok(state::events_since(&cell.group.reader(), volume, since, 1)?.map(|_| since))
+    Ok(state::events_since(&cell.group.reader(), member.volume, since, 1)?.map(|_| since))
 }
 
 /// How a stream ends after `error`.

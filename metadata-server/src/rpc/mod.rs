@@ -12,6 +12,7 @@ mod query;
 mod reserve;
 mod session;
 mod sessions;
+mod snapshots;
 mod watch;
 
 pub(crate) use admin::{AdminService, NewVolume};
@@ -72,7 +73,8 @@ impl Cell {
     /// be forgotten.
     pub async fn touch_sessions(&self) {
         for Member { volume, session, .. } in self.sessions.members() {
-            if let Err(error) = self.group.propose(CommandBody::OpenSession { volume, session }).await {
+            let body = CommandBody::OpenSession { volume, session, at: None };
+            if let Err(error) = self.group.propose(body).await {
                 tracing::debug!(error = error.chain(), "session not noted as in use");
                 return;
             }

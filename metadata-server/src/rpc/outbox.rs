@@ -3,7 +3,7 @@
 //! The broadcast wakes the outbox quickly; the feed rows of the state are the truth. Whatever the
 //! broadcast has not brought when a reply needs it, or has dropped, is read from the rows.
 
-use super::{Cell, sessions::Member};
+use super::{Cell, query::ask, sessions::Member};
 use crate::state;
 use sitefs_base::{
     Errno, Error, OpId, Result, Seq,
@@ -111,7 +111,9 @@ impl Outbox {
         event: std::result::Result<Arc<(sitefs_base::VolumeId, Event)>, broadcast::error::RecvError>,
     ) -> Result<()> {
         match event {
-            Ok(event) if event.0 == self.member.volume => self.forward(&event.1).await,
+            Ok(event) if event.0 == self.member.volume && self.member.at.is_none() => {
+                self.forward(&event.1).await
+            }
             Ok(_) => Ok(()),
             Err(broadcast::error::RecvError::Lagged(_)) => self.catch_up().await,
             Err(broadcast::error::RecvError::Closed) => Err(Error::unavailable("the node is stopping")),
@@ -158,7 +160,8 @@ impl Outbox {
     /// The lease goes on, unless this mount or this node is behind (DESIGN D20).
     async fn renewal(&mut self, client_time: Duration) -> Result<Option<ToMount>> {
         let Some(quorum_age) = super::query::quorum_age(&self.cell.group) else { return Ok(None) };
-        if !self.cell.watchers.may_renew(self.member.volume, self.member.session) {
+        let Member { volume, session, at, .. } = self.member;
+        if at.is_none() && !self.cell.watchers.may_renew(volume, session) {
             return Ok(None);
         }
         let (watermark, usage) = self.usage()?;
@@ -166,13 +169,13 @@ impl Outbox {
     }
 
     fn usage(&self) -> Result<(Seq, Usage)> {
-        usage(&self.cell, self.member.volume)
+        usage(&self.cell, &self.member)
     }
 }
 
-/// The seq and the use of a volume.
-pub(super) fn usage(cell: &Cell, volume: sitefs_base::VolumeId) -> Result<(Seq, Usage)> {
-    match state::query(&cell.group.reader(), volume, &Query::Usage)? {
+/// The seq and the use of a volume, as a member sees it.
+pub(super) fn usage(cell: &Cell, member: &Member) -> Result<(Seq, Usage)> {
+    match ask(&cell.group.reader(), member, &Query::Usage)? {
         Ok(Answer { seq, body: AnswerBody::Usage(usage) }) => Ok((seq, usage)),
         Ok(_) => Err(Error::internal("the answer to another question")),
         Err(errno) => Err(Error::refused(errno, "reading the use of the volume")),

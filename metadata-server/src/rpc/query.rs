@@ -4,10 +4,11 @@ use super::{
     auth::Access,
     outbox::{Outgoing, usage},
     session::Stream,
+    sessions::Member,
 };
 use crate::{
     raft::Group,
-    state::{self, BlobPlace},
+    state::{self, BlobPlace, Read},
 };
 use sitefs_base::{
     Digest, Errno, Error, Result,
@@ -38,11 +39,11 @@ impl Stream {
             Query::Reserve { at } => self.reserve(at),
             // A few rows: quicker than a change of threads.
             Query::Lookup { .. } | Query::Inode { .. } | Query::Xattrs { .. } | Query::Usage => {
-                state::query(&self.cell.group.reader(), self.member.volume, &query)
+                ask(&self.cell.group.reader(), &self.member, &query)
             }
             Query::ReadDir { .. } | Query::Chunks { .. } => {
-                let (reader, volume) = (self.cell.group.reader(), self.member.volume);
-                off_thread(move || state::query(&reader, volume, &query)).await
+                let (reader, member) = (self.cell.group.reader(), self.member);
+                off_thread(move || ask(&reader, &member, &query)).await
             }
         }
     }
@@ -52,7 +53,7 @@ impl Stream {
             return Ok(Err(Errno::EINVAL));
         }
         // Read before the places: what they say holds at this seq or a later one.
-        let (seq, _) = usage(&self.cell, self.member.volume)?;
+        let (seq, _) = usage(&self.cell, &self.member)?;
         let (reader, volume) = (self.cell.group.reader(), self.member.volume);
         let (digests, places) = off_thread(move || {
             let places = state::locate(&reader, volume, &digests)?;
@@ -95,6 +96,17 @@ impl Stream {
         };
         self.cell.reserved.release(volume, &at, session);
         answered
+    }
+}
+
+/// Answers from the rows of now, or of the seq that the member sees.
+pub(super) fn ask(read: &dyn Read, member: &Member, query: &Query) -> Result<Answered> {
+    let Some(seq) = member.at else {
+        return state::query(read, member.volume, query);
+    };
+    match state::as_of(read, member.volume, seq)? {
+        Ok(past) => state::query(&past, member.volume, query),
+        Err(errno) => Ok(Err(errno)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The sessions that have a stream at this node.
 
 use super::auth::Access;
-use sitefs_base::{SessionId, SiteId, VolumeId};
+use sitefs_base::{Seq, SessionId, SiteId, VolumeId};
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -22,6 +22,8 @@ pub(crate) struct Member {
     pub site: SiteId,
     /// What it may do.
     pub access: Access,
+    /// The seq of the past that it sees; the volume as it is if not set.
+    pub at: Option<Seq>,
 }
 
 /// The attached sessions.

@@ -2,6 +2,7 @@
 
 mod blobs;
 mod harness;
+mod past;
 #[cfg(feature = "s3")]
 mod s3;
 mod session;

@@ -1,17 +1,18 @@
 //! Deciding commands.
 
 use super::{
-    Applied, Command, CommandBody, Read, Reply, View, attrs, blobs, commit,
+    Applied, Command, CommandBody, Read, Reply, View, attrs, blobs, commit, horizon,
     mutation::{Done, Finished, Mutation},
     namespace, reads, rename,
-    rows::{ReceiptRow, VolumeRow},
+    rows::{ReceiptRow, SessionRow, VolumeRow},
     scope::Scope,
     session::{self, Admission},
+    snapshots,
     stop::{Step, Stop},
     volume, xattr,
 };
 use sitefs_base::{
-    Attr, Errno, InodeId, Result, SessionId, VolumeId,
+    Attr, Errno, InodeId, Moment, Result, SessionId, VolumeId,
     op::{Op, OpEnvelope, Outcome},
 };
 
@@ -53,7 +54,9 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
             let root = volume::Root { uid: *uid, gid: *gid, mode: *mode };
             return reply(Reply::Volume(volume::create(scope, name, *limits, &root)?));
         }
-        CommandBody::OpenSession { volume, session } => return open_session(scope, *volume, *session),
+        CommandBody::OpenSession { volume, session, at } => {
+            return open_session(scope, *volume, *session, at.as_ref());
+        }
         CommandBody::CloseSession { volume, session } => session::close(scope, *volume, *session)?,
         CommandBody::ExpireSessions { before } => session::expire(scope, *before)?,
         CommandBody::Op { volume, envelope } => return operate(scope, *volume, envelope),
@@ -63,14 +66,28 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
         CommandBody::Verified { site, digest, generation } => {
             blobs::verified(scope, *site, digest, *generation)?;
         }
+        CommandBody::CreateSnapshot { volume, name, at } => {
+            return reply(Reply::Snapshot(snapshots::create(scope, *volume, name, *at)?));
+        }
+        CommandBody::DeleteSnapshot { volume, name } => snapshots::delete(scope, *volume, name)?,
+        CommandBody::MoveHorizon { volume, before } => {
+            let (horizon, more) = horizon::advance(scope, *volume, *before)?;
+            return reply(Reply::Horizon { horizon, more });
+        }
     }
     reply(Reply::Done)
 }
 
-fn open_session(scope: &mut Scope, volume: VolumeId, session: SessionId) -> Step<Applied> {
+fn open_session(
+    scope: &mut Scope,
+    volume: VolumeId,
+    session: SessionId,
+    at: Option<&Moment>,
+) -> Step<Applied> {
     let row = reads::volume(&scope.rows, volume)?.ok_or(Errno::ENOENT)?;
-    let session = session::open(scope, volume, session)?;
-    reply(Reply::Session { site: row.site, seq: row.seq, op_high_water: session.op_high_water })
+    let (site, seq) = (row.site, row.seq);
+    let SessionRow { op_high_water, at, .. } = session::open(scope, volume, row, session, at)?;
+    reply(Reply::Session { site, seq, op_high_water, at })
 }
 
 /// Executes an operation, or answers it again.

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use sitefs_base::{
-    Digest, Errno, Generation, GroupId, Incarnation, OpId, Seq, SessionId, SiteId, Time, VolumeId,
-    VolumeName,
+    Digest, Errno, Generation, GroupId, Incarnation, Moment, OpId, Seq, SessionId, SiteId, SnapshotName,
+    Time, VolumeId, VolumeName,
     op::{Event, OpEnvelope, Outcome},
 };
 
@@ -44,12 +44,16 @@ pub enum CommandBody {
         /// The mode of the root directory.
         mode: u16,
     },
-    /// Begins a session, or finds it again.
+    /// Begins a session, or finds it again. Of a moment: `ENOENT`, `ESTALE` or `EINVAL` as
+    /// [`seq_at`](super::seq_at) refuses it, `EDQUOT` if too many are pinned.
     OpenSession {
         /// The volume.
         volume: VolumeId,
         /// The session.
         session: SessionId,
+        /// The moment that it reads, and pins while it lives. A session that is found again keeps
+        /// its pin; `EINVAL` if it has none.
+        at: Option<Moment>,
     },
     /// Forgets a session; its later operations are refused with `ESTALE`.
     CloseSession {
@@ -89,6 +93,31 @@ pub enum CommandBody {
         /// Its generation.
         generation: Generation,
     },
+    /// Makes a snapshot, at a cost that does not depend on the volume's size. `EEXIST` if the name is
+    /// taken, `EDQUOT` if there are too many.
+    CreateSnapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The snapshot's name.
+        name: SnapshotName,
+        /// A time of the past; now if not set.
+        at: Option<Time>,
+    },
+    /// Forgets a snapshot; `ENOENT` if there is none of that name.
+    DeleteSnapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// The snapshot's name.
+        name: SnapshotName,
+    },
+    /// Moves the horizon of a volume: history before a time is dropped, and what is over the volume's
+    /// history budget, but for pins. Never back, and not into the second that is under way.
+    MoveHorizon {
+        /// The volume.
+        volume: VolumeId,
+        /// Times from here on must stay readable, as far as the budget goes.
+        before: Time,
+    },
 }
 
 /// What a volume may hold.
@@ -124,7 +153,18 @@ pub enum Reply {
         seq: Seq,
         /// The highest op id executed for this session.
         op_high_water: OpId,
+        /// The seq that it reads and pins, if it is one of the past.
+        at: Option<Seq>,
     },
     /// To `Op`.
     Op(Box<Outcome>),
+    /// To `CreateSnapshot`: the seq that it pins.
+    Snapshot(Seq),
+    /// To `MoveHorizon`.
+    Horizon {
+        /// Where the horizon is now.
+        horizon: Seq,
+        /// Whether rows below it are left, so that the command should be repeated.
+        more: bool,
+    },
 }

@@ -19,6 +19,25 @@ impl Life {
     }
 }
 
+/// The family in which superseded rows of the kind of `key` are kept, if they are.
+pub(super) fn family_of(family: Family, key: &[u8]) -> Option<Family> {
+    match family {
+        Family::Small if !matches!(key.get(8), Some(b'A' | b'X')) => None,
+        family => family_under(family, key),
+    }
+}
+
+/// As [`family_of`], for keys that begin with `prefix`: the kind of some of them may have no history.
+pub(super) fn family_under(family: Family, prefix: &[u8]) -> Option<Family> {
+    match family {
+        Family::Dentry => Some(Family::DentryHistory),
+        Family::Inode => Some(Family::InodeHistory),
+        Family::Chunk => Some(Family::ChunkHistory),
+        Family::Small if matches!(prefix.get(8), None | Some(b'A' | b'X')) => Some(Family::SmallHistory),
+        _ => None,
+    }
+}
+
 /// Whether a superseded row must be kept: it died after the horizon, or a pin needs it. The one
 /// function for reads, compaction, mark and fsck.
 pub fn keep(life: Life, horizon: Seq, pins: &[Seq]) -> bool {

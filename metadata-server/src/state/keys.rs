@@ -1,7 +1,7 @@
 //! The keys of rows: byte order is the order in which rows are read (`docs/FORMATS.md`).
 
 use super::Family;
-use sitefs_base::{Digest, Generation, InodeId, Name, OpId, Seq, SessionId, SiteId, VolumeId};
+use sitefs_base::{Digest, Generation, InodeId, Name, OpId, Seq, SessionId, SiteId, SnapshotName, VolumeId};
 
 /// The one row of `m` with the cell's name, group and incarnation.
 pub(super) const GROUP: &[u8] = b"G";
@@ -48,6 +48,15 @@ pub(super) fn xattrs(volume: VolumeId, ino: InodeId) -> Vec<u8> {
 
 pub(super) fn xattr(volume: VolumeId, ino: InodeId, name: &[u8]) -> Vec<u8> {
     join(&[&volume.to_key(), b"X", &ino.to_key(), name])
+}
+
+pub(super) fn seconds(volume: VolumeId) -> Vec<u8> {
+    join(&[&volume.to_key(), b"T"])
+}
+
+/// The second of a key that [`second`] made.
+pub(super) fn secs_of(key: &[u8]) -> Option<i64> {
+    part(key, 9).map(|secs| (u64::from_be_bytes(secs) ^ (1 << 63)).cast_signed())
 }
 
 /// Seconds before 1970 sort below later ones: the sign bit is flipped.
@@ -113,11 +122,41 @@ pub(super) fn range(volume: VolumeId, session: SessionId, last: InodeId) -> Vec<
     join(&[b"R", &volume.to_key(), &session.to_key(), &last.to_key()])
 }
 
+pub(super) fn snapshots(volume: VolumeId) -> Vec<u8> {
+    join(&[b"W", &volume.to_key()])
+}
+
+pub(super) fn snapshot(volume: VolumeId, name: &SnapshotName) -> Vec<u8> {
+    join(&[b"W", &volume.to_key(), name.as_str().as_bytes()])
+}
+
+pub(super) fn holders(volume: VolumeId, pin: Seq) -> Vec<u8> {
+    join(&[b"P", &volume.to_key(), &pin.to_key()])
+}
+
+pub(super) fn holder(volume: VolumeId, pin: Seq, kind: u8, id: &[u8]) -> Vec<u8> {
+    join(&[b"P", &volume.to_key(), &pin.to_key(), &[kind], id])
+}
+
 /// The key under which a row that stood at `key` until `died` is kept. Names are of any length, so
 /// a NUL, which no name contains, ends them.
 pub(super) fn died(family: Family, key: &[u8], died: Seq) -> Vec<u8> {
-    let named = family == Family::Dentry || (family == Family::Small && key.get(8) == Some(&b'X'));
-    join(&[key, if named { &[0] } else { &[] }, &died.to_key()])
+    join(&[&deaths(family, key), &died.to_key()])
+}
+
+/// The prefix of all superseded rows that stood at `key`.
+pub(super) fn deaths(family: Family, key: &[u8]) -> Vec<u8> {
+    join(&[key, if is_named(family, key) { &[0] } else { &[] }])
+}
+
+/// The inverse of [`died`], without the seq.
+pub(super) fn before_death(family: Family, died: &[u8]) -> Option<&[u8]> {
+    let (key, _) = died.split_last_chunk::<8>()?;
+    if is_named(family, key) { key.strip_suffix(&[0]) } else { Some(key) }
+}
+
+fn is_named(family: Family, key: &[u8]) -> bool {
+    family == Family::Dentry || (family == Family::Small && key.get(8) == Some(&b'X'))
 }
 
 /// Takes `N` bytes from `key` at `offset`; `None` if it is shorter.

@@ -5,6 +5,7 @@
 
 mod acl;
 mod apply;
+mod asof;
 mod attrs;
 mod blobs;
 mod checksum;
@@ -12,12 +13,15 @@ mod command;
 mod commit;
 mod content;
 mod history;
+mod horizon;
 mod keys;
 mod layout;
 mod memory;
+mod moments;
 mod mutation;
 mod namespace;
 mod overlay;
+mod pins;
 mod places;
 mod query;
 mod reads;
@@ -26,6 +30,7 @@ mod retention;
 mod rows;
 mod scope;
 mod session;
+mod snapshots;
 mod stop;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -34,14 +39,20 @@ mod volume;
 mod xattr;
 
 pub use apply::apply;
+pub use asof::{AsOf, as_of};
 pub use checksum::checksum;
 pub use command::{Applied, Command, CommandBody, Reply, VolumeLimits};
 pub use history::{Life, keep, life_of};
+pub use horizon::horizon_is_due;
 pub use memory::MemoryView;
+pub use moments::seq_at;
 pub use places::{
     BlobPlace, HotBlob, UnverifiedBlob, UploadSlot, hot_blobs, hot_bytes, locate, unverified, upload_slot,
 };
 pub use query::{SessionInfo, events_since, is_answered, query, session_info};
 pub use retention::{Retention, retention};
+pub use snapshots::{SnapshotInfo, snapshots};
 pub use view::{Family, Read, Row, View};
-pub use volume::{GroupInfo, VolumeInfo, group_info, last_at, volume_by_name, volume_info, volumes};
+pub use volume::{
+    GroupInfo, VolumeInfo, group_info, last_at, volume_by_name, volume_info, volumes, volumes_after,
+};

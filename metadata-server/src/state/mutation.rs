@@ -10,9 +10,10 @@ use super::{
     stop::{Step, refuse, require},
 };
 use sitefs_base::{
-    Errno, FileKind, InodeId, Result, Seq, SessionId, Time, VolumeId,
+    Digest, Errno, Extent, FileKind, InodeId, Result, Seq, SessionId, Time, VolumeId,
     op::{Change, Event, Extra, Place},
 };
+use std::collections::BTreeSet;
 
 /// Events that the feed of a volume keeps.
 const FEED_EVENTS: u64 = 100_000;
@@ -97,12 +98,12 @@ impl<'s, 'a> Mutation<'s, 'a> {
                 new.set_born(old.born());
                 if new != old {
                     new.set_born(self.seq);
-                    self.bury(family, key, old.born(), bytes);
+                    self.bury(family, key, &old, Some(&new), bytes);
                     self.scope.put(family, key, &new)?;
                 }
             }
             None => {
-                self.bury(family, key, old.born(), bytes);
+                self.bury(family, key, &old, None, bytes);
                 self.scope.rows.delete(family, key);
             }
         }
@@ -111,16 +112,14 @@ impl<'s, 'a> Mutation<'s, 'a> {
 
     /// Keeps a superseded row, unless nobody could ask for it: one that this mutation itself made, for
     /// example, held at no seq at all.
-    fn bury(&mut self, family: Family, key: &[u8], born: Seq, bytes: Vec<u8>) {
-        let history = match family {
-            Family::Dentry => Family::DentryHistory,
-            Family::Inode => Family::InodeHistory,
-            Family::Chunk => Family::ChunkHistory,
-            _ => Family::SmallHistory,
-        };
-        let life = Life { born, died: self.seq };
+    fn bury<T: Lived>(&mut self, family: Family, key: &[u8], old: &T, new: Option<&T>, bytes: Vec<u8>) {
+        let life = Life { born: old.born(), died: self.seq };
+        let Some(history) = history::family_of(family, key) else { return };
         if history::worth_keeping(life, self.volume.second_floor, &self.volume.pins) {
-            self.scope.rows.put(history, &keys::died(family, key, self.seq), bytes);
+            let key = keys::died(family, key, self.seq);
+            let size = (key.len() + bytes.len()) as u64 + dropped(old.named(), new.map_or(&[], T::named));
+            self.volume.history_bytes = self.volume.history_bytes.saturating_add(size);
+            self.scope.rows.put(history, &key, bytes);
         }
     }
 
@@ -252,8 +251,12 @@ impl<'s, 'a> Mutation<'s, 'a> {
     fn publish(&mut self) -> Result<Event> {
         if self.volume.second != self.before.second {
             let key = keys::second(self.id, self.before.second);
-            let history_bytes = self.before.history_bytes;
-            self.scope.put(Family::Small, &key, &SecondRow { seq: self.before.seq, history_bytes })?;
+            let VolumeRow { seq, history_bytes, bytes_used, inodes_used, .. } = self.before;
+            self.scope.put(
+                Family::Small,
+                &key,
+                &SecondRow { seq, history_bytes, bytes_used, inodes_used },
+            )?;
         }
         self.volume.seq = self.seq;
         let changes = std::mem::take(&mut self.changes);
@@ -266,6 +269,13 @@ impl<'s, 'a> Mutation<'s, 'a> {
         }
         Ok(Event { seq: self.seq, origin: self.session, changes: row.changes })
     }
+}
+
+/// Bytes of the content that `old` names and `new` does not: from now on history alone may need it.
+fn dropped(old: &[Extent], new: &[Extent]) -> u64 {
+    let still: BTreeSet<&Digest> = new.iter().map(|extent| &extent.digest).collect();
+    let gone = old.iter().filter(|extent| !still.contains(&extent.digest));
+    gone.map(|extent| u64::from(extent.len)).sum()
 }
 
 /// A mutation whose rows are complete.

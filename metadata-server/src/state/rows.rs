@@ -17,10 +17,14 @@ pub(super) const VERSION: u8 = 2;
 pub(super) trait Lived: Serialize + for<'de> Deserialize<'de> + PartialEq {
     fn born(&self) -> Seq;
     fn set_born(&mut self, born: Seq);
+    /// The content outside this row that it names.
+    fn named(&self) -> &[Extent] {
+        &[]
+    }
 }
 
 macro_rules! lived {
-    ($($row:ident)*) => {$(
+    ($($row:ident $(naming $named:expr)?,)*) => {$(
         impl Lived for $row {
             fn born(&self) -> Seq {
                 self.born
@@ -28,10 +32,20 @@ macro_rules! lived {
             fn set_born(&mut self, born: Seq) {
                 self.born = born;
             }
+            $(fn named(&self) -> &[Extent] {
+                let named: fn(&Self) -> &[Extent] = $named;
+                named(self)
+            })?
         }
     )*};
 }
-lived! { DentryRow InodeRow ChunkRow DirRow XattrRow }
+lived! {
+    DentryRow,
+    InodeRow naming InodeRow::extents,
+    ChunkRow naming |row| &row.extents,
+    DirRow,
+    XattrRow,
+}
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct DentryRow {
@@ -122,6 +136,10 @@ pub(super) struct SecondRow {
     pub seq: Seq,
     /// The volume's `history_bytes` at that moment.
     pub history_bytes: u64,
+    /// The volume's `bytes_used` at that moment.
+    pub bytes_used: u64,
+    /// The volume's `inodes_used` at that moment.
+    pub inodes_used: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -252,6 +270,24 @@ pub(super) struct SessionRow {
     pub last_used: Time,
     pub op_high_water: OpId,
     pub ack_below: OpId,
+    /// The seq that it reads and pins; sessions without see the volume as it is.
+    pub at: Option<Seq>,
+}
+
+/// A snapshot.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct SnapshotRow {
+    pub seq: Seq,
+    /// The moment that it shows.
+    pub at: Time,
+    pub created_at: Time,
+}
+
+/// That somebody holds a pin, and the use of the volume at the pinned seq.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct PinRow {
+    pub bytes_used: u64,
+    pub inodes_used: u64,
 }
 
 /// Inode numbers `first` to the number in the key, reserved for a session.

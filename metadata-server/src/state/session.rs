@@ -1,15 +1,16 @@
 //! Sessions: exactly-once execution and inode numbers (DESIGN D12 and D14).
 
 use super::{
-    Family, Read, keys,
+    Family, Read, keys, moments,
     mutation::{Done, Mutation},
+    pins::{self, Holder},
     reads,
-    rows::{self, RangeRow, ReceiptExtra, ReceiptRow, SessionRow},
+    rows::{self, RangeRow, ReceiptExtra, ReceiptRow, SessionRow, VolumeRow},
     scope::Scope,
     stop::{Step, require},
 };
 use sitefs_base::{
-    Errno, InodeId, OpId, Result, SessionId, Time, VolumeId,
+    Errno, InodeId, Moment, OpId, Result, Seq, SessionId, Time, VolumeId,
     limits::{INODE_RANGE, REPLY_WINDOW},
     op::Extra,
 };
@@ -17,22 +18,48 @@ use sitefs_base::{
 /// Sessions that one command may forget.
 const EXPIRE_MAX: usize = 1000;
 
-/// Begins a session, or finds it again; either way it has been used now.
-pub(super) fn open(scope: &mut Scope, volume: VolumeId, session: SessionId) -> Result<SessionRow> {
-    let key = keys::session(volume, session);
-    let at = scope.at;
+/// Begins a session, or finds it again; either way it has been used now. One of a moment of the past
+/// pins that, and goes on to see it when it is found again; a session of now never becomes one.
+pub(super) fn open(
+    scope: &mut Scope,
+    id: VolumeId,
+    mut volume: VolumeRow,
+    session: SessionId,
+    at: Option<&Moment>,
+) -> Step<SessionRow> {
+    let key = keys::session(id, session);
+    let now = scope.at;
     let row = match rows::fetch::<SessionRow>(&scope.rows, Family::Meta, &key)? {
-        Some(row) => SessionRow { last_used: at, ..row },
+        Some(row) => {
+            require(at.is_none() || row.at.is_some(), Errno::EINVAL)?;
+            SessionRow { last_used: now, ..row }
+        }
         None => {
-            SessionRow { opened_at: at, last_used: at, op_high_water: OpId::new(0), ack_below: OpId::new(0) }
+            let at = at.map(|at| pin(scope, id, &mut volume, session, at)).transpose()?;
+            let none = OpId::new(0);
+            SessionRow { opened_at: now, last_used: now, op_high_water: none, ack_below: none, at }
         }
     };
     scope.put(Family::Meta, &key, &row)?;
     Ok(row)
 }
 
-/// Forgets a session with its receipts and ranges.
+fn pin(
+    scope: &mut Scope,
+    id: VolumeId,
+    volume: &mut VolumeRow,
+    session: SessionId,
+    at: &Moment,
+) -> Step<Seq> {
+    let point = moments::point_at(&scope.rows, id, volume, at, scope.at)?;
+    pins::hold(scope, id, volume, point, Holder::Session(session))?;
+    scope.put(Family::Meta, &keys::volume(id), volume)?;
+    Ok(point.seq)
+}
+
+/// Forgets a session with its receipts, ranges and pin.
 pub(super) fn close(scope: &mut Scope, volume: VolumeId, session: SessionId) -> Result<()> {
+    unpin(scope, volume, session)?;
     let row: Option<SessionRow> = rows::fetch(&scope.rows, Family::Meta, &keys::session(volume, session))?;
     let Some(row) = row else { return Ok(()) };
     scope.rows.delete(Family::Meta, &keys::session(volume, session));
@@ -47,6 +74,14 @@ pub(super) fn close(scope: &mut Scope, volume: VolumeId, session: SessionId) -> 
         }
     }
     Ok(())
+}
+
+fn unpin(scope: &mut Scope, id: VolumeId, session: SessionId) -> Result<()> {
+    let row: Option<SessionRow> = rows::fetch(&scope.rows, Family::Meta, &keys::session(id, session))?;
+    let Some(pin) = row.and_then(|row| row.at) else { return Ok(()) };
+    let Some(mut volume) = reads::volume(&scope.rows, id)? else { return Ok(()) };
+    pins::release(scope, id, &mut volume, pin, Holder::Session(session))?;
+    scope.put(Family::Meta, &keys::volume(id), &volume)
 }
 
 /// Forgets sessions that were last used before `before`.
@@ -74,7 +109,7 @@ pub(super) enum Admission {
     Answer(ReceiptRow),
 }
 
-/// Decides on an operation. Receipts of the whole window are kept, so one without a receipt was
+/// Decides on an operation; sessions of the past execute none. Receipts of the whole window are kept, so one without a receipt was
 /// never executed, or executed without need for a receipt.
 pub(super) fn admit(
     read: &dyn Read,
@@ -88,6 +123,7 @@ pub(super) fn admit(
     if let Some(receipt) = rows::fetch(read, Family::Meta, &keys::receipt(volume, session, op))? {
         return Ok(Admission::Answer(receipt));
     }
+    require(row.at.is_none(), Errno::EROFS)?;
     require(op >= row.ack_below && op >= ack_below, Errno::EINVAL)?;
     let window = op.get() - ack_below.max(row.ack_below).get();
     require(window < REPLY_WINDOW as u64, Errno::EBUSY)?;

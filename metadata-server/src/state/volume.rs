@@ -178,13 +178,23 @@ pub fn volume_by_name(read: &dyn Read, name: &VolumeName) -> Result<Option<Volum
     }
 }
 
+/// The ids of up to `limit` volumes behind `after`, ascending.
+pub fn volumes_after(read: &dyn Read, after: Option<VolumeId>, limit: usize) -> Result<Vec<VolumeId>> {
+    let from = after.map_or_else(|| keys::VOLUMES.to_vec(), |id| reads::after(&keys::volume(id)));
+    let rows = read.scan(Family::Meta, keys::VOLUMES, &from, limit)?;
+    rows.iter().map(|(key, _)| id_of(key)).collect()
+}
+
+fn id_of(key: &[u8]) -> Result<VolumeId> {
+    let id = keys::part(key, keys::VOLUMES.len());
+    id.map(VolumeId::from_key).ok_or_else(|| rows::damaged(Family::Meta, key, "is no key of a volume"))
+}
+
 /// All volumes, in the order in which they were made.
 pub fn volumes(read: &dyn Read) -> Result<Vec<VolumeInfo>> {
     let mut found = Vec::new();
     reads::walk(read, Family::Meta, keys::VOLUMES, keys::VOLUMES, |key, value| {
-        let id = keys::part(key, keys::VOLUMES.len())
-            .ok_or_else(|| rows::damaged(Family::Meta, key, "is no key of a volume"))?;
-        found.push(VolumeInfo::new(VolumeId::from_key(id), rows::decode(Family::Meta, key, value)?));
+        found.push(VolumeInfo::new(id_of(key)?, rows::decode(Family::Meta, key, value)?));
         Ok(true)
     })?;
     Ok(found)

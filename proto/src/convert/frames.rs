@@ -3,7 +3,7 @@
 use super::{TEXT_MAX, errno, group, nanos, need, outcome::ResultMessage, session, session_bytes, text};
 use crate::pb;
 use sitefs_base::{
-    Error, Incarnation, InodeId, Kind, OpId, Result, Seq, SiteId, VolumeId,
+    Error, Incarnation, InodeId, Kind, Moment, OpId, Result, Seq, SiteId, VolumeId,
     session::{Attach, Attached, Closing, ToCell, ToMount},
 };
 use std::time::Duration;
@@ -116,6 +116,7 @@ impl From<Attach> for pb::Attach {
             incarnation: attach.incarnation.map(Incarnation::get),
             since: attach.since.map(Seq::get),
             claimed_identity: attach.claimed_identity,
+            moment: attach.moment.map(|moment| moment.to_string()),
         }
     }
 }
@@ -134,6 +135,10 @@ impl TryFrom<pb::Attach> for Attach {
             incarnation: attach.incarnation.map(Incarnation::new),
             since: attach.since.map(Seq::new),
             claimed_identity: text(attach.claimed_identity, TEXT_MAX, "an identity")?,
+            moment: attach
+                .moment
+                .map(|moment| text(moment, TEXT_MAX, "a moment")?.parse::<Moment>())
+                .transpose()?,
         })
     }
 }
@@ -154,6 +159,7 @@ impl From<Attached> for pb::Attached {
             read_only: attached.read_only,
             hot_max: attached.hot_max,
             usage: Some(attached.usage.into()),
+            at: attached.at.map(Seq::get),
         }
     }
 }
@@ -175,6 +181,7 @@ impl TryFrom<pb::Attached> for Attached {
             read_only: attached.read_only,
             hot_max: attached.hot_max,
             usage: need(attached.usage, "usage")?.into(),
+            at: attached.at.map(Seq::new),
         })
     }
 }

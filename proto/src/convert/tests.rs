@@ -4,7 +4,8 @@ use super::*;
 use proptest::{collection::vec, option, prelude::*};
 use prost::Message;
 use sitefs_base::{
-    Attr, AttrFlags, Content, Extent, FileKind, Inode, Kind, OpId, Seq, SiteId, VolumeId, limits,
+    Attr, AttrFlags, Content, Extent, FileKind, Inode, Kind, Moment, OpId, Seq, SiteId, Time, VolumeId,
+    limits,
     op::*,
     session::{Attach, Attached, Closing, FetchBlob, StoreBlob, ToCell, ToMount},
 };
@@ -177,8 +178,14 @@ fn a_query() -> BoxedStrategy<Query> {
     .boxed()
 }
 fn an_attach() -> BoxedStrategy<Attach> {
-    (0..5u32, 5..9u32, "[a-z]{1,9}/[a-z]{1,9}", a_session(), option::of(any::<u32>()), option::of(seq()))
-        .prop_map(|(protocol_min, protocol_max, volume, session, incarnation, since)| Attach {
+    let known = (option::of(any::<u32>()), option::of(seq()));
+    let moment = option::of(prop_oneof![
+        "[a-z]{1,9}".prop_map(|name| name.parse().unwrap()),
+        (-9_000_000_000..9_000_000_000_i64, 0..1_000_000_000_u32)
+            .prop_map(|(secs, nanos)| Moment::Time(Time::new(secs, nanos))),
+    ]);
+    (0..5u32, 5..9u32, "[a-z]{1,9}/[a-z]{1,9}", a_session(), known, moment)
+        .prop_map(|(protocol_min, protocol_max, volume, session, (incarnation, since), moment)| Attach {
             protocol_min,
             protocol_max,
             volume: volume.parse().unwrap(),
@@ -186,6 +193,7 @@ fn an_attach() -> BoxedStrategy<Attach> {
             incarnation: incarnation.map(Incarnation::new),
             since,
             claimed_identity: "sitefs://main/acme/live?role=rw".to_owned(),
+            moment,
         })
         .boxed()
 }
@@ -291,21 +299,25 @@ fn an_event() -> BoxedStrategy<Event> {
         .boxed()
 }
 fn an_attached() -> BoxedStrategy<Attached> {
-    (any::<[u32; 3]>(), 1..9u32, any::<[u64; 4]>(), op_id(), any::<[bool; 2]>(), a_usage())
-        .prop_map(|([protocol, incarnation, hot_max], group, ids, op_high_water, bits, usage)| Attached {
-            protocol,
-            cell: "main".to_owned(),
-            group: GroupId::new(group),
-            incarnation: Incarnation::new(incarnation),
-            site: SiteId::new(ids[0]),
-            volume: VolumeId::new(ids[1]),
-            root: InodeId::new(ids[2]),
-            seq: Seq::new(ids[3]),
-            resumed: bits[0],
-            op_high_water,
-            read_only: bits[1],
-            hot_max,
-            usage,
+    let said = (a_usage(), option::of(seq()));
+    (any::<[u32; 3]>(), 1..9u32, any::<[u64; 4]>(), op_id(), any::<[bool; 2]>(), said)
+        .prop_map(|([protocol, incarnation, hot_max], group, ids, op_high_water, bits, (usage, at))| {
+            Attached {
+                protocol,
+                cell: "main".to_owned(),
+                group: GroupId::new(group),
+                incarnation: Incarnation::new(incarnation),
+                site: SiteId::new(ids[0]),
+                volume: VolumeId::new(ids[1]),
+                root: InodeId::new(ids[2]),
+                seq: Seq::new(ids[3]),
+                resumed: bits[0],
+                op_high_water,
+                read_only: bits[1],
+                hot_max,
+                usage,
+                at,
+            }
         })
         .boxed()
 }

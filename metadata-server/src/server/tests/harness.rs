@@ -110,6 +110,7 @@ pub fn attach(session: u128) -> Attach {
         incarnation: None,
         since: None,
         claimed_identity: WRITER.to_owned(),
+        moment: None,
     }
 }
 

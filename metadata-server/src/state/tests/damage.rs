@@ -36,6 +36,8 @@ proptest! {
         try_row::<NameRow>(&value);
         try_row::<VolumeRow>(&value);
         try_row::<SessionRow>(&value);
+        try_row::<SnapshotRow>(&value);
+        try_row::<PinRow>(&value);
         try_row::<RangeRow>(&value);
         try_row::<ReceiptRow>(&value);
         let hot = decode::<HotRow>(Family::Hot, b"key", &value);

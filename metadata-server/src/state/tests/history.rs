@@ -2,7 +2,7 @@ use super::{super::*, harness::*};
 use sitefs_base::{Errno, Seq, op::*};
 use std::collections::BTreeMap;
 
-const KINDS: [(Family, Family); 4] = [
+pub const KINDS: [(Family, Family); 4] = [
     (Family::Dentry, Family::DentryHistory),
     (Family::Inode, Family::InodeHistory),
     (Family::Chunk, Family::ChunkHistory),
@@ -12,7 +12,7 @@ const KINDS: [(Family, Family); 4] = [
 /// Every row that has history, by family and key.
 pub type Tree = BTreeMap<(Family, Vec<u8>), Vec<u8>>;
 
-fn has_history(family: Family, key: &[u8]) -> bool {
+pub fn has_history(family: Family, key: &[u8]) -> bool {
     family != Family::Small || key[8] != b'T'
 }
 
@@ -105,10 +105,8 @@ fn a_pin_keeps_what_a_second_would_not() {
     cell.file(root("first"));
     cell.wait_a_second();
     let file = cell.write(root("f"), inline("pinned"));
-    let key = keys::volume(cell.volume);
-    let row: rows::VolumeRow = rows::fetch(&cell.view, Family::Meta, &key).unwrap().unwrap();
-    let row = rows::VolumeRow { pins: vec![row.seq], ..row };
-    cell.view.put(Family::Meta, &key, rows::encode(&row).unwrap());
+    let name = "pin".parse().unwrap();
+    cell.command(CommandBody::CreateSnapshot { volume: cell.volume, name, at: None }).unwrap();
     let pinned = (cell.seq(), tree_now(&cell.view));
     cell.op(Op::Commit(content(file, inline("after")))).unwrap();
     cell.done(Op::Unlink { at: root("f") });

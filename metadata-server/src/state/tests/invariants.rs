@@ -1,11 +1,14 @@
 //! What must hold of the rows after every command.
 
 use super::super::{
-    Family, MemoryView, Row, acl, keys, layout, reads,
-    rows::{BlobRow, BlobState, ChunkRow, DentryRow, DirRow, InodeRow, VolumeRow, XattrRow, decode, fetch},
+    Family, MemoryView, Read, Row, acl, keys, layout, reads,
+    rows::{
+        BlobRow, BlobState, ChunkRow, DentryRow, DirRow, InodeRow, SessionRow, SnapshotRow, VolumeRow,
+        XattrRow, decode, fetch,
+    },
 };
-use sitefs_base::{Content, Extent, FileKind, InodeId, VolumeId, limits::INODE_EXTENTS_MAX};
-use std::collections::BTreeMap;
+use sitefs_base::{Content, Extent, FileKind, InodeId, Seq, VolumeId, limits::INODE_EXTENTS_MAX};
+use std::collections::{BTreeMap, BTreeSet};
 
 fn ino_at(key: &[u8], offset: usize) -> InodeId {
     InodeId::from_key(keys::part(key, offset).unwrap())
@@ -30,9 +33,36 @@ pub fn check(view: &MemoryView, id: VolumeId) {
         assert!(*ino < volume.next_ino && row.born <= volume.seq);
         check_content(view, id, &volume, *ino, row);
     }
+    check_pins(view, id, &volume);
     for (key, _) in rows_of(view, Family::Chunk, id) {
         assert_eq!(inodes[&ino_at(&key, 8)].content, Content::Chunked, "chunk rows belong to chunked files");
     }
+}
+
+/// The pins are exactly the seqs that somebody holds, and what holds one names it.
+fn check_pins(view: &MemoryView, id: VolumeId, volume: &VolumeRow) {
+    let of = |tag: &[u8]| {
+        let prefix = [tag, &id.to_key()].concat();
+        let rows = view.rows(Family::Meta).into_iter();
+        rows.filter(move |(key, _)| key.starts_with(&prefix)).collect::<Vec<_>>()
+    };
+    let pin_of = |key: &[u8]| Seq::from_key(keys::part(key, 9).unwrap());
+    let held: BTreeSet<Seq> = of(b"P").iter().map(|(key, _)| pin_of(key)).collect();
+    assert_eq!(volume.pins, held.into_iter().collect::<Vec<_>>());
+    let holds = |pin: Seq, kind: u8, who: &[u8]| {
+        assert!(view.get(Family::Meta, &keys::holder(id, pin, kind, who)).unwrap().is_some());
+        1
+    };
+    let mut holders = 0;
+    for (key, value) in of(b"W") {
+        let row: SnapshotRow = decode(Family::Meta, &key, &value).unwrap();
+        holders += holds(row.seq, b'W', &key[9..]);
+    }
+    for (key, value) in of(b"S") {
+        let row: SessionRow = decode(Family::Meta, &key, &value).unwrap();
+        holders += row.at.map_or(0, |pin| holds(pin, b'S', &key[9..]));
+    }
+    assert_eq!(holders, of(b"P").len(), "nothing else holds a pin");
 }
 
 fn check_names(view: &MemoryView, id: VolumeId, inodes: &BTreeMap<InodeId, InodeRow>) {

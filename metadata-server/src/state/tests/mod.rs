@@ -9,6 +9,8 @@ mod history;
 mod invariants;
 mod model;
 mod names;
+mod past;
+mod pins;
 pub(crate) mod samples;
 mod sessions;
 mod volumes;

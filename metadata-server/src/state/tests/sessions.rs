@@ -62,7 +62,7 @@ fn an_unknown_session_and_an_unknown_volume_are_stale() {
     let volume = VolumeId::new(9);
     let envelope = numbered(1, 1, mkdir("d"));
     assert_eq!(cell.command(CommandBody::Op { volume, envelope }), Err(Errno::ESTALE));
-    let opened = cell.command(CommandBody::OpenSession { volume, session: SESSION });
+    let opened = cell.command(CommandBody::OpenSession { volume, session: SESSION, at: None });
     assert_eq!(opened, Err(Errno::ENOENT));
 }
 
@@ -71,9 +71,9 @@ fn a_closed_session_leaves_no_rows_and_a_reopened_one_keeps_its_mark() {
     let mut cell = Cell::new();
     cell.op(mkdir("d")).unwrap();
     cell.number();
-    let reply = cell.command(CommandBody::OpenSession { volume: cell.volume, session: SESSION });
+    let reply = cell.command(CommandBody::OpenSession { volume: cell.volume, session: SESSION, at: None });
     let seq = cell.seq();
-    assert_eq!(reply, Ok(Reply::Session { site: SITE, seq, op_high_water: OpId::new(2) }));
+    assert_eq!(reply, Ok(Reply::Session { site: SITE, seq, op_high_water: OpId::new(2), at: None }));
     cell.command(CommandBody::CloseSession { volume: cell.volume, session: SESSION }).unwrap();
     let left = cell.view.rows(Family::Meta).into_iter().filter(|(key, _)| b"SOR".contains(&key[0]));
     assert_eq!(left.count(), 0);
