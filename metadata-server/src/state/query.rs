@@ -9,7 +9,7 @@ use super::{
     xattr,
 };
 use sitefs_base::{
-    Content, Errno, Inode, InodeId, Name, OpId, Result, Seq, SessionId, Time, VolumeId,
+    Content, Errno, FileKind, Inode, InodeId, Name, OpId, Result, Seq, SessionId, Time, VolumeId,
     limits::{COMMIT_CHUNKS_MAX, LISTING_PAGE},
     op::{Answer, AnswerBody, ChunkLayout, Entry, Event, Query},
 };
@@ -53,7 +53,8 @@ fn directory(read: &dyn Read, id: VolumeId, ino: InodeId) -> Step<Node> {
 
 fn lookup(read: &dyn Read, id: VolumeId, parent: InodeId, name: &Name) -> Step<AnswerBody> {
     let Some(entry) = reads::dentry(read, id, parent, name)? else {
-        directory(read, id, parent)?;
+        let kind = reads::kind(read, id, parent)?.ok_or(Errno::ENOENT)?;
+        require(kind == FileKind::Directory, Errno::ENOTDIR)?;
         return Ok(AnswerBody::Inode(None));
     };
     Ok(AnswerBody::Inode(Some(reads::named(read, id, entry.ino)?.into_inode())))

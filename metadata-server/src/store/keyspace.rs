@@ -3,7 +3,8 @@
 use super::history::Needed;
 use crate::state::Family;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, LogLevel, Options, SliceTransform,
+    BlockBasedOptions, BlockBasedTablePinningTier, Cache, ColumnFamilyDescriptor, DBCompressionType,
+    LogLevel, Options, SliceTransform,
 };
 use std::time::Duration;
 
@@ -98,7 +99,9 @@ fn base_options(cache: &Cache, write_buffer_bytes: usize) -> Options {
     table.set_bloom_filter(BLOOM_BITS, false);
     table.set_whole_key_filtering(true);
     table.set_cache_index_and_filter_blocks(true);
-    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // Every read asks filter and index of several files: not through the cache, though it counts them.
+    table.set_unpartitioned_pinning_tier(BlockBasedTablePinningTier::All);
+    table.set_format_version(6);
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::Lz4);

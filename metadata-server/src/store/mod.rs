@@ -12,6 +12,7 @@ mod keyspace;
 mod meta;
 mod poison;
 mod reader;
+mod recent;
 pub(crate) mod rocks;
 mod scan;
 mod state_db;

@@ -7,6 +7,7 @@ use super::{
     meta::{LogPosition, StoreMeta},
     poison::Poison,
     reader::{Reader, handle},
+    recent::Recent,
     rocks::{self, failed},
     txn::{META_KEY, Txn},
     upkeep::needed_now,
@@ -57,7 +58,8 @@ pub(super) struct Shared {
     pub(super) churn: Mutex<Churn>,
     // Empty only inside `replace`, and after a `replace` that failed.
     db: RwLock<Option<Arc<DB>>>,
-    writer: Mutex<()>,
+    /// Held by the one transaction that runs.
+    writer: Mutex<Recent>,
     meta: Mutex<StoreMeta>,
     pub(super) flushed: Mutex<Option<LogPosition>>,
 }
@@ -65,7 +67,8 @@ pub(super) struct Shared {
 impl Store {
     /// Opens the database in `dir`, or makes one in a new or empty directory.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self> {
-        let cache = Cache::new_lru_cache(options.cache_bytes);
+        // Zero: entries are of all sizes, blocks and filters.
+        let cache = Cache::new_hyper_clock_cache(options.cache_bytes, 0);
         let needed = Needed::default();
         let (db, meta) = open_db(dir, &options, &cache, &needed)?;
         let shared = Shared {
@@ -77,7 +80,7 @@ impl Store {
             flushed: Mutex::new(meta.applied),
             meta: Mutex::new(meta),
             db: RwLock::new(Some(db)),
-            writer: Mutex::new(()),
+            writer: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -91,9 +94,9 @@ impl Store {
     /// Runs `change` and stores what it wrote as one batch; nothing is stored if it fails.
     /// One transaction runs at a time.
     pub fn transact<T>(&self, change: impl FnOnce(&mut Txn<'_>) -> Result<T>) -> Result<T> {
-        let _one = lock(&self.shared.writer);
+        let mut recent = lock(&self.shared.writer);
         let db = self.db()?;
-        let mut txn = Txn::new(&db, &self.shared.options.poison, self.meta());
+        let mut txn = Txn::new(&db, &self.shared.options.poison, &mut recent, self.meta());
         let value = change(&mut txn)?;
         let meta = txn.commit(&mut lock(&self.shared.churn))?;
         *lock(&self.shared.meta) = meta;
@@ -140,7 +143,8 @@ impl Store {
     /// to end first; if that, the swap or the opening fails, the store stays closed and the node
     /// must stop.
     pub fn replace(&self, swap: impl FnOnce() -> Result<()>) -> Result<()> {
-        let _one = lock(&self.shared.writer);
+        let mut recent = lock(&self.shared.writer);
+        recent.clear();
         let mut slot = self.shared.db.write().unwrap_or_else(PoisonError::into_inner);
         let old = slot.take().ok_or_else(|| Error::fenced("the store is closed"))?;
         let result = close(old).and_then(|()| swap()).and_then(|()| {

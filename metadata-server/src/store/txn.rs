@@ -6,6 +6,7 @@ use super::{
     meta::{LogPosition, StoreMeta},
     poison::Poison,
     reader::handle,
+    recent::Recent,
     rocks::failed,
     scan::{Overlay, merged, read_options},
 };
@@ -16,12 +17,15 @@ use std::{cell::RefCell, collections::HashMap, fmt};
 
 /// The row, in the default column family, that holds the [`StoreMeta`].
 pub(super) const META_KEY: &[u8] = b"meta";
+/// Room for the rows of one command.
+const BATCH_BYTES: usize = 4096;
 
 /// Reads and writes rows; nothing is stored before [`super::Store::transact`] returns. Several
 /// commands may use one transaction one after the other.
 pub struct Txn<'store> {
     db: &'store DB,
     poison: &'store Poison,
+    recent: RefCell<&'store mut Recent>,
     written: [Overlay; Family::ALL.len()],
     /// Watched rows that were looked up before they were written: whether they are stored.
     stored: RefCell<HashMap<Vec<u8>, bool>>,
@@ -29,8 +33,14 @@ pub struct Txn<'store> {
 }
 
 impl<'store> Txn<'store> {
-    pub(super) fn new(db: &'store DB, poison: &'store Poison, meta: StoreMeta) -> Self {
-        Self { db, poison, written: Default::default(), stored: RefCell::default(), meta }
+    pub(super) fn new(
+        db: &'store DB,
+        poison: &'store Poison,
+        recent: &'store mut Recent,
+        meta: StoreMeta,
+    ) -> Self {
+        let recent = RefCell::new(recent);
+        Self { db, poison, recent, written: Default::default(), stored: RefCell::default(), meta }
     }
 
     /// Says which log entry the rows contain after this transaction.
@@ -43,46 +53,63 @@ impl<'store> Txn<'store> {
         self.meta.membership = membership;
     }
 
+    pub(super) fn commit(mut self, churn: &mut Churn) -> Result<StoreMeta> {
+        let batch = self.batch(churn)?;
+        let written = self.db.write_opt(batch, &no_wal());
+        if let Err(error) = written {
+            self.recent.get_mut().clear();
+            return Err(self.poison.set(failed("writing to the state database", error)));
+        }
+        let recent = self.recent.into_inner();
+        for (key, value) in std::mem::take(&mut self.written[Family::Meta as usize]) {
+            if Recent::wants(Family::Meta, &key) {
+                recent.set(key, value);
+            }
+        }
+        Ok(self.meta)
+    }
+
+    fn batch(&self, churn: &mut Churn) -> Result<WriteBatch> {
+        let mut batch = WriteBatch::with_capacity_bytes(BATCH_BYTES);
+        for (family, rows) in Family::ALL.into_iter().zip(&self.written) {
+            if rows.is_empty() {
+                continue;
+            }
+            let column = handle(self.db, family)?;
+            for (key, value) in rows {
+                // A deletion that is known to meet exactly one row vanishes together with it, at a
+                // flush even: neither is left for scans to step over.
+                let life = life_of(family, key);
+                let meets_one = match life {
+                    Life::Overwritten => false,
+                    Life::WrittenOnce => value.is_none(),
+                    Life::Watched => self.is_stored(family, key)?,
+                };
+                if meets_one {
+                    batch.single_delete_cf(column, key);
+                }
+                if meets_one && family == Family::Dentry {
+                    churn.deleted(key);
+                }
+                match value {
+                    Some(value) => batch.put_cf(column, key, value),
+                    None if life == Life::Overwritten => batch.delete_cf(column, key),
+                    None => {}
+                }
+            }
+        }
+        batch.put(META_KEY, self.meta.encode()?);
+        Ok(batch)
+    }
+
     /// Whether a watched row is in the database, whatever this transaction wrote.
     fn is_stored(&self, family: Family, key: &[u8]) -> Result<bool> {
         if let Some(stored) = self.stored.borrow().get(key) {
             return Ok(*stored);
         }
         let found = self.db.get_pinned_cf(handle(self.db, family)?, key);
-        found.map(|found| found.is_some()).map_err(|error| self.poison.set(failed("reading a row", error)))
-    }
-
-    pub(super) fn commit(mut self, churn: &mut Churn) -> Result<StoreMeta> {
-        let mut batch = WriteBatch::default();
-        for family in Family::ALL {
-            let rows = std::mem::take(&mut self.written[family as usize]);
-            let column = handle(self.db, family)?;
-            for (key, value) in rows {
-                // A deletion that is known to meet exactly one row vanishes together with it, at a
-                // flush even: neither is left for scans to step over.
-                let is_stored = match life_of(family, &key) {
-                    Life::Overwritten => false,
-                    Life::WrittenOnce => value.is_none(),
-                    Life::Watched => self.is_stored(family, &key)?,
-                };
-                if is_stored {
-                    batch.single_delete_cf(column, &key);
-                }
-                match value {
-                    Some(value) => batch.put_cf(column, &key, value),
-                    None if life_of(family, &key) == Life::Overwritten => batch.delete_cf(column, &key),
-                    None => {}
-                }
-                if is_stored && family == Family::Dentry {
-                    churn.deleted(&key);
-                }
-            }
-        }
-        batch.put(META_KEY, self.meta.encode()?);
-        self.db
-            .write_opt(batch, &no_wal())
-            .map_err(|error| self.poison.set(failed("writing to the state database", error)))?;
-        Ok(self.meta)
+        let found = found.map(|found| found.is_some());
+        found.map_err(|error| self.poison.set(failed("reading a row", error)))
     }
 }
 
@@ -97,10 +124,15 @@ impl Read for Txn<'_> {
         if let Some(value) = self.written[family as usize].get(key) {
             return Ok(value.clone());
         }
-        let value = self
-            .db
-            .get_cf(handle(self.db, family)?, key)
-            .map_err(|error| self.poison.set(failed("reading a row", error)))?;
+        let is_recent = Recent::wants(family, key);
+        if is_recent && let Some(value) = self.recent.borrow().get(key) {
+            return Ok(value.clone());
+        }
+        let value = self.db.get_cf(handle(self.db, family)?, key);
+        let value = value.map_err(|error| self.poison.set(failed("reading a row", error)))?;
+        if is_recent {
+            self.recent.borrow_mut().set(key.to_vec(), value.clone());
+        }
         if life_of(family, key) == Life::Watched {
             self.stored.borrow_mut().insert(key.to_vec(), value.is_some());
         }
