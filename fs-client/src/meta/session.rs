@@ -401,3 +401,6 @@ impl Session {
         ToCell::Ping { client_time: self.clock.boottime(), acked, credit: self.credits.said() }
     }
 }
+
+#[cfg(test)]
+mod tests;
