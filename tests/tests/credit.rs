@@ -172,7 +172,10 @@ fn what_was_written_before_the_cell_died_is_committed_although_the_volume_is_ful
         fs::metadata(two.path("before")).is_ok_and(|found| found.len() == bytes.len() as u64)
     });
     assert_eq!(used(&cell, "acme/full"), filled + bytes.len() as u64);
-    assert_eq!(fs::write(two.path("more"), content(7, 1000)).unwrap_err().kind(), ErrorKind::QuotaExceeded);
+    assert_eq!(
+        fs::write(two.path("more"), content(7, 1 << 20)).unwrap_err().kind(),
+        ErrorKind::QuotaExceeded
+    );
 }
 
 #[test]

@@ -34,6 +34,7 @@ fn attached(settings: VolumeSettings, credit: Credit) -> Attached {
         op_high_water: OpId::new(0),
         read_only: false,
         hot_max: 0,
+        at: None,
         usage: usage(0),
         settings,
         credit,
@@ -97,8 +98,8 @@ fn a_writer_waits_until_others_give_back_what_it_needs() {
 fn a_writer_hears_that_the_volume_is_full_or_that_nobody_answers() {
     let runtime = runtime();
     let (session, sent) = session(&runtime, VolumeSettings::default(), Credit::NONE);
+    let full = || renew(99, VolumeSettings::default(), bytes(1));
     std::thread::scope(|scope| {
-        let full = || renew(99, VolumeSettings::default(), bytes(1));
         scope.spawn(|| answer(&session, sent, vec![full(), full()]));
         assert_eq!(session.wait_for_credit(bytes(2)), Err(Errno::EDQUOT));
     });
