@@ -47,6 +47,27 @@ fn content_of_every_size_comes_back() {
 }
 
 #[test]
+fn a_running_program_is_not_emptied_by_an_open_that_is_refused() {
+    if !can_mount() {
+        return;
+    }
+    let demo = Demo::start();
+    let program = demo.path("program");
+    fs::copy("/bin/sleep", &program).unwrap();
+    for _ in 0..20 {
+        let mut running = Command::new(&program).arg("60").spawn().unwrap();
+        for flags in [OFlags::RDONLY | OFlags::TRUNC, OFlags::WRONLY, OFlags::RDWR | OFlags::TRUNC] {
+            let refused = rustix::fs::open(&program, flags, Mode::empty());
+            assert_eq!(refused.err(), Some(Errno::TXTBSY), "{flags:?}");
+        }
+        assert!(running.try_wait().unwrap().is_none(), "it runs");
+        running.kill().unwrap();
+        running.wait().unwrap();
+    }
+    assert_eq!(fs::read(&program).unwrap(), fs::read("/bin/sleep").unwrap());
+}
+
+#[test]
 fn open_flags_do_what_they_say() {
     if !can_mount() {
         return;

@@ -365,6 +365,8 @@ impl Fs {
                     Obstacle::Credit(more)
                 } else if let Some(draft) = &mut state.draft {
                     draft.copy.resize(size).map_err(|error| failed(&error))?;
+                    // This is how an open with O_TRUNC begins.
+                    draft.whole |= size == 0;
                     draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
                     state.wrote(self.clock.now());
                     state.recount();

@@ -128,9 +128,10 @@ macro_rules! place_or {
     };
 }
 
-fn wanted_capabilities() -> [InitFlags; 7] {
+/// Not `FUSE_ATOMIC_O_TRUNC`: with it an open that is then refused, because the file is a running program
+/// (ETXTBSY), has emptied the file already.
+fn wanted_capabilities() -> [InitFlags; 6] {
     [
-        InitFlags::FUSE_ATOMIC_O_TRUNC,
         InitFlags::FUSE_DONT_MASK,
         InitFlags::FUSE_POSIX_ACL,
         InitFlags::FUSE_HANDLE_KILLPRIV_V2,
