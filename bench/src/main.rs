@@ -103,7 +103,13 @@ fn run(arguments: &Arguments) -> Result<()> {
     let million = if arguments.quick { 20_000 } else { 1_000_000 };
     let state = arguments.state.as_ref().map(|dir| state::measure(dir, million)).transpose()?;
     let processes = arguments.rss.iter().map(|pid| Memory::of(*pid)).collect::<Result<_>>()?;
-    let report = Report { machine, debug_build: cfg!(debug_assertions), comparison, state: state.unwrap_or_default(), processes };
+    let report = Report {
+        machine,
+        debug_build: cfg!(debug_assertions),
+        comparison,
+        state: state.unwrap_or_default(),
+        processes,
+    };
     let text = match arguments.json {
         true => serde_json::to_string(&report)
             .map_err(|error| Error::internal("writing the report as JSON").because(error))?,

@@ -43,8 +43,14 @@ impl Cell {
         let Reply::Volume(volume) = self.command(body)? else { return Err(unexpected("a new volume")) };
         self.volume = volume;
         self.numbers = 0..0;
-        self.command(CommandBody::OpenSession { volume, session: SESSION })?;
+        self.command(CommandBody::OpenSession { volume, session: SESSION, at: None })?;
         Ok(volume)
+    }
+
+    /// Operations go to this volume again.
+    pub(super) fn return_to(&mut self, volume: VolumeId) {
+        self.volume = volume;
+        self.numbers = 0..0;
     }
 
     pub(super) fn command(&mut self, body: CommandBody) -> Result<Reply> {

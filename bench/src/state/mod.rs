@@ -35,7 +35,8 @@ impl Measured {
 pub(crate) fn measure(dir: &Path, million: u64) -> Result<Vec<Measured>> {
     std::fs::create_dir_all(dir).map_err(|error| Error::io(format!("creating {}", dir.display()), error))?;
     let place = tempfile::Builder::new().prefix("sitefs-bench-").tempdir_in(dir);
-    let place = place.map_err(|error| Error::io(format!("making a directory in {}", dir.display()), error))?;
+    let place =
+        place.map_err(|error| Error::io(format!("making a directory in {}", dir.display()), error))?;
     cases::run(&place.path().join("state"), million)
 }
 

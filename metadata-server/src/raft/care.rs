@@ -119,7 +119,9 @@ impl Upkeep {
         if let Some(work) = self.work.take() {
             match work.await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(error = error.chain(), "upkeep of the state database failed"),
+                Ok(Err(error)) => {
+                    tracing::warn!(error = error.chain(), "upkeep of the state database failed")
+                }
                 Err(error) => tracing::error!(%error, "upkeep of the state database ended in a panic"),
             }
         }

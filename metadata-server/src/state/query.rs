@@ -86,9 +86,10 @@ fn resolved(read: &dyn Read, id: VolumeId, prefix: &[u8], rows: &[Row]) -> Resul
     let mut inodes = Vec::with_capacity(rows.len());
     for (key, value) in rows {
         let row: DentryRow = rows::decode(Family::Dentry, key, value)?;
-        names.push(Name::new(&key[prefix.len()..]).map_err(|error| {
-            rows::damaged(Family::Dentry, key, "has no valid name").because(error)
-        })?);
+        names.push(
+            Name::new(&key[prefix.len()..])
+                .map_err(|error| rows::damaged(Family::Dentry, key, "has no valid name").because(error))?,
+        );
         inodes.push(row.ino);
     }
     let nodes = reads::all_named(read, id, &inodes)?;

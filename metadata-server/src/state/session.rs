@@ -196,7 +196,8 @@ pub(super) fn alloc_inodes(m: &mut Mutation, count: u32) -> Step<Done> {
 pub(super) fn owns_number(m: &Mutation, ino: InodeId) -> Result<bool> {
     // Nearly always it is one of the range given last, with which those before it were merged.
     let last = InodeId::new(m.volume.next_ino.get() - 1);
-    let range: Option<RangeRow> = rows::fetch(&m.scope.rows, Family::Meta, &keys::range(m.id, m.session, last))?;
+    let range: Option<RangeRow> =
+        rows::fetch(&m.scope.rows, Family::Meta, &keys::range(m.id, m.session, last))?;
     if range.is_some_and(|range| range.first <= ino && ino <= last) {
         return Ok(true);
     }

@@ -3,7 +3,8 @@
 use super::history::Needed;
 use crate::state::Family;
 use rocksdb::{
-    BlockBasedOptions, BlockBasedTablePinningTier, Cache, ColumnFamilyDescriptor, DBCompressionType, LogLevel, Options, SliceTransform,
+    BlockBasedOptions, BlockBasedTablePinningTier, Cache, ColumnFamilyDescriptor, DBCompressionType,
+    LogLevel, Options, SliceTransform,
 };
 use std::time::Duration;
 

@@ -73,7 +73,11 @@ fn a_receipt_that_is_gone_leaves_nothing_behind_at_the_next_flush() {
     let deletions = || {
         let db = store.db().unwrap();
         let tables = db.live_files().unwrap();
-        tables.iter().filter(|table| table.column_family_name == "m").map(|table| table.num_deletions).sum::<u64>()
+        tables
+            .iter()
+            .filter(|table| table.column_family_name == "m")
+            .map(|table| table.num_deletions)
+            .sum::<u64>()
     };
     assert_eq!(deletions(), 1_000, "those that met a receipt went with it");
     assert!(store.reader().scan(Family::Meta, b"O", b"O", 1).unwrap().is_empty());

@@ -27,8 +27,7 @@ fn with_history(store: &Store, volume: VolumeId) {
         samples::made(view, volume.get());
         samples::needs(view, volume, Seq::ZERO, &[]);
         for number in 0..10 {
-            let (key, value) =
-                samples::superseded(volume, number, Seq::new(number), Seq::new(number + 1));
+            let (key, value) = samples::superseded(volume, number, Seq::new(number), Seq::new(number + 1));
             for family in Family::ALL.into_iter().filter(|family| family.is_history()) {
                 view.put(family, &key, value.clone());
             }
