@@ -7,8 +7,9 @@ use super::{
 };
 use crate::say;
 use rustix::time::ClockId::{ProcessCPUTime, ThreadCPUTime};
-use sitefs_base::{Content, Digest, Error, Extent, InodeId, Name, Result, op::*};
-use std::{fs, path::Path};
+use sitefs_base::{Content, Digest, Error, Extent, InodeId, Name, Result, SnapshotName, op::*};
+use sitefs_metadata::state::CommandBody;
+use std::{fs, path::Path, time::Duration};
 
 /// Files per directory, but for the large one.
 const PER_DIRECTORY: u64 = 1_000;
@@ -35,6 +36,7 @@ pub(super) fn run(dir: &Path, million: u64) -> Result<Vec<Measured>> {
     overwrites(&mut found, &mut tree, million / 10)?;
     lookups(&mut found, &mut tree, million / 10)?;
     churn(&mut found, &mut tree, million / 5)?;
+    snapshots(&mut found, &mut tree, million)?;
     large_directory(&mut found, &mut tree, million)?;
     disk(&mut found, &tree, dir)?;
     Ok(found)
@@ -231,8 +233,11 @@ fn churn(found: &mut Vec<Measured>, tree: &mut Tree, count: u64) -> Result<()> {
         tree.commit(small(ino, place(dir, &format!("kept-{file:06}"))?))?;
     }
     tree.cell.rest()?;
+    list(tree, dir, kept)?;
+    let quiet = list(tree, dir, kept)?.as_secs_f64() * 1e3;
+    note(found, format!("list {kept} entries with their inodes, before any is removed"), "ms", quiet, 1.0);
     let (mut worst, mut last) = (0.0_f64, 0.0);
-    let (mut listing, mut listings) = (std::time::Duration::ZERO, 0_u32);
+    let (mut listing, mut listings) = (Duration::ZERO, 0_u32);
     let ((), time) = cpu(ProcessCPUTime, || {
         for round in 0..count {
             let at = place(dir, &format!("kept-{:06}-tmp-{round:08x}", tree.random(kept)))?;
@@ -263,7 +268,7 @@ fn churn(found: &mut Vec<Measured>, tree: &mut Tree, count: u64) -> Result<()> {
     Ok(())
 }
 
-fn list(tree: &Tree, dir: InodeId, expected: u64) -> Result<std::time::Duration> {
+fn list(tree: &Tree, dir: InodeId, expected: u64) -> Result<Duration> {
     let reader = tree.cell.store.reader();
     let question = Query::ReadDir { dir, after: None, limit: sitefs_base::limits::LISTING_PAGE };
     let (body, time) = cpu(ThreadCPUTime, || tree.cell.ask(&reader, &question))?;
@@ -275,6 +280,35 @@ fn list(tree: &Tree, dir: InodeId, expected: u64) -> Result<std::time::Duration>
         return Err(unexpected("a listing"));
     }
     Ok(time)
+}
+
+/// Snapshots of the volume and of one with a thousand files, in turns.
+fn snapshots(found: &mut Vec<Measured>, tree: &mut Tree, million: u64) -> Result<()> {
+    let large = tree.cell.volume;
+    let small_one = tree.cell.new_volume("bench/small".parse()?)?;
+    for file in 0..PER_DIRECTORY {
+        let ino = tree.cell.number()?;
+        tree.commit(small(ino, place(InodeId::ROOT, &format!("file-{file:06}"))?))?;
+    }
+    tree.cell.rest()?;
+    let rounds = 200;
+    let mut times = [Duration::ZERO; 2];
+    for round in 0..rounds {
+        let name: SnapshotName = format!("snapshot-{round}").parse()?;
+        for side in [round % 2, 1 - round % 2] {
+            let volume = [small_one, large][side as usize];
+            let create = CommandBody::CreateSnapshot { volume, name: name.clone(), at: None };
+            let (_, took) = cpu(ThreadCPUTime, || tree.cell.command(create))?;
+            times[side as usize] += took;
+            tree.cell.command(CommandBody::DeleteSnapshot { volume, name: name.clone() })?;
+        }
+    }
+    tree.cell.return_to(large);
+    let [small, large] = times.map(|time| time.as_secs_f64() * 1e3 / rounds as f64);
+    note(found, format!("snapshot of a volume of {PER_DIRECTORY} files"), "ms", small, 5.0);
+    note(found, format!("snapshot of a volume of {million} files"), "ms", large, 5.0);
+    note(found, "the same, times that of the small one", "x", large / small, 1.1);
+    Ok(())
 }
 
 /// Creates in a directory of a million entries and in a new one, in turns.
@@ -293,7 +327,7 @@ fn large_directory(found: &mut Vec<Measured>, tree: &mut Tree, million: u64) -> 
     let empty = tree.cell.mkdir(place(InodeId::ROOT, "empty")?)?;
     let rounds = 20;
     let each = (million / 1_000).max(10);
-    let mut times = [std::time::Duration::ZERO; 2];
+    let mut times = [Duration::ZERO; 2];
     for round in 0..rounds {
         for (dir, time) in [large, empty].into_iter().zip(&mut times) {
             let uploads = tree.uploads(each)?;

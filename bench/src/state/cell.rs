@@ -47,6 +47,12 @@ impl Cell {
         Ok(volume)
     }
 
+    /// Operations go to this volume again.
+    pub(super) fn return_to(&mut self, volume: VolumeId) {
+        self.volume = volume;
+        self.numbers = 0..0;
+    }
+
     pub(super) fn command(&mut self, body: CommandBody) -> Result<Reply> {
         self.now = self.now.plus(STEP);
         self.index += 1;
