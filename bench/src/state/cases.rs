@@ -6,13 +6,18 @@ use super::{
     cpu, micros, note,
 };
 use crate::say;
+use bytes::Bytes;
 use rustix::time::ClockId::{ProcessCPUTime, ThreadCPUTime};
-use sitefs_base::{Content, Digest, Error, Extent, InodeId, Name, Result, SnapshotName, op::*};
+use sitefs_base::{
+    Content, Digest, Error, Extent, InodeId, Name, Result, SnapshotName, limits::CHUNK_SIZE, op::*,
+};
 use sitefs_metadata::state::CommandBody;
 use std::{fs, path::Path, time::Duration};
 
 /// Files per directory, but for the large one.
 const PER_DIRECTORY: u64 = 1_000;
+/// A blob that fills a chunk.
+const CHUNK: u32 = CHUNK_SIZE as u32;
 /// Blobs that one grant asks for.
 const GRANTED: u64 = 1_000;
 
@@ -37,6 +42,7 @@ pub(super) fn run(dir: &Path, million: u64) -> Result<Vec<Measured>> {
     lookups(&mut found, &mut tree, million / 10)?;
     churn(&mut found, &mut tree, million / 5)?;
     snapshots(&mut found, &mut tree, million)?;
+    appends(&mut found, &mut tree)?;
     large_directory(&mut found, &mut tree, million)?;
     disk(&mut found, &tree, dir)?;
     Ok(found)
@@ -308,6 +314,32 @@ fn snapshots(found: &mut Vec<Measured>, tree: &mut Tree, million: u64) -> Result
     note(found, format!("snapshot of a volume of {PER_DIRECTORY} files"), "ms", small, 5.0);
     note(found, format!("snapshot of a volume of {million} files"), "ms", large, 5.0);
     note(found, "the same, times that of the small one", "x", large / small, 1.1);
+    Ok(())
+}
+
+/// Appends of a line to a log of 100 MiB, whose last chunk gets as many extents as merging lets stand.
+fn appends(found: &mut Vec<Measured>, tree: &mut Tree) -> Result<()> {
+    let (chunks, lines) = (25_u32, 100);
+    let digests: Vec<Digest> = (0..chunks).map(|_| tree.digest()).collect();
+    let uploaded = tree.cell.upload_of(&digests, CHUNK)?;
+    let layout = |(chunk, upload): (u32, &Uploaded)| {
+        let offset = u64::from(chunk) * CHUNK_SIZE;
+        let extent = Extent { offset, len: CHUNK, digest: upload.digest, blob_offset: 0 };
+        ChunkLayout { chunk, extents: vec![extent] }
+    };
+    let changed = (0..).zip(&uploaded).map(layout).collect();
+    let content = NewContent::Chunks { size: u64::from(chunks) * CHUNK_SIZE, changed };
+    let ino = tree.cell.number()?;
+    let log = Commit { content: Some(content), uploaded, ..small(ino, place(InodeId::ROOT, "log")?) };
+    tree.commit(log)?;
+    let line = Bytes::from_static(&[b'x'; 200]);
+    let ((), time) = cpu(ThreadCPUTime, || {
+        (0..lines).try_for_each(|_| {
+            let append = Op::Append { ino, bytes: line.clone(), changed: None, kill_setid: false };
+            tree.cell.op(append).map(drop)
+        })
+    })?;
+    note(found, "append 200 bytes to a file of 100 MiB", "us", micros(time, lines), 250.0);
     Ok(())
 }
 

@@ -90,7 +90,12 @@ impl Cell {
 
     /// Permission to commit new blobs, at most 1,024, none of them seen before.
     pub(super) fn upload(&mut self, digests: &[Digest]) -> Result<Vec<Uploaded>> {
-        let blobs = digests.iter().map(|digest| BlobWanted { digest: *digest, len: FILE_LEN }).collect();
+        self.upload_of(digests, FILE_LEN)
+    }
+
+    /// The same for blobs of `len` bytes.
+    pub(super) fn upload_of(&mut self, digests: &[Digest], len: u32) -> Result<Vec<Uploaded>> {
+        let blobs = digests.iter().map(|digest| BlobWanted { digest: *digest, len }).collect();
         let Extra::Grants(grants) = self.op(Op::Grant { blobs })?.extra else {
             return Err(unexpected("grants"));
         };

@@ -4,8 +4,6 @@
 //! and the applied log position is written in the same batch as the rows, so what a crash leaves
 //! is always the exact state at some log position.
 
-#[cfg(test)]
-mod append_cost;
 mod churn;
 mod history;
 mod keyspace;

@@ -290,15 +290,24 @@ fn no_number_in_the_rows_that_commands_reckon_with_makes_a_panic() {
     }
 }
 
+/// One byte of so many; `SITEFS_FUZZ_STRIDE=1` tries every byte of every row, which takes minutes.
+fn stride() -> usize {
+    std::env::var("SITEFS_FUZZ_STRIDE").map_or(499, |text| text.parse().unwrap())
+}
+
 #[test]
-#[ignore = "a long search: every byte of every row"]
 fn no_number_in_any_row_makes_a_panic() {
     let mut failures = BTreeSet::new();
+    let (mut tried, stride) = (0, stride());
     for (view, log) in CELLS.iter() {
         let (commands, things) = (again(log), things(view));
         for family in Family::ALL {
             for (key, value) in view.rows(family) {
                 for place in 1..value.len().min(60) {
+                    tried += 1;
+                    if tried % stride != 0 {
+                        continue;
+                    }
                     let mut hurt_view = view.clone();
                     let hurt = [&value[..place], &HUGE, &value[place + 1..]].concat();
                     hurt_view.put(family, &key, hurt);
