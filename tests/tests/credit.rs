@@ -171,11 +171,10 @@ fn what_was_written_before_the_cell_died_is_committed_although_the_volume_is_ful
     wait_for("the file on the other mount", SOON, || {
         fs::metadata(two.path("before")).is_ok_and(|found| found.len() == bytes.len() as u64)
     });
-    assert_eq!(used(&cell, "acme/full"), filled + bytes.len() as u64);
-    assert_eq!(
-        fs::write(two.path("more"), content(7, 1 << 20)).unwrap_err().kind(),
-        ErrorKind::QuotaExceeded
-    );
+    let used = used(&cell, "acme/full");
+    assert_eq!(used, filled + bytes.len() as u64);
+    let too_much = content(7, usize::try_from(24 * MIB - used).unwrap() + (1 << 20));
+    assert_eq!(fs::write(two.path("more"), too_much).unwrap_err().kind(), ErrorKind::QuotaExceeded);
 }
 
 #[test]

@@ -85,8 +85,15 @@ impl Fs {
         if let Some(attr) = { node.state().unpublished.as_ref().map(|own| own.attr.clone()) } {
             return Ok(self.view(&node, attr, true));
         }
-        let (inode, current) = self.inode_of(cx, &node)?;
-        Ok(self.view(&node, inode.attr, current))
+        loop {
+            let commits = node.state().commits;
+            let (inode, current) = self.inode_of(cx, &node)?;
+            let view = self.view(&node, inode.attr, current);
+            // A commit that ended in between is in neither: the row is older, and here nothing waits.
+            if node.state().commits == commits {
+                return Ok(view);
+            }
+        }
     }
 
     /// Changes attributes. What a later commit will carry anyway stays here until then.

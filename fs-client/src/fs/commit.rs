@@ -100,6 +100,7 @@ impl Fs {
     fn committed(&self, node: &Arc<Node>, taken: Taken, outcome: Outcome, prepared: Option<Prepared>) {
         let mut state = node.state();
         state.sending = None;
+        state.commits += 1;
         if outcome.extra == Extra::Dropped {
             state.gone = true;
         }

@@ -37,6 +37,7 @@ impl Node {
             draft: None,
             set: SetAttr::default(),
             sending: None,
+            commits: 0,
             written: None,
             changed: None,
             claim: None,
@@ -79,6 +80,8 @@ pub struct NodeState {
     pub set: SetAttr,
     /// What a commit that is on its way carries: until its reply it is neither waiting nor at the cell.
     pub sending: Option<Sending>,
+    /// Commits that have ended: their changes are in the cell's row since.
+    pub commits: u64,
     /// When content last changed here, if that is not committed.
     pub written: Option<Time>,
     /// When anything last changed here, if that is not committed.
