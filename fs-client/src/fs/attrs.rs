@@ -1,6 +1,6 @@
 //! Lookup and attributes.
 
-use super::node::{Node, apply};
+use super::node::{Node, apply, without_setid};
 use super::{Cx, Fs, Op};
 use crate::meta::Stop;
 use sitefs_base::limits::{FILE_MAX, INLINE_MAX, METADATA_DEADLINE};
@@ -123,6 +123,17 @@ impl Fs {
         }
         self.set_at_cell(&node, set)?;
         self.getattr(cx, ino)
+    }
+
+    /// Takes the set-id bits of an open file whose content the caller changed without a write: for
+    /// these changes the kernel does not say that it has to be done.
+    pub fn clear_set_id(&self, fh: u64) -> Op<()> {
+        let ino = self.handle(fh)?.node.ino;
+        let mode = self.getattr(Cx::Slow, ino)?.attr.mode;
+        if without_setid(mode) != mode {
+            self.setattr(Cx::Slow, ino, &SetAttr { kill_setid: true, ..SetAttr::default() })?;
+        }
+        Ok(())
     }
 
     /// Whether a handle of this mount can write the file.

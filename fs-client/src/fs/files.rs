@@ -231,7 +231,9 @@ impl Fs {
             draft.dirty_since.get_or_insert(since);
         }
         state.wrote(now);
-        state.set.kill_setid |= truncate.kill_setid;
+        if truncate.kill_setid {
+            state.kill_setid();
+        }
         state.recount();
         Ok(())
     }
@@ -306,7 +308,9 @@ impl Fs {
                     draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
                     state.wrote(self.clock.now());
                     state.set.mtime = None;
-                    state.set.kill_setid |= kind.kill_setid;
+                    if kind.kill_setid {
+                        state.kill_setid();
+                    }
                     return Ok(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
                 } else {
                     continue;

@@ -240,15 +240,23 @@ impl NodeState {
         self.changed = Some(now);
     }
 
+    /// Set-id bits go, also those of a mode that waits.
+    pub fn kill_setid(&mut self) {
+        self.set.mode = self.set.mode.map(without_setid);
+        self.set.kill_setid = true;
+    }
+
     /// Adds changes of attributes to those that wait.
     pub fn merge(&mut self, set: &SetAttr) {
+        if set.kill_setid {
+            self.kill_setid();
+        }
         let waiting = &mut self.set;
         waiting.mode = set.mode.or(waiting.mode);
         waiting.uid = set.uid.or(waiting.uid);
         waiting.gid = set.gid.or(waiting.gid);
         waiting.atime = set.atime.or(waiting.atime);
         waiting.mtime = set.mtime.or(waiting.mtime);
-        waiting.kill_setid |= set.kill_setid;
         if set.mtime.is_some() {
             self.written = None;
         }
@@ -286,4 +294,20 @@ pub fn apply(attr: &mut Attr, set: &SetAttr, now: Time) {
 pub fn without_setid(mode: u16) -> u16 {
     let group = if mode & 0o010 != 0 { 0o2000 } else { 0 };
     mode & !(0o4000 | group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn set_id_bits_that_wait_go_with_a_later_write() {
+        let node = Node::new(InodeId::new(5));
+        let mut state = node.state();
+        state.merge(&SetAttr { mode: Some(0o6755), ..SetAttr::default() });
+        state.kill_setid();
+        assert_eq!(state.set.mode, Some(0o755));
+        state.merge(&SetAttr { mode: Some(0o4711), ..SetAttr::default() });
+        assert_eq!(state.set.mode, Some(0o4711), "a later chmod counts");
+    }
 }

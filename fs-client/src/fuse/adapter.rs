@@ -498,7 +498,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -506,7 +506,12 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.wait(reply, move |fs| fs.fallocate(fh.0, offset, length, mode), reply_empty);
+        let keeps_set_id = req.uid() == 0;
+        let allocate = move |fs: &Fs| {
+            fs.fallocate(fh.0, offset, length, mode)?;
+            if keeps_set_id { Ok(()) } else { fs.clear_set_id(fh.0) }
+        };
+        self.wait(reply, allocate, reply_empty);
     }
 
     fn lseek(
@@ -547,7 +552,7 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -565,6 +570,14 @@ impl Filesystem for Adapter {
             Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
             Err(error) => reply.error(errno(error)),
         };
-        self.wait(reply, move |fs| fs.copy_range(range), done);
+        let keeps_set_id = req.uid() == 0;
+        let copy = move |fs: &Fs| {
+            let copied = fs.copy_range(range)?;
+            if !keeps_set_id {
+                fs.clear_set_id(range.to)?;
+            }
+            Ok(copied)
+        };
+        self.wait(reply, copy, done);
     }
 }
