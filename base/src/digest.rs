@@ -25,9 +25,11 @@ impl Digest {
     }
     /// The first 32 bytes, which key blob rows; the full digest stands in every extent.
     pub fn key_half(&self) -> [u8; 32] {
-        let mut half = [0; 32];
-        half.copy_from_slice(&self.0[..32]);
-        half
+        std::array::from_fn(|at| self.0[at])
+    }
+    /// The other 32 bytes, which stand in blob rows.
+    pub fn rest(&self) -> [u8; 32] {
+        std::array::from_fn(|at| self.0[at + 32])
     }
     /// The first 12 hexadecimal digits, for people.
     pub fn short(&self) -> String {

@@ -22,7 +22,7 @@ pub(super) fn digest_of(bytes: &[u8]) -> Digest {
 fn fetch(scope: &Scope, site: SiteId, digest: &Digest) -> Step<Option<BlobRow>> {
     let row: Option<BlobRow> = rows::fetch(&scope.rows, Family::Blob, &keys::blob(site, digest))?;
     // Only a collision of the first 256 bits could bring this about.
-    require(row.as_ref().is_none_or(|row| row.digest == *digest), Errno::EIO)?;
+    require(row.as_ref().is_none_or(|row| row.rest == digest.rest()), Errno::EIO)?;
     Ok(row)
 }
 
@@ -59,7 +59,7 @@ pub(super) fn reference(
         other => accept(m, site, digest, other, granted)?,
     };
     require(len <= u64::from(row.len), Errno::EINVAL)?;
-    note(m, site, row)
+    note(m, site, digest, row)
 }
 
 /// References a blob that a row of this volume's past names: history keeps its bytes. Like
@@ -70,14 +70,14 @@ pub(super) fn reference_again(m: &mut Mutation, digest: &Digest, len: u64) -> St
     let row = fetch(m.scope, site, digest)?.filter(|row| row.is_readable() && row.vols.contains(&m.id));
     let row = row.ok_or(Errno::EIO)?;
     require(len <= u64::from(row.len), Errno::EIO)?;
-    note(m, site, row)
+    note(m, site, digest, row)
 }
 
 /// [`reference`] for a blob that a row of this volume names now: it was checked then.
 pub(super) fn name_again(m: &mut Mutation, digest: &Digest) -> Step<()> {
     let site = m.volume.site;
     let row = fetch(m.scope, site, digest)?.filter(BlobRow::is_readable).ok_or(Errno::EIO)?;
-    note(m, site, row)
+    note(m, site, digest, row)
 }
 
 /// The upload that was granted to this volume under `generation`, if it was for this blob.
@@ -101,7 +101,7 @@ fn accept(
     granted: Option<(Generation, UploadRow)>,
 ) -> Step<BlobRow> {
     let (generation, upload) = granted.ok_or(Errno::EAGAIN)?;
-    let vols = replace(m.scope, site, old)?;
+    let vols = replace(m.scope, site, digest, old)?;
     m.scope.rows.delete(Family::Blob, &keys::upload(site, generation));
     if !upload.verified {
         let unverified = UnverifiedRow { digest: *digest, len: upload.len };
@@ -119,7 +119,7 @@ fn new_row(
     vols: Vec<VolumeId>,
 ) -> Step<BlobRow> {
     Ok(BlobRow {
-        digest: *digest,
+        rest: digest.rest(),
         state: BlobState::Present,
         generation,
         len,
@@ -133,28 +133,27 @@ fn new_row(
 
 /// Stores a row that this volume references from now on. A blob that waited to be merged has
 /// another use now, and is drained.
-fn note(m: &mut Mutation, site: SiteId, mut row: BlobRow) -> Step<()> {
+fn note(m: &mut Mutation, site: SiteId, digest: &Digest, mut row: BlobRow) -> Step<()> {
     if std::mem::take(&mut row.tail) && row.loc == Loc::Hot {
         unlist(m.scope, site, row.generation);
-        list(m.scope, site, &row)?;
+        list(m.scope, site, digest, &row)?;
     }
-    save(m, site, row)
+    save(m, site, digest, row)
 }
 
-fn save(m: &mut Mutation, site: SiteId, mut row: BlobRow) -> Step<()> {
+fn save(m: &mut Mutation, site: SiteId, digest: &Digest, mut row: BlobRow) -> Step<()> {
     row.state = BlobState::Present;
     row.last_ref = m.scope.mark()?;
     if let Err(place) = row.vols.binary_search(&m.id) {
         row.vols.insert(place, m.id);
     }
-    let key = keys::blob(site, &row.digest);
-    m.scope.put(Family::Blob, &key, &row)?;
+    m.scope.put(Family::Blob, &keys::blob(site, digest), &row)?;
     Ok(())
 }
 
 /// Puts a hot blob on the list that it belongs on.
-fn list(scope: &mut Scope, site: SiteId, row: &BlobRow) -> Result<()> {
-    let (digest, len, since) = (row.digest, row.len, scope.at);
+fn list(scope: &mut Scope, site: SiteId, digest: &Digest, row: &BlobRow) -> Result<()> {
+    let (digest, len, since) = (*digest, row.len, scope.at);
     if row.tail {
         scope.put(Family::Meta, &keys::tail(site, row.generation), &TailRow { digest, len, since })
     } else {
@@ -178,7 +177,12 @@ pub(super) fn superseded(m: &mut Mutation, digest: &Digest) -> Step<()> {
 }
 
 /// The object of a row that is replaced has to be deleted. Returns the volumes that committed it.
-fn replace(scope: &mut Scope, site: SiteId, old: Option<BlobRow>) -> Result<Vec<VolumeId>> {
+fn replace(
+    scope: &mut Scope,
+    site: SiteId,
+    digest: &Digest,
+    old: Option<BlobRow>,
+) -> Result<Vec<VolumeId>> {
     let Some(old) = old else {
         return Ok(Vec::new());
     };
@@ -188,7 +192,7 @@ fn replace(scope: &mut Scope, site: SiteId, old: Option<BlobRow>) -> Result<Vec<
             scope.rows.delete(Family::Hot, &keys::hot(site, old.generation));
         }
         Loc::Object => {
-            let row = DoomedRow { digest: old.digest, since: scope.at };
+            let row = DoomedRow { digest: *digest, since: scope.at };
             scope.put(Family::Blob, &keys::doomed(site, old.generation), &row)?;
             scope.rows.delete(Family::Meta, &keys::unverified(site, old.generation));
         }
@@ -212,17 +216,17 @@ pub(super) fn store_hot(m: &mut Mutation, digest: &Digest, bytes: &[u8], fate: F
     match fetch(m.scope, site, digest)? {
         Some(row) if row.is_readable() && row.verified => {
             require(row.len as usize == bytes.len(), Errno::EINVAL)?;
-            note(m, site, row)
+            note(m, site, digest, row)
         }
         old => {
-            let vols = replace(m.scope, site, old)?;
+            let vols = replace(m.scope, site, digest, old)?;
             let generation = m.scope.draw_generation()?;
             m.scope.put(Family::Hot, &keys::hot(site, generation), &HotRow { digest: *digest, bytes })?;
             let len = u32::try_from(bytes.len()).map_err(|_| Errno::EINVAL)?;
             let row = new_row(m.scope, digest, generation, (len, Loc::Hot), vols)?;
             let row = BlobRow { tail: fate == Fate::Merged, ..row };
-            list(m.scope, site, &row)?;
-            save(m, site, row)
+            list(m.scope, site, digest, &row)?;
+            save(m, site, digest, row)
         }
     }
 }

@@ -217,7 +217,10 @@ impl<'s, 'a> Mutation<'s, 'a> {
         if node.is_dir() {
             self.replace::<rows::DirRow>(Family::Small, &keys::directory(self.id, node.ino), None)?;
         }
-        let xattrs = reads::all(&self.scope.rows, Family::Small, &keys::xattrs(self.id, node.ino))?;
+        let xattrs = match node.row.flags.has_xattrs {
+            true => reads::all(&self.scope.rows, Family::Small, &keys::xattrs(self.id, node.ino))?,
+            false => Vec::new(),
+        };
         for (key, _) in &xattrs {
             self.replace::<rows::XattrRow>(Family::Small, key, None)?;
         }

@@ -62,7 +62,7 @@ fn place(read: &dyn Read, site: SiteId, volume: VolumeId, digest: &Digest) -> Re
 fn present(read: &dyn Read, site: SiteId, digest: &Digest) -> Result<Option<BlobRow>> {
     let row: Option<BlobRow> = rows::fetch(read, Family::Blob, &keys::blob(site, digest))?;
     let readable = |row: &BlobRow| {
-        row.digest == *digest && matches!(row.state, BlobState::Present | BlobState::Condemned)
+        row.rest == digest.rest() && matches!(row.state, BlobState::Present | BlobState::Condemned)
     };
     Ok(row.filter(readable))
 }

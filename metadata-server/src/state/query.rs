@@ -53,8 +53,10 @@ fn directory(read: &dyn Read, id: VolumeId, ino: InodeId) -> Step<Node> {
 
 fn lookup(read: &dyn Read, id: VolumeId, parent: InodeId, name: &Name) -> Step<AnswerBody> {
     let Some(entry) = reads::dentry(read, id, parent, name)? else {
-        let kind = reads::kind(read, id, parent)?.ok_or(Errno::ENOENT)?;
-        require(kind == FileKind::Directory, Errno::ENOTDIR)?;
+        if !reads::is_dir(read, id, parent)? {
+            let there = reads::node(read, id, parent)?.is_some();
+            return refuse(if there { Errno::ENOTDIR } else { Errno::ENOENT });
+        }
         return Ok(AnswerBody::Inode(None));
     };
     Ok(AnswerBody::Inode(Some(reads::named(read, id, entry.ino)?.into_inode())))

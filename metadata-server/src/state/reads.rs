@@ -6,10 +6,11 @@ use super::{
     view::Row,
 };
 use sitefs_base::{Attr, Error, FileKind, Inode, InodeId, Name, Result, VolumeId};
-use std::collections::HashMap;
 
 /// Rows that one step of a long scan reads.
 const PAGE: usize = 256;
+/// The same where the rows of a listing are read.
+const NEIGHBOURS_PAGE: usize = 1024;
 
 /// An inode with what stands beside its row.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,10 +55,10 @@ pub(super) fn node(read: &dyn Read, volume: VolumeId, ino: InodeId) -> Result<Op
     Ok(Some(Node { ino, row, dir }))
 }
 
-/// What an inode is, if it exists.
-pub(super) fn kind(read: &dyn Read, volume: VolumeId, ino: InodeId) -> Result<Option<FileKind>> {
-    let row: Option<InodeRow> = rows::fetch(read, Family::Inode, &keys::inode(volume, ino))?;
-    Ok(row.map(|row| row.kind))
+/// Whether an inode is a directory: directories have a row that others do not.
+pub(super) fn is_dir(read: &dyn Read, volume: VolumeId, ino: InodeId) -> Result<bool> {
+    let row: Option<DirRow> = rows::fetch(read, Family::Small, &keys::directory(volume, ino))?;
+    Ok(row.is_some())
 }
 
 fn dir(read: &dyn Read, volume: VolumeId, ino: InodeId) -> Result<DirRow> {
@@ -106,16 +107,24 @@ fn all_between(
     last: InodeId,
     keys: &[Vec<u8>],
 ) -> Result<Vec<Option<Vec<u8>>>> {
-    let (from, end) = (keys::inode(volume, first), keys::inode(volume, last));
-    let mut found = HashMap::new();
-    walk(read, Family::Inode, &volume.to_key(), &from, |key, value| {
-        if *key <= *end {
-            found.insert(key.to_vec(), value.to_vec());
+    let end = keys::inode(volume, last);
+    let mut found: Vec<Row> = Vec::with_capacity(keys.len());
+    let mut from = keys::inode(volume, first);
+    loop {
+        let page = read.scan(Family::Inode, &volume.to_key(), &from, NEIGHBOURS_PAGE)?;
+        let more = page.len() == NEIGHBOURS_PAGE;
+        found.extend(page);
+        match found.last() {
+            Some((key, _)) if more && *key < end => from = after(key),
+            _ => break,
         }
-        Ok(*key < *end)
-    })?;
-    // Several names may lead to one inode.
-    Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
+    }
+    // Ascending. Several names may lead to one inode.
+    let value = |key: &Vec<u8>| {
+        let place = found.binary_search_by(|(known, _)| known.cmp(key)).ok()?;
+        Some(found[place].1.clone())
+    };
+    Ok(keys.iter().map(value).collect())
 }
 
 fn missing(volume: VolumeId, ino: InodeId) -> Error {

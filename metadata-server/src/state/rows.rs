@@ -12,7 +12,7 @@ use sitefs_base::{
 };
 
 /// The version byte of every value.
-pub(super) const VERSION: u8 = 2;
+pub(super) const VERSION: u8 = 3;
 
 /// A row that has history: it knows since which seq it holds. `born` is its first field.
 pub(super) trait Lived: Serialize + for<'de> Deserialize<'de> + PartialEq {
@@ -180,7 +180,8 @@ pub(super) struct Mark {
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct BlobRow {
-    pub digest: Digest,
+    /// The part of the digest that is not in the key.
+    pub rest: [u8; 32],
     pub state: BlobState,
     pub generation: Generation,
     pub len: u32,

@@ -109,7 +109,7 @@ pub(super) enum Admission {
 }
 
 /// Decides on an operation; sessions of the past execute none. Receipts of the whole window are kept, so one without a receipt was
-/// never executed, or executed without need for a receipt.
+/// never executed, or executed without need for a receipt. Above the high water there is none.
 pub(super) fn admit(
     read: &dyn Read,
     volume: VolumeId,
@@ -119,7 +119,9 @@ pub(super) fn admit(
 ) -> Step<Admission> {
     let row: SessionRow =
         rows::fetch(read, Family::Meta, &keys::session(volume, session))?.ok_or(Errno::ESTALE)?;
-    if let Some(receipt) = rows::fetch(read, Family::Meta, &keys::receipt(volume, session, op))? {
+    if op <= row.op_high_water
+        && let Some(receipt) = rows::fetch(read, Family::Meta, &keys::receipt(volume, session, op))?
+    {
         return Ok(Admission::Answer(receipt));
     }
     require(row.at.is_none(), Errno::EROFS)?;

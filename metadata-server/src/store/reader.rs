@@ -2,6 +2,7 @@
 
 use super::{
     poison::Poison,
+    recent::Recent,
     rocks::failed,
     scan::{merged, read_options},
 };
@@ -16,9 +17,11 @@ pub struct Reader {
     // `None` only when the store was closed by a failed installation of a snapshot.
     point: Option<Arc<Point>>,
     poison: Poison,
+    recent: Option<Arc<Recent>>,
 }
 
 struct Point {
+    sequence: u64,
     // Declared, and so dropped, before the database that it borrows from.
     snapshot: Snapshot<'static>,
     db: Arc<DB>,
@@ -26,12 +29,17 @@ struct Point {
 
 impl Reader {
     pub(super) fn new(db: Option<Arc<DB>>, poison: Poison) -> Self {
-        Self { point: db.map(|db| Arc::new(Point::new(db))), poison }
+        Self { point: db.map(|db| Arc::new(Point::new(db))), poison, recent: None }
+    }
+
+    /// Shares what others have read and written.
+    pub(super) fn remembering(self, recent: &Arc<Recent>) -> Self {
+        Self { recent: Some(Arc::clone(recent)), ..self }
     }
 
     /// The sequence number of the database when this reader was made.
     pub(super) fn sequence(&self) -> Result<u64> {
-        Ok(self.point()?.snapshot.sequence_number())
+        Ok(self.point()?.sequence)
     }
 
     fn point(&self) -> Result<&Point> {
@@ -47,15 +55,23 @@ impl Point {
         // `Arc` stands beside it, is never replaced, and is dropped after it (field order). The
         // snapshot never leaves `Point`.
         let snapshot = unsafe { std::mem::transmute::<Snapshot<'_>, Snapshot<'static>>(snapshot) };
-        Self { snapshot, db }
+        Self { sequence: snapshot.sequence_number(), snapshot, db }
     }
 }
 
 impl Read for Reader {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let point = self.point()?;
-        let handle = handle(&point.db, family)?;
-        point.snapshot.get_cf(handle, key).map_err(|error| self.poison.set(failed("reading a row", error)))
+        let recent = self.recent.as_ref().filter(|_| Recent::wants(family, key));
+        if let Some(value) = recent.and_then(|recent| recent.get(family, key, point.sequence)) {
+            return Ok(value);
+        }
+        let found = point.snapshot.get_cf(handle(&point.db, family)?, key);
+        let value = found.map_err(|error| self.poison.set(failed("reading a row", error)))?;
+        if let Some(recent) = recent {
+            recent.learn(family, key, point.sequence, &value);
+        }
+        Ok(value)
     }
 
     fn get_many(&self, family: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
@@ -81,7 +97,7 @@ impl Read for Reader {
 
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sequence = self.point.as_ref().map(|point| point.snapshot.sequence_number());
+        let sequence = self.point.as_ref().map(|point| point.sequence);
         f.debug_struct("Reader").field("sequence", &sequence).finish_non_exhaustive()
     }
 }

@@ -23,7 +23,7 @@ use std::{
 };
 
 /// The kind and format version of the database.
-const MARK: &str = "sitefs-state 2";
+const MARK: &str = "sitefs-state 3";
 /// How long the installation of a snapshot waits for readers to end.
 const READERS_END: Duration = Duration::from_secs(10);
 
@@ -59,7 +59,8 @@ pub(super) struct Shared {
     // Empty only inside `replace`, and after a `replace` that failed.
     db: RwLock<Option<Arc<DB>>>,
     /// Held by the one transaction that runs.
-    writer: Mutex<Recent>,
+    writer: Mutex<()>,
+    recent: Arc<Recent>,
     meta: Mutex<StoreMeta>,
     pub(super) flushed: Mutex<Option<LogPosition>>,
 }
@@ -81,6 +82,7 @@ impl Store {
             meta: Mutex::new(meta),
             db: RwLock::new(Some(db)),
             writer: Mutex::default(),
+            recent: Arc::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -88,15 +90,15 @@ impl Store {
     /// The rows as they are now.
     pub fn reader(&self) -> Reader {
         let db = self.shared.db.read().unwrap_or_else(PoisonError::into_inner).clone();
-        Reader::new(db, self.shared.options.poison.clone())
+        Reader::new(db, self.shared.options.poison.clone()).remembering(&self.shared.recent)
     }
 
     /// Runs `change` and stores what it wrote as one batch; nothing is stored if it fails.
     /// One transaction runs at a time.
     pub fn transact<T>(&self, change: impl FnOnce(&mut Txn<'_>) -> Result<T>) -> Result<T> {
-        let mut recent = lock(&self.shared.writer);
+        let _one = lock(&self.shared.writer);
         let db = self.db()?;
-        let mut txn = Txn::new(&db, &self.shared.options.poison, &mut recent, self.meta());
+        let mut txn = Txn::new(&db, &self.shared.options.poison, &self.shared.recent, self.meta());
         let value = change(&mut txn)?;
         let meta = txn.commit(&mut lock(&self.shared.churn))?;
         *lock(&self.shared.meta) = meta;
@@ -143,8 +145,7 @@ impl Store {
     /// to end first; if that, the swap or the opening fails, the store stays closed and the node
     /// must stop.
     pub fn replace(&self, swap: impl FnOnce() -> Result<()>) -> Result<()> {
-        let mut recent = lock(&self.shared.writer);
-        recent.clear();
+        let _one = lock(&self.shared.writer);
         let mut slot = self.shared.db.write().unwrap_or_else(PoisonError::into_inner);
         let old = slot.take().ok_or_else(|| Error::fenced("the store is closed"))?;
         let result = close(old).and_then(|()| swap()).and_then(|()| {
@@ -155,6 +156,7 @@ impl Store {
         })?;
         *lock(&self.shared.flushed) = meta.applied;
         *lock(&self.shared.meta) = meta;
+        self.shared.recent.clear();
         *slot = Some(db);
         Ok(())
     }

@@ -6,7 +6,7 @@ use super::{
     meta::{LogPosition, StoreMeta},
     poison::Poison,
     reader::handle,
-    recent::Recent,
+    recent::{Recent, Written},
     rocks::failed,
     scan::{Overlay, merged, read_options},
 };
@@ -25,7 +25,7 @@ const BATCH_BYTES: usize = 4096;
 pub struct Txn<'store> {
     db: &'store DB,
     poison: &'store Poison,
-    recent: RefCell<&'store mut Recent>,
+    recent: &'store Recent,
     written: [Overlay; Family::ALL.len()],
     /// Watched rows that were looked up before they were written: whether they are stored.
     stored: RefCell<HashMap<Vec<u8>, bool>>,
@@ -36,10 +36,9 @@ impl<'store> Txn<'store> {
     pub(super) fn new(
         db: &'store DB,
         poison: &'store Poison,
-        recent: &'store mut Recent,
+        recent: &'store Recent,
         meta: StoreMeta,
     ) -> Self {
-        let recent = RefCell::new(recent);
         Self { db, poison, recent, written: Default::default(), stored: RefCell::default(), meta }
     }
 
@@ -55,18 +54,24 @@ impl<'store> Txn<'store> {
 
     pub(super) fn commit(mut self, churn: &mut Churn) -> Result<StoreMeta> {
         let batch = self.batch(churn)?;
+        let rows = self.recent_rows();
+        self.recent.begin(&rows);
+        // After a failure nobody learns anything any more, and the node stops.
         let written = self.db.write_opt(batch, &no_wal());
-        if let Err(error) = written {
-            self.recent.get_mut().clear();
-            return Err(self.poison.set(failed("writing to the state database", error)));
-        }
-        let recent = self.recent.into_inner();
-        for (key, value) in std::mem::take(&mut self.written[Family::Meta as usize]) {
-            if Recent::wants(Family::Meta, &key) {
-                recent.set(key, value);
-            }
-        }
+        written.map_err(|error| self.poison.set(failed("writing to the state database", error)))?;
+        self.recent.end(self.db.latest_sequence_number(), rows);
         Ok(self.meta)
+    }
+
+    /// What was written of the rows that are remembered.
+    fn recent_rows(&mut self) -> Vec<Written> {
+        let mut rows = Vec::new();
+        for family in [Family::Meta, Family::Small] {
+            let written = std::mem::take(&mut self.written[family as usize]).into_iter();
+            let wanted = written.filter(|(key, _)| Recent::wants(family, key));
+            rows.extend(wanted.map(|(key, value)| (family, key, value)));
+        }
+        rows
     }
 
     fn batch(&self, churn: &mut Churn) -> Result<WriteBatch> {
@@ -125,13 +130,14 @@ impl Read for Txn<'_> {
             return Ok(value.clone());
         }
         let is_recent = Recent::wants(family, key);
-        if is_recent && let Some(value) = self.recent.borrow().get(key) {
-            return Ok(value.clone());
+        if is_recent && let Some(value) = self.recent.get(family, key, u64::MAX) {
+            return Ok(value);
         }
         let value = self.db.get_cf(handle(self.db, family)?, key);
         let value = value.map_err(|error| self.poison.set(failed("reading a row", error)))?;
         if is_recent {
-            self.recent.borrow_mut().set(key.to_vec(), value.clone());
+            // Nobody else writes, so this is the latest.
+            self.recent.learn(family, key, self.db.latest_sequence_number(), &value);
         }
         if life_of(family, key) == Life::Watched {
             self.stored.borrow_mut().insert(key.to_vec(), value.is_some());
