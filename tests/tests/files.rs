@@ -432,6 +432,20 @@ fn the_same_content_is_stored_once() {
 }
 
 #[test]
+fn a_blob_that_fills_many_chunks_is_uploaded_once() {
+    if !can_mount() {
+        return;
+    }
+    let demo = Demo::start();
+    let chunk = content(6, 4 << 20);
+    let bytes = chunk.repeat(9);
+    fs::write(demo.path("image"), &bytes).unwrap();
+    let blobs = demo.data().join("cell/blobs");
+    assert_eq!(files_of_size(&blobs, chunk.len() as u64).len(), 1);
+    assert!(fs::read(demo.path("image")).unwrap() == bytes);
+}
+
+#[test]
 fn readers_see_a_file_whole_or_not_at_all() {
     if !can_mount() {
         return;

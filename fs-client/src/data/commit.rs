@@ -63,7 +63,8 @@ fn prepare_hot(bytes: VerifiedBytes) -> Prepared {
 fn prepare_chunks(meta: &Meta, blobs: &BlobReader, captured: &Captured) -> Result<Prepared> {
     let _leave = blobs.cell().large_commit()?;
     let mut changed = Vec::with_capacity(captured.chunks.len());
-    let mut uploaded = Vec::new();
+    // One blob may fill many chunks.
+    let mut done: HashMap<Digest, Option<Uploaded>> = HashMap::new();
     for window in captured.chunks.chunks(WINDOW) {
         let mut pieces: Vec<VerifiedBytes> = Vec::with_capacity(WINDOW);
         for chunk in window {
@@ -75,10 +76,22 @@ fn prepare_chunks(meta: &Meta, blobs: &BlobReader, captured: &Captured) -> Resul
             let bytes = VerifiedBytes::of(Bytes::from(bytes));
             let extents = vec![extent(u64::from(*chunk) * CHUNK_SIZE, &bytes)];
             changed.push(ChunkLayout { chunk: *chunk, extents });
-            pieces.push(bytes);
+            match blobs.upload_of(&bytes.digest()) {
+                Some(generation) => {
+                    let digest = bytes.digest();
+                    done.insert(digest, Some(Uploaded { digest, generation }));
+                }
+                None if done.contains_key(&bytes.digest()) => {}
+                None if pieces.iter().any(|piece| piece.digest() == bytes.digest()) => {}
+                None => pieces.push(bytes),
+            }
         }
-        uploaded.extend(upload(meta, blobs, &pieces)?);
+        let uploads = upload(meta, blobs, &pieces)?;
+        done.extend(pieces.iter().map(|piece| (piece.digest(), None)));
+        done.extend(uploads.into_iter().map(|upload| (upload.digest, Some(upload))));
     }
+    let mut uploaded: Vec<Uploaded> = done.into_values().flatten().collect();
+    uploaded.sort_by_key(|upload| upload.digest);
     changed.sort_by_key(|layout| layout.chunk);
     Ok(Prepared {
         content: NewContent::Chunks { size: captured.size, changed },
@@ -95,7 +108,7 @@ fn read_chunk(captured: &Captured, chunk: u32) -> Result<Vec<u8>> {
     }
 }
 
-/// Uploads blobs that the store does not have, all at once.
+/// Uploads different blobs that the store does not have, all at once.
 fn upload(meta: &Meta, blobs: &BlobReader, pieces: &[VerifiedBytes]) -> Result<Vec<Uploaded>> {
     if pieces.is_empty() {
         return Ok(Vec::new());
@@ -110,21 +123,20 @@ fn upload(meta: &Meta, blobs: &BlobReader, pieces: &[VerifiedBytes]) -> Result<V
     let Extra::Grants(grants) = outcome.extra else {
         return Err(Error::internal("the cell answered a grant with something else"));
     };
-    let mut granted: HashMap<Digest, (&VerifiedBytes, Generation, Location)> = HashMap::new();
-    for (piece, grant) in pieces.iter().zip(grants) {
-        if let Grant::Upload { generation, target } = grant {
-            granted.entry(piece.digest()).or_insert((piece, generation, target));
-        }
-    }
+    let granted = pieces.iter().zip(grants).filter_map(|(piece, grant)| match grant {
+        Grant::Upload { generation, target } => Some((piece, generation, target)),
+        Grant::Have => None,
+    });
     // Each transfer waits on its own thread: at most a window of them.
     std::thread::scope(|scope| {
-        let store =
-            |(digest, (piece, generation, target)): (Digest, (&VerifiedBytes, Generation, Location))| {
-                blobs.cell().store(digest, generation, Bytes::clone(piece), &target)?;
-                blobs.keep(piece);
-                Ok(Uploaded { digest, generation })
-            };
-        let transfers: Vec<_> = granted.into_iter().map(|one| scope.spawn(move || store(one))).collect();
+        let store = |(piece, generation, target): (&VerifiedBytes, Generation, Location)| {
+            let upload = Uploaded { digest: piece.digest(), generation };
+            blobs.cell().store(upload.digest, generation, Bytes::clone(piece), &target)?;
+            blobs.uploaded(&upload);
+            blobs.keep(piece);
+            Ok(upload)
+        };
+        let transfers: Vec<_> = granted.map(|one| scope.spawn(move || store(one))).collect();
         let ended = |_| Err(Error::internal("a transfer panicked"));
         transfers.into_iter().map(|transfer| transfer.join().unwrap_or_else(ended)).collect()
     })

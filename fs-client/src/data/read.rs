@@ -4,7 +4,7 @@ use super::transfer::CellBlobs;
 use crate::meta::{Cx, Meta, Op, Stop};
 use bytes::Bytes;
 use lru::LruCache;
-use sitefs_base::{Digest, Errno, Error, InodeId, Kind, Result};
+use sitefs_base::{Digest, Errno, Error, Generation, InodeId, Kind, Result, op::Uploaded};
 use sitefs_blobstore::{CacheStats, CachedBlob, DiskCache, VerifiedBytes};
 use std::{
     collections::HashMap,
@@ -17,6 +17,8 @@ use std::{
 const OPEN_MAX: NonZeroUsize = non_zero(64);
 /// Blobs up to this size are kept in memory when they were just written or fetched.
 const IN_MEMORY_MAX: usize = 64 * 1024;
+/// Uploads that are remembered, so that a commit that is tried again does not repeat them.
+const UPLOADS_MAX: NonZeroUsize = non_zero(4096);
 
 const fn non_zero(n: usize) -> NonZeroUsize {
     match NonZeroUsize::new(n) {
@@ -58,6 +60,7 @@ pub struct BlobReader {
     cache: DiskCache,
     open: Mutex<LruCache<Digest, Blob>>,
     flights: Mutex<HashMap<Digest, Flight>>,
+    uploads: Mutex<LruCache<Digest, Generation>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -68,12 +71,31 @@ impl BlobReader {
     /// Reads through `cache`, and through `cell` what is not there.
     pub fn new(meta: Arc<Meta>, cell: CellBlobs, cache: DiskCache) -> Self {
         let open = Mutex::new(LruCache::new(OPEN_MAX));
-        Self { meta, cell, cache, open, flights: Mutex::new(HashMap::new()) }
+        let uploads = Mutex::new(LruCache::new(UPLOADS_MAX));
+        Self { meta, cell, cache, open, flights: Mutex::default(), uploads }
     }
 
     /// Transfers of blobs.
     pub fn cell(&self) -> &CellBlobs {
         &self.cell
+    }
+
+    /// The generation under which this mount has uploaded a blob, as far as it remembers.
+    pub fn upload_of(&self, digest: &Digest) -> Option<Generation> {
+        lock(&self.uploads).get(digest).copied()
+    }
+
+    /// A blob has been uploaded.
+    pub fn uploaded(&self, upload: &Uploaded) {
+        lock(&self.uploads).put(upload.digest, upload.generation);
+    }
+
+    /// The cell does not know these uploads any more: they have to be made again.
+    pub fn forget_uploads(&self, uploads: &[Uploaded]) {
+        let mut known = lock(&self.uploads);
+        for Uploaded { digest, .. } in uploads {
+            known.pop(digest);
+        }
     }
 
     /// What the cache holds and did.

@@ -90,10 +90,17 @@ impl Fs {
             Some(last) => (Some(last), pieces),
             None => (None, Vec::new()),
         };
+        let send = |set, piece| {
+            let sent = self.meta.mutate(commit_of(taken, set, piece), CLOSE_DEADLINE);
+            if let (Err(Errno::EAGAIN), Some(prepared)) = (&sent, &prepared) {
+                self.blobs.forget_uploads(&prepared.uploaded);
+            }
+            sent
+        };
         for piece in first {
-            self.meta.mutate(commit_of(taken, SetAttr::default(), Some(piece)), CLOSE_DEADLINE)?;
+            send(SetAttr::default(), Some(piece))?;
         }
-        let outcome = self.meta.mutate(commit_of(taken, set, last), CLOSE_DEADLINE)?;
+        let outcome = send(set, last)?;
         Ok((outcome, prepared))
     }
 

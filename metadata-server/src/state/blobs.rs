@@ -177,12 +177,7 @@ pub(super) fn superseded(m: &mut Mutation, digest: &Digest) -> Step<()> {
 }
 
 /// The object of a row that is replaced has to be deleted. Returns the volumes that committed it.
-fn replace(
-    scope: &mut Scope,
-    site: SiteId,
-    digest: &Digest,
-    old: Option<BlobRow>,
-) -> Result<Vec<VolumeId>> {
+fn replace(scope: &mut Scope, site: SiteId, digest: &Digest, old: Option<BlobRow>) -> Result<Vec<VolumeId>> {
     let Some(old) = old else {
         return Ok(Vec::new());
     };

@@ -40,6 +40,7 @@ mod session;
 mod settings;
 mod snapshots;
 mod stop;
+mod stored;
 #[cfg(test)]
 pub(crate) mod tests;
 mod view;

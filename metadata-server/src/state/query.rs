@@ -9,7 +9,7 @@ use super::{
     xattr,
 };
 use sitefs_base::{
-    Content, Errno, FileKind, Inode, InodeId, Name, OpId, Result, Seq, SessionId, Time, VolumeId,
+    Content, Errno, Inode, InodeId, Name, OpId, Result, Seq, SessionId, Time, VolumeId,
     limits::{COMMIT_CHUNKS_MAX, LISTING_PAGE},
     op::{Answer, AnswerBody, ChunkLayout, Entry, Event, Query},
 };

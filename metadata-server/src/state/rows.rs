@@ -55,8 +55,9 @@ pub(super) struct DentryRow {
     pub ino: InodeId,
 }
 
-/// Of a directory, `nlink`, `mtime` and `ctime` stand in its [`DirRow`] and are zero here.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// Of a directory, `nlink`, `mtime` and `ctime` stand in its [`DirRow`] and are zero here. The stored
+/// form is in `stored.rs`.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct InodeRow {
     pub born: Seq,
     pub kind: FileKind,
@@ -64,9 +65,7 @@ pub(super) struct InodeRow {
     pub uid: u32,
     pub gid: u32,
     pub nlink: u32,
-    #[serde(deserialize_with = "bounds::count")]
     pub size: u64,
-    #[serde(deserialize_with = "bounds::count")]
     pub allocated: u64,
     pub rdev: u32,
     pub atime: Time,
@@ -76,7 +75,6 @@ pub(super) struct InodeRow {
     pub flags: AttrFlags,
     /// The directory that holds this directory; of the root itself. Only of directories.
     pub parent: Option<InodeId>,
-    #[serde(deserialize_with = "bounds::content")]
     pub content: Content,
 }
 

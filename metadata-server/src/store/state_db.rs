@@ -40,7 +40,7 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, write_buffer_bytes: 64 << 20, poison: Poison::default() }
+        Self { cache_bytes: 256 << 20, write_buffer_bytes: 128 << 20, poison: Poison::default() }
     }
 }
 
