@@ -5,7 +5,6 @@ use super::{
     reads::{self, Node},
     rows::{self, ChunkRow, DentryRow, FeedRow, ReceiptRow, SessionRow, VolumeRow},
     stop::{Step, Stop, refuse, require},
-    view::Row,
     xattr,
 };
 use sitefs_base::{
@@ -68,32 +67,37 @@ fn list(read: &dyn Read, id: VolumeId, dir: InodeId, after: Option<&Name>, limit
     let limit = limit.clamp(1, LISTING_PAGE) as usize;
     let prefix = keys::dentries(id, dir);
     let from = after.map_or_else(|| prefix.clone(), |name| reads::after(&keys::dentry(id, dir, name)));
-    let rows = read.scan(Family::Dentry, &prefix, &from, limit + 1)?;
-    let mut entries = Vec::new();
+    let mut names: Vec<Result<(Name, InodeId)>> = Vec::new();
+    read.visit(Family::Dentry, &prefix, &from, limit + 1, &mut |key, value| {
+        names.push(named(&prefix, key, value));
+    })?;
+    let found = names.len();
+    names.truncate(limit);
+    let mut entries = Vec::with_capacity(names.len());
     let mut bytes = 0;
-    for entry in resolved(read, id, &prefix, &rows[..rows.len().min(limit)])? {
+    for entry in resolved(read, id, names)? {
         if bytes >= LISTING_BYTES {
             break;
         }
         bytes += ENTRY_BYTES + entry.name.as_bytes().len() + content_bytes(&entry.inode);
         entries.push(entry);
     }
-    let complete = entries.len() == rows.len();
+    let complete = entries.len() == found;
     Ok(AnswerBody::Entries { dir: node.attr(), parent, entries, complete })
 }
 
-/// The entries of dentry rows.
-fn resolved(read: &dyn Read, id: VolumeId, prefix: &[u8], rows: &[Row]) -> Result<Vec<Entry>> {
-    let mut names = Vec::with_capacity(rows.len());
-    let mut inodes = Vec::with_capacity(rows.len());
-    for (key, value) in rows {
-        let row: DentryRow = rows::decode(Family::Dentry, key, value)?;
-        names.push(
-            Name::new(&key[prefix.len()..])
-                .map_err(|error| rows::damaged(Family::Dentry, key, "has no valid name").because(error))?,
-        );
-        inodes.push(row.ino);
-    }
+/// What a dentry row says.
+fn named(prefix: &[u8], key: &[u8], value: &[u8]) -> Result<(Name, InodeId)> {
+    let row: DentryRow = rows::decode(Family::Dentry, key, value)?;
+    let name = Name::new(&key[prefix.len()..])
+        .map_err(|error| rows::damaged(Family::Dentry, key, "has no valid name").because(error))?;
+    Ok((name, row.ino))
+}
+
+/// The entries with these names.
+fn resolved(read: &dyn Read, id: VolumeId, names: Vec<Result<(Name, InodeId)>>) -> Result<Vec<Entry>> {
+    let (names, inodes): (Vec<Name>, Vec<InodeId>) =
+        names.into_iter().collect::<Result<Vec<_>>>()?.into_iter().unzip();
     let nodes = reads::all_named(read, id, &inodes)?;
     Ok(names.into_iter().zip(nodes).map(|(name, node)| Entry { name, inode: node.into_inode() }).collect())
 }

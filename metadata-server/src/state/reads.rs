@@ -9,8 +9,6 @@ use sitefs_base::{Attr, Error, FileKind, Inode, InodeId, Name, Result, VolumeId}
 
 /// Rows that one step of a long scan reads.
 const PAGE: usize = 256;
-/// The same where the rows of a listing are read.
-const NEIGHBOURS_PAGE: usize = 1024;
 
 /// An inode with what stands beside its row.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,57 +72,65 @@ pub(super) fn named(read: &dyn Read, volume: VolumeId, ino: InodeId) -> Result<N
 
 /// The inodes that dentries name, in their order: all must exist.
 pub(super) fn all_named(read: &dyn Read, volume: VolumeId, inodes: &[InodeId]) -> Result<Vec<Node>> {
+    if are_neighbours(inodes) {
+        return neighbours(read, volume, inodes);
+    }
     let keys: Vec<_> = inodes.iter().map(|ino| keys::inode(volume, *ino)).collect();
-    let values = match neighbours(inodes) {
-        Some((first, last)) => all_between(read, volume, first, last, &keys)?,
-        None => read.get_many(Family::Inode, &keys)?,
-    };
+    let values = read.get_many(Family::Inode, &keys)?;
     let mut nodes = Vec::with_capacity(keys.len());
     for ((key, value), ino) in keys.iter().zip(values).zip(inodes) {
         let value = value.ok_or_else(|| missing(volume, *ino))?;
-        let row: InodeRow = rows::decode(Family::Inode, key, &value)?;
-        let dir = match row.kind {
-            FileKind::Directory => Some(dir(read, volume, *ino)?),
-            _ => None,
-        };
-        nodes.push(Node { ino: *ino, row, dir });
+        nodes.push(decoded(read, volume, *ino, rows::decode(Family::Inode, key, &value)?)?);
     }
     Ok(nodes)
 }
 
-/// The lowest and the highest number, if most numbers between them are asked for: files that were
-/// made together. A step of a scan costs a tenth of a single read.
-fn neighbours(inodes: &[InodeId]) -> Option<(InodeId, InodeId)> {
-    let (first, last) = (*inodes.iter().min()?, *inodes.iter().max()?);
-    let span = last.get() - first.get();
-    (span < 4 * inodes.len() as u64).then_some((first, last))
+fn decoded(read: &dyn Read, volume: VolumeId, ino: InodeId, row: InodeRow) -> Result<Node> {
+    let dir = match row.kind {
+        FileKind::Directory => Some(dir(read, volume, ino)?),
+        _ => None,
+    };
+    Ok(Node { ino, row, dir })
 }
 
-fn all_between(
-    read: &dyn Read,
-    volume: VolumeId,
-    first: InodeId,
-    last: InodeId,
-    keys: &[Vec<u8>],
-) -> Result<Vec<Option<Vec<u8>>>> {
-    let end = keys::inode(volume, last);
-    let mut found: Vec<Row> = Vec::with_capacity(keys.len());
-    let mut from = keys::inode(volume, first);
-    loop {
-        let page = read.scan(Family::Inode, &volume.to_key(), &from, NEIGHBOURS_PAGE)?;
-        let more = page.len() == NEIGHBOURS_PAGE;
-        found.extend(page);
-        match found.last() {
-            Some((key, _)) if more && *key < end => from = after(key),
-            _ => break,
+/// Whether most numbers between the lowest and the highest are asked for: files that were made
+/// together. A step of a scan costs a tenth of a single read.
+fn are_neighbours(inodes: &[InodeId]) -> bool {
+    let span = inodes.iter().max().zip(inodes.iter().min()).map(|(last, first)| last.get() - first.get());
+    span.is_some_and(|span| span < 4 * inodes.len() as u64)
+}
+
+/// The inodes of [`all_named`] by scans, which end at the last of them: behind it there may be thousands
+/// of deleted rows.
+fn neighbours(read: &dyn Read, volume: VolumeId, inodes: &[InodeId]) -> Result<Vec<Node>> {
+    let mut sorted: Vec<InodeId> = inodes.to_vec();
+    sorted.sort_unstable();
+    // Several names may lead to one inode.
+    sorted.dedup();
+    let mut found: Vec<InodeRow> = Vec::with_capacity(sorted.len());
+    let mut problem = None;
+    while let Some(next) = sorted.get(found.len()).filter(|_| problem.is_none()) {
+        let (from, limit, known) = (keys::inode(volume, *next), sorted.len() - found.len(), found.len());
+        read.visit(Family::Inode, &volume.to_key(), &from, limit, &mut |key, value| {
+            if sorted.get(found.len()).is_some_and(|ino| key == keys::inode(volume, *ino)) {
+                match rows::decode(Family::Inode, key, value) {
+                    Ok(row) => found.push(row),
+                    Err(error) => problem = problem.take().or(Some(error)),
+                }
+            }
+        })?;
+        if found.len() == known {
+            problem = problem.or_else(|| Some(missing(volume, *next)));
         }
     }
-    // Ascending. Several names may lead to one inode.
-    let value = |key: &Vec<u8>| {
-        let place = found.binary_search_by(|(known, _)| known.cmp(key)).ok()?;
-        Some(found[place].1.clone())
+    if let Some(problem) = problem {
+        return Err(problem);
+    }
+    let node = |ino: &InodeId| {
+        let place = sorted.binary_search(ino).map_err(|_| missing(volume, *ino))?;
+        decoded(read, volume, *ino, found[place].clone())
     };
-    Ok(keys.iter().map(value).collect())
+    inodes.iter().map(node).collect()
 }
 
 fn missing(volume: VolumeId, ino: InodeId) -> Error {

@@ -88,6 +88,19 @@ pub trait Read {
     /// Rows whose key starts with `prefix` and is not below `from`, ascending, at most `limit`.
     /// `from` must itself start with `prefix`, or equal it.
     fn scan(&self, family: Family, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Row>>;
+
+    /// Shows the rows of [`Self::scan`] to `each` instead of giving them.
+    fn visit(
+        &self,
+        family: Family,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+        each: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<()> {
+        self.scan(family, prefix, from, limit)?.iter().for_each(|(key, value)| each(key, value));
+        Ok(())
+    }
 }
 
 /// Reads and writes rows of one command; a read sees the command's own writes.

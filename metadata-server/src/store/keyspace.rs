@@ -9,8 +9,8 @@ use rocksdb::{
 use std::time::Duration;
 
 const MIB: usize = 1 << 20;
-/// Uncompressed bytes of a block: twice the default, for fewer index entries and better compression.
-const BLOCK_BYTES: usize = 8 << 10;
+/// Uncompressed bytes of a block: more than the default, for fewer index entries and better compression.
+const BLOCK_BYTES: usize = 16 << 10;
 /// Bloom filters of 10 bits per key let one absent key in a hundred through.
 const BLOOM_BITS: f64 = 10.0;
 /// Hot bytes above this stand in blob files, so that compaction does not copy them.

@@ -4,7 +4,7 @@ use super::{
     poison::Poison,
     recent::Recent,
     rocks::failed,
-    scan::{merged, read_options},
+    scan::{merged, read_options, visited},
 };
 use crate::state::{Family, Read, Row};
 use rocksdb::{DB, DBPinnableSlice, ReadOptions, Snapshot};
@@ -91,6 +91,21 @@ impl Read for Reader {
         let handle = handle(&point.db, family)?;
         let stored = point.snapshot.raw_iterator_cf_opt(handle, read_options(family, prefix));
         merged(stored, None, prefix, from, limit)
+            .map_err(|error| self.poison.set(failed("scanning rows", error)))
+    }
+
+    fn visit(
+        &self,
+        family: Family,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+        each: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<()> {
+        let point = self.point()?;
+        let handle = handle(&point.db, family)?;
+        let stored = point.snapshot.raw_iterator_cf_opt(handle, read_options(family, prefix));
+        visited(stored, prefix, from, limit, each)
             .map_err(|error| self.poison.set(failed("scanning rows", error)))
     }
 }

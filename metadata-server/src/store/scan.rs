@@ -34,6 +34,25 @@ pub(super) fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
     Some(end)
 }
 
+/// Shows stored rows to `each`, without a copy.
+pub(super) fn visited<D: DBAccess>(
+    mut stored: DBRawIteratorWithThreadMode<'_, D>,
+    prefix: &[u8],
+    from: &[u8],
+    limit: usize,
+    each: &mut dyn FnMut(&[u8], &[u8]),
+) -> Result<(), rocksdb::Error> {
+    stored.seek(from.max(prefix));
+    for _ in 0..limit {
+        match stored.item() {
+            Some((key, value)) if key.starts_with(prefix) => each(key, value),
+            _ => break,
+        }
+        stored.next();
+    }
+    stored.status()
+}
+
 /// Merges stored rows with those of `overlay`, which win.
 pub(super) fn merged<D: DBAccess>(
     mut stored: DBRawIteratorWithThreadMode<'_, D>,
