@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 /// Deleted names of one directory that may stand in write buffers. A scan steps over each of them,
 /// and over the row that it hides, in about a tenth of a microsecond.
-const DELETED_NAMES_MAX: u32 = 1_000;
+const DELETED_NAMES_MAX: u32 = 500;
 /// Directories that are counted; one more asks for a flush.
 const DIRECTORIES_MAX: usize = 16_384;
 /// Volume and inode number, with which the key of a dentry begins.

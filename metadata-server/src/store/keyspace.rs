@@ -3,8 +3,8 @@
 use super::history::Needed;
 use crate::state::Family;
 use rocksdb::{
-    BlockBasedOptions, BlockBasedTablePinningTier, Cache, ColumnFamilyDescriptor, DBCompressionType,
-    LogLevel, Options, SliceTransform,
+    BlockBasedOptions, BlockBasedTablePinningTier, Cache, ColumnFamilyDescriptor, DBCompactionStyle,
+    DBCompressionType, LogLevel, Options, SliceTransform,
 };
 use std::time::Duration;
 
@@ -123,7 +123,12 @@ fn family_options(family: Family, cache: &Cache, write_buffer_bytes: usize, need
     if let Some(len) = prefix_len(family) {
         options.set_prefix_extractor(SliceTransform::create_fixed_prefix(len));
     }
-    if let Family::Dentry | Family::Inode | Family::Small | Family::Meta | Family::Feed = family {
+    if family == Family::Feed {
+        // Events come at one end and go at the other, and nobody scans where they went: small files are merged
+        // with each other, and the large one is not written again with each of them.
+        options.set_compaction_style(DBCompactionStyle::Universal);
+    }
+    if let Family::Dentry | Family::Inode | Family::Small | Family::Meta = family {
         options.add_compact_on_deletion_collector_factory(DELETIONS_AMONG, DELETIONS, DELETIONS_SHARE);
     }
     if family == Family::Inode {
