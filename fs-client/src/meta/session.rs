@@ -27,7 +27,7 @@ pub const FRAMES_MAX: usize = 2 * (SESSION_OPS_MAX + QUERIES_MAX);
 
 /// How long a writer waits for credit.
 const CREDIT_WAIT: Duration = Duration::from_secs(1);
-/// How soon a writer asks again while others hold what it needs.
+/// How soon a writer asks again while there is no room for what it writes.
 const CREDIT_RETRY: Duration = Duration::from_millis(100);
 
 type QueryReply = oneshot::Sender<Result<Answer, Errno>>;
@@ -162,25 +162,37 @@ impl Session {
     /// Waits until there is credit for `more`, at most a second: `EDQUOT` if the volume has no room
     /// for it, `EIO` if the cell does not say.
     pub fn wait_for_credit(&self, more: Credit) -> Result<(), Errno> {
-        let _wanted = self.credits.want(more);
-        let until = self.clock.boottime() + CREDIT_WAIT;
-        let (mut answered, mut again) = (false, false);
-        loop {
-            let left = until.saturating_sub(self.clock.boottime());
-            let seen = self.credits.answers();
+        let wanted = self.credits.want(more);
+        let waited = self.wait_for_room(more);
+        drop(wanted);
+        if waited.is_err() {
+            // Others need not wait until the next ping says that this is not wanted any more.
             self.ask_for_credit();
-            answered |= self.credits.wait_behind(seen, left);
+        }
+        waited
+    }
+
+    fn wait_for_room(&self, more: Credit) -> Result<(), Errno> {
+        let now = || self.clock.boottime();
+        let until = now() + CREDIT_WAIT;
+        let (mut ask_at, mut asked, mut answered, mut full) = (now(), 0, false, false);
+        loop {
+            let (seen, left) = (self.credits.answers(), until.saturating_sub(now()));
             if self.credits.has_room(more) {
                 return Ok(());
             }
-            let usage = self.usage();
-            let full = answered && again && !usage.limit().covers(usage.used().plus(more));
             if left.is_zero() || full {
                 return Err(if answered { Errno::EDQUOT } else { Errno::EIO });
             }
-            // What others only hold they give back within a second; a reply may bring it sooner.
-            again = true;
-            self.credits.wait_behind(self.credits.answers(), CREDIT_RETRY.min(left));
+            if now() >= ask_at {
+                self.ask_for_credit();
+                (asked, ask_at) = (asked + 1, now() + CREDIT_RETRY);
+            }
+            // The cell tells of what others give back without being asked.
+            let heard = self.credits.wait_behind(seen, left.min(ask_at.saturating_sub(now())));
+            answered |= heard;
+            let usage = self.usage();
+            full = heard && asked > 1 && !usage.limit().covers(usage.used().plus(more));
         }
     }
 
@@ -364,6 +376,14 @@ impl Session {
                 drop(state);
                 // Behind the use: a writer that hears of its credit looks at both.
                 self.credits.heard(credit);
+            }
+            ToMount::Credit { credit, usage, answer } => {
+                state.usage = usage;
+                drop(state);
+                self.credits.heard(credit);
+                if answer {
+                    self.ask_for_credit();
+                }
             }
             ToMount::Event(event) => state.applied = state.applied.max(event.seq),
             ToMount::Resync { floor } => {
