@@ -25,10 +25,12 @@ const QUERIES_MAX: usize = 256;
 /// Frames waiting to be sent; more than all operations and questions together.
 pub const FRAMES_MAX: usize = 2 * (SESSION_OPS_MAX + QUERIES_MAX);
 
-/// How long a writer waits for credit.
+/// How long a writer waits for credit beside a cell that answers.
 const CREDIT_WAIT: Duration = Duration::from_secs(1);
 /// How soon a writer asks again while there is no room for what it writes.
 const CREDIT_RETRY: Duration = Duration::from_millis(100);
+/// A cell that has not answered so many asks is taken for gone until it answers again.
+const UNANSWERED_MAX: u32 = 3;
 
 type QueryReply = oneshot::Sender<Result<Answer, Errno>>;
 
@@ -159,8 +161,8 @@ impl Session {
         }
     }
 
-    /// Waits until there is credit for `more`, at most a second: `EDQUOT` if the volume has no room
-    /// for it, `EIO` if the cell does not say.
+    /// Waits until there is credit for `more`, at most a second beside a cell that answers: `EDQUOT` if
+    /// the volume has no room for it, `EIO` if the cell does not come back to say.
     pub fn wait_for_credit(&self, more: Credit) -> Result<(), Errno> {
         let wanted = self.credits.want(more);
         let waited = self.wait_for_room(more);
@@ -174,23 +176,32 @@ impl Session {
 
     fn wait_for_room(&self, more: Credit) -> Result<(), Errno> {
         let now = || self.clock.boottime();
-        let until = now() + CREDIT_WAIT;
-        let (mut ask_at, mut asked, mut answered, mut full) = (now(), 0, false, false);
+        let (mut ask_at, give_up) = (now(), now() + METADATA_DEADLINE);
+        let (mut asked, mut unanswered, mut answered_since, mut full) = (0, 0, None, false);
         loop {
-            let (seen, left) = (self.credits.answers(), until.saturating_sub(now()));
+            let seen = self.credits.answers();
             if self.credits.has_room(more) {
                 return Ok(());
             }
-            if left.is_zero() || full {
-                return Err(if answered { Errno::EDQUOT } else { Errno::EIO });
+            let until = answered_since.map_or(give_up, |since: Duration| give_up.min(since + CREDIT_WAIT));
+            if full || now() >= until {
+                return Err(if answered_since.is_some() { Errno::EDQUOT } else { Errno::EIO });
+            }
+            if let Some(errno) = self.state().ended {
+                return Err(errno);
             }
             if now() >= ask_at {
+                // A cell that restarts has to hear from the others again.
+                answered_since = answered_since.filter(|_| unanswered < UNANSWERED_MAX);
                 self.ask_for_credit();
-                (asked, ask_at) = (asked + 1, now() + CREDIT_RETRY);
+                (asked, unanswered, ask_at) = (asked + 1, unanswered + 1, now() + CREDIT_RETRY);
             }
             // The cell tells of what others give back without being asked.
-            let heard = self.credits.wait_behind(seen, left.min(ask_at.saturating_sub(now())));
-            answered |= heard;
+            let heard = self.credits.wait_behind(seen, until.min(ask_at).saturating_sub(now()));
+            if heard {
+                unanswered = 0;
+                answered_since.get_or_insert_with(now);
+            }
             let usage = self.usage();
             full = heard && asked > 1 && !usage.limit().covers(usage.used().plus(more));
         }

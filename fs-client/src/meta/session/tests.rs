@@ -123,13 +123,42 @@ fn credit_that_comes_unasked_ends_a_wait_and_is_answered_if_others_wait_for_it()
 fn a_writer_that_gives_up_says_that_it_does_not_want_it_any_more() {
     let runtime = runtime();
     let (session, mut sent) = session(&runtime, VolumeSettings::default(), Credit::NONE);
-    assert_eq!(session.wait_for_credit(bytes(2)), Err(Errno::EIO));
-    let mut last = None;
-    while let Ok(frame) = sent.try_recv() {
-        last = Some(frame);
-    }
-    let Some(ToCell::Ping { credit, .. }) = last else { panic!("{last:?}") };
-    assert_eq!(credit, CreditUse { frames: 1, ..CreditUse::default() });
+    let wanted = std::thread::scope(|scope| {
+        let cell = scope.spawn(|| {
+            [99, 99, 0].map(|used| {
+                let Some(ToCell::Ping { credit, .. }) = sent.blocking_recv() else { panic!() };
+                session.receive(renew(used, VolumeSettings::default(), Credit::NONE));
+                credit.wanted
+            })
+        });
+        assert_eq!(session.wait_for_credit(bytes(2)), Err(Errno::EDQUOT));
+        cell.join().unwrap()
+    });
+    assert_eq!(wanted, [bytes(2), bytes(2), Credit::NONE]);
+}
+
+#[test]
+fn a_writer_waits_for_a_cell_that_restarts() {
+    let runtime = runtime();
+    let (session, mut sent) = session(&runtime, VolumeSettings::default(), Credit::NONE);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // It answers once and is gone for longer than a writer waits beside a cell that is there.
+            assert!(matches!(sent.blocking_recv(), Some(ToCell::Ping { .. })));
+            session.receive(renew(0, VolumeSettings::default(), Credit::NONE));
+            session.link_down();
+            let gone = std::time::Instant::now();
+            while gone.elapsed() < CREDIT_WAIT + CREDIT_WAIT / 2 {
+                std::thread::park_timeout(CREDIT_RETRY);
+            }
+            let (link, mut sent) = mpsc::channel(16);
+            session.link_up(attached(VolumeSettings::default(), Credit::NONE), link);
+            let Some(ToCell::Ping { credit, .. }) = sent.blocking_recv() else { panic!() };
+            assert_eq!(credit.wanted, bytes(2));
+            session.receive(renew(0, VolumeSettings::default(), bytes(2)));
+        });
+        assert_eq!(session.wait_for_credit(bytes(2)), Ok(()));
+    });
 }
 
 #[test]
