@@ -70,6 +70,8 @@ pub struct Attach {
     /// The credit that the mount counts on: what it has in use, and what it was told last that it
     /// may use, for it goes on writing while it attaches.
     pub in_use: Credit,
+    /// Whether it takes in [`ToMount::Credit`].
+    pub hears_credit: bool,
 }
 
 /// What a mount says of its credit (DESIGN D17).
@@ -78,6 +80,8 @@ pub struct CreditUse {
     /// The growth of working copies and creates that are not committed, those included whose reply is
     /// on its way, and what writers wait for.
     pub in_use: Credit,
+    /// Of that, what writers wait for.
+    pub wanted: Credit,
     /// How many frames with a credit the mount has taken in on this stream. Without it the cell could
     /// not know when what it takes back is no longer counted on.
     pub frames: u64,
@@ -120,6 +124,15 @@ pub enum ToMount {
         settings: VolumeSettings,
         /// The session's credit from now on: the most that it may have in use.
         credit: Credit,
+    },
+    /// The session's credit has changed while it was not asking, or its lease cannot be renewed now.
+    Credit {
+        /// The session's credit from now on: the most that it may have in use.
+        credit: Credit,
+        /// Space and inodes of the volume.
+        usage: Usage,
+        /// Whether somebody waits for what this mount gives back: it pings at once.
+        answer: bool,
     },
     /// Events were lost: drop every cached row; the feed goes on behind `floor`.
     Resync {

@@ -162,9 +162,11 @@ fn what_was_written_before_the_cell_died_is_committed_although_the_volume_is_ful
     file.write_all(&bytes).unwrap();
     cell.kill9();
     cell.start_again();
+    is_back(&one);
     let two = cell.mount("acme/full");
     let mut other = File::create(two.path("other")).unwrap();
     let filled = fill(&mut other, 6, 1 << 16);
+    assert!(filled > 10 * MIB, "{filled} of the 14 MiB that nobody uses");
     close(other).unwrap();
     close(file).unwrap();
     assert!(fs::read(one.path("before")).unwrap() == bytes);
@@ -177,12 +179,51 @@ fn what_was_written_before_the_cell_died_is_committed_although_the_volume_is_ful
     assert_eq!(fs::write(two.path("more"), too_much).unwrap_err().kind(), ErrorKind::QuotaExceeded);
 }
 
+/// Waits until a mount has found its cell again. A question changes nothing of what it has in use.
+fn is_back(mount: &Mounted) {
+    let mut asked = 0;
+    wait_for("the mount to attach again", SOON, || {
+        asked += 1;
+        let nothing = fs::metadata(mount.path(&format!("nothing-{asked}")));
+        nothing.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    });
+}
+
+#[test]
+fn what_idle_mounts_hold_and_do_not_use_can_be_written_by_another_although_the_cell_restarted() {
+    if !can_mount() {
+        return;
+    }
+    let mut cell = cell_with("acme/idle", "96MiB");
+    let idle = [cell.mount("acme/idle"), cell.mount("acme/idle")];
+    fs::write(idle[1].path("small"), b"x").unwrap();
+    cell.kill9();
+    cell.start_again();
+    idle.iter().for_each(is_back);
+
+    // By now they hold all there is, and say nothing but each second.
+    let writer = cell.mount("acme/idle");
+    let mut file = File::create(writer.path("large")).unwrap();
+    let accepted = fill(&mut file, 8, 1 << 20);
+    assert!((92 * MIB..=96 * MIB).contains(&accepted), "{accepted}");
+    for (number, mount) in idle.iter().chain([&writer]).enumerate() {
+        let refused = fs::write(mount.path(&format!("more-{number}")), content(9, 5 << 20)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::QuotaExceeded, "{refused}");
+    }
+    close(file).unwrap();
+    assert!(used(&cell, "acme/idle") <= 96 * MIB);
+
+    fs::remove_file(writer.path("large")).unwrap();
+    fs::write(idle[0].path("next"), content(9, 60 << 20)).unwrap();
+    assert!(fs::read(writer.path("next")).unwrap() == content(9, 60 << 20));
+}
+
 #[test]
 fn a_full_volume_passes_the_suite() {
     if !can_mount() {
         return;
     }
-    let cell = cell_with("acme/suite", "40MiB");
+    let cell = cell_with("acme/suite", "200000000");
     let mount = cell.mount("acme/suite");
     Suite::new("enospc.py", mount.root()).expect(&[]);
 }

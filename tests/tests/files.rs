@@ -6,7 +6,7 @@ use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags},
     io::Errno,
 };
-use sitefs_tests::{Demo, can_mount, content, files_of_size, run};
+use sitefs_tests::{Demo, can_mount, content, files_of_size, run, skipped};
 use std::{
     collections::BTreeSet,
     ffi::OsStr,
@@ -414,6 +414,50 @@ fn a_directory_of_ten_thousand_entries_lists_while_it_changes() {
     }
     let distinct: BTreeSet<&String> = seen.iter().collect();
     assert_eq!((seen.len(), distinct.len()), (10_000, 10_000));
+}
+
+/// A Python program of user 1000 with the files as its standard input and output.
+fn by_another_user(program: &str, input: &Path, output: &Path) {
+    let mut python = Command::new("setpriv");
+    python.args(["--reuid=1000", "--regid=1000", "--clear-groups", "python3", "-c", program]);
+    let (input, output) = (File::open(input).unwrap(), OpenOptions::new().write(true).open(output).unwrap());
+    let status = python.stdin(input).stdout(output).status().unwrap();
+    assert!(status.success(), "{program}: {status}");
+}
+
+#[test]
+fn changes_of_ranges_by_others_than_root_take_set_id_bits() {
+    if !can_mount() {
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        skipped("becoming another user needs root");
+        return;
+    }
+    let demo = Demo::start();
+    let (source, target) = (demo.path("source"), demo.path("target"));
+    fs::write(&source, content(1, 200_000)).unwrap();
+    fs::write(&target, content(2, 200_000)).unwrap();
+    std::os::unix::fs::chown(&target, Some(1000), Some(1000)).unwrap();
+    let mode = || fs::metadata(&target).unwrap().mode() & 0o7777;
+    let changes = [
+        ("copy_file_range", "import os; assert os.copy_file_range(0, 1, 200000, 0, 0) == 200000"),
+        ("fallocate", "import os; os.posix_fallocate(1, 0, 300000)"),
+    ];
+    for (what, program) in changes {
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o6755)).unwrap();
+        assert_eq!(mode(), 0o6755);
+        by_another_user(program, &source, &target);
+        assert_eq!(mode(), 0o755, "{what}");
+    }
+    assert!(fs::read(&target).unwrap()[..200_000] == content(1, 200_000));
+
+    // root keeps them.
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o6755)).unwrap();
+    let (from, to) = (File::open(&source).unwrap(), OpenOptions::new().write(true).open(&target).unwrap());
+    let copied = rustix::fs::copy_file_range(&from, Some(&mut 0), &to, Some(&mut 0), 200_000);
+    assert_eq!(copied, Ok(200_000));
+    assert_eq!(mode(), 0o6755);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
-use rustix::fs::{SeekFrom, seek};
+use rustix::fs::{AtFlags, CWD, SeekFrom, StatxFlags, seek, statx};
 use sitefs_tests::{Cell, Demo, can_mount, content, run, wait_for};
 use std::{
     collections::BTreeSet,
@@ -49,6 +49,47 @@ fn the_size_never_goes_back_while_a_file_is_synced() {
         stop.store(true, Ordering::Release);
     });
     assert_eq!((fs::metadata(&path).unwrap().len(), fs::read(&path).unwrap().len()), (101_000, 101_000));
+}
+
+/// The size that the kernel has from the last answer, whatever that answered.
+fn size_as_last_told(path: &Path) -> u64 {
+    statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::SIZE).unwrap().stx_size
+}
+
+#[test]
+fn the_size_never_goes_back_in_lookups_and_listings_while_a_file_is_synced() {
+    if !can_mount() {
+        return;
+    }
+    let demo = Demo::start();
+    fs::create_dir(demo.path("dir")).unwrap();
+    let path = demo.path("dir/growing");
+    fs::write(&path, content(1, 1000)).unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    let (written, stop) = (AtomicU64::new(1000), AtomicBool::new(false));
+    let watch = |list: bool| {
+        while !stop.load(Ordering::Acquire) {
+            let least = written.load(Ordering::Acquire);
+            if list {
+                assert_eq!(names(&demo.path("dir")).len(), 1);
+            }
+            // While a change waits for its commit the name is looked up each time.
+            let found = size_as_last_told(&path);
+            assert!(found >= least, "{found} bytes after {least} were written");
+        }
+    };
+    thread::scope(|scope| {
+        for list in [false, false, true] {
+            scope.spawn(move || watch(list));
+        }
+        for round in 1..=300 {
+            file.write_all_at(&[b'y'; 1000], round * 1000).unwrap();
+            written.store((round + 1) * 1000, Ordering::Release);
+            file.sync_all().unwrap();
+        }
+        stop.store(true, Ordering::Release);
+    });
+    assert_eq!(fs::metadata(&path).unwrap().len(), 301_000);
 }
 
 #[test]

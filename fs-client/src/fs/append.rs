@@ -123,6 +123,7 @@ impl Fs {
             // once more would double them. What was refused stays and is tried again.
             if matches!(sent, Ok(_) | Err(Errno::EIO)) {
                 shorten(&mut state, len);
+                state.commits += 1;
                 state.recount();
             }
             state.last = None;

@@ -71,12 +71,25 @@ impl Fs {
             self.looked_up(node.ino);
             return Ok((Some(self.view(&node, attr, true)), Lifetime::UntilChanged));
         }
-        let found = self.meta.lookup(cx, place)?;
-        let Some(inode) = found.value else {
-            return Ok((None, Lifetime::of(found.current)));
-        };
-        let node = self.looked_up(inode.attr.ino);
-        Ok((Some(self.view(&node, inode.attr, found.current)), Lifetime::of(found.current)))
+        let mut before = None;
+        loop {
+            let found = self.meta.lookup(cx, place)?;
+            let Some(inode) = found.value else {
+                return Ok((None, Lifetime::of(found.current)));
+            };
+            let ino = inode.attr.ino;
+            let node = self.known_node(ino).unwrap_or_else(|| Arc::new(Node::new(ino)));
+            let view = self.view(&node, inode.attr, found.current);
+            let commits = node.state().commits;
+            // A commit that ended in between is in neither: the row is older, and here nothing waits.
+            // Whose row it is shows only now, so that how often it was committed before is known the
+            // second time.
+            if commits == 0 || before == Some((ino, commits)) {
+                self.looked_up(ino);
+                return Ok((Some(view), Lifetime::of(found.current)));
+            }
+            before = Some((ino, commits));
+        }
     }
 
     /// The attributes of an inode.

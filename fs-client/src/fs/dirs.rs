@@ -101,10 +101,17 @@ impl Fs {
                 return Ok(Some(self.view(node, attr, true)));
             }
         }
-        let found = self.meta.inode(cx, ino)?;
-        let Some(inode) = found.value else { return Ok(None) };
         let node = node.unwrap_or_else(|| Arc::new(super::Node::new(ino)));
-        Ok(Some(self.view(&node, inode.attr, found.current)))
+        loop {
+            let commits = node.state().commits;
+            let found = self.meta.inode(cx, ino)?;
+            let Some(inode) = found.value else { return Ok(None) };
+            let view = self.view(&node, inode.attr, found.current);
+            // A commit that ended in between is in neither: the row is older, and here nothing waits.
+            if node.state().commits == commits {
+                return Ok(Some(view));
+            }
+        }
     }
 
     /// The listing of a directory with the files that the cell does not know yet.

@@ -80,7 +80,7 @@ pub struct NodeState {
     pub set: SetAttr,
     /// What a commit that is on its way carries: until its reply it is neither waiting nor at the cell.
     pub sending: Option<Sending>,
-    /// Commits that have ended: their changes are in the cell's row since.
+    /// Commits and appends that have ended: their changes are in the cell's row since.
     pub commits: u64,
     /// When content last changed here, if that is not committed.
     pub written: Option<Time>,

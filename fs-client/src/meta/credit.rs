@@ -91,7 +91,8 @@ impl Credits {
     /// What the next ping says.
     pub fn said(&self) -> CreditUse {
         let state = self.lock();
-        CreditUse { in_use: state.in_use.plus(state.wanted), frames: state.frames }
+        let in_use = state.in_use.plus(state.wanted);
+        CreditUse { in_use, wanted: state.wanted, frames: state.frames }
     }
 
     /// What an attach says: all that may be in use before its answer is here.
@@ -233,10 +234,11 @@ mod tests {
         let mut claim = credits.claim();
         claim.grow_to(bytes(30));
         let wanted = credits.want(bytes(90));
-        assert_eq!(credits.said(), CreditUse { in_use: bytes(120), frames: 1 });
+        let said = CreditUse { in_use: bytes(120), wanted: bytes(90), frames: 1 };
+        assert_eq!(credits.said(), said);
         drop(wanted);
         credits.heard(bytes(20));
-        assert_eq!(credits.said(), CreditUse { in_use: bytes(30), frames: 2 });
+        assert_eq!(credits.said(), CreditUse { in_use: bytes(30), wanted: Credit::NONE, frames: 2 });
         assert_eq!(credits.counted_on(), bytes(30), "less was told than is in use");
         assert!(!credits.has_room(bytes(1)));
         credits.attached(bytes(50));

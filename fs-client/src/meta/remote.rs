@@ -103,6 +103,7 @@ pub async fn attach(channel: &Channel, cell: &CellAddress, session: &Session) ->
         claimed_identity: cell.identity.to_string(),
         moment: cell.moment.clone(),
         in_use: session.credits().counted_on(),
+        hears_credit: true,
     };
     let gone = |_| Error::unavailable("the session's stream is closed");
     link.send(ToCell::Attach(hello)).await.map_err(gone)?;

@@ -25,10 +25,12 @@ const QUERIES_MAX: usize = 256;
 /// Frames waiting to be sent; more than all operations and questions together.
 pub const FRAMES_MAX: usize = 2 * (SESSION_OPS_MAX + QUERIES_MAX);
 
-/// How long a writer waits for credit.
+/// How long a writer waits for credit beside a cell that answers.
 const CREDIT_WAIT: Duration = Duration::from_secs(1);
-/// How soon a writer asks again while others hold what it needs.
+/// How soon a writer asks again while there is no room for what it writes.
 const CREDIT_RETRY: Duration = Duration::from_millis(100);
+/// A cell that has not answered so many asks is taken for gone until it answers again.
+const UNANSWERED_MAX: u32 = 3;
 
 type QueryReply = oneshot::Sender<Result<Answer, Errno>>;
 
@@ -159,28 +161,49 @@ impl Session {
         }
     }
 
-    /// Waits until there is credit for `more`, at most a second: `EDQUOT` if the volume has no room
-    /// for it, `EIO` if the cell does not say.
+    /// Waits until there is credit for `more`, at most a second beside a cell that answers: `EDQUOT` if
+    /// the volume has no room for it, `EIO` if the cell does not come back to say.
     pub fn wait_for_credit(&self, more: Credit) -> Result<(), Errno> {
-        let _wanted = self.credits.want(more);
-        let until = self.clock.boottime() + CREDIT_WAIT;
-        let (mut answered, mut again) = (false, false);
-        loop {
-            let left = until.saturating_sub(self.clock.boottime());
-            let seen = self.credits.answers();
+        let wanted = self.credits.want(more);
+        let waited = self.wait_for_room(more);
+        drop(wanted);
+        if waited.is_err() {
+            // Others need not wait until the next ping says that this is not wanted any more.
             self.ask_for_credit();
-            answered |= self.credits.wait_behind(seen, left);
+        }
+        waited
+    }
+
+    fn wait_for_room(&self, more: Credit) -> Result<(), Errno> {
+        let now = || self.clock.boottime();
+        let (mut ask_at, give_up) = (now(), now() + METADATA_DEADLINE);
+        let (mut asked, mut unanswered, mut answered_since, mut full) = (0, 0, None, false);
+        loop {
+            let seen = self.credits.answers();
             if self.credits.has_room(more) {
                 return Ok(());
             }
-            let usage = self.usage();
-            let full = answered && again && !usage.limit().covers(usage.used().plus(more));
-            if left.is_zero() || full {
-                return Err(if answered { Errno::EDQUOT } else { Errno::EIO });
+            let until = answered_since.map_or(give_up, |since: Duration| give_up.min(since + CREDIT_WAIT));
+            if full || now() >= until {
+                return Err(if answered_since.is_some() { Errno::EDQUOT } else { Errno::EIO });
             }
-            // What others only hold they give back within a second; a reply may bring it sooner.
-            again = true;
-            self.credits.wait_behind(self.credits.answers(), CREDIT_RETRY.min(left));
+            if let Some(errno) = self.state().ended {
+                return Err(errno);
+            }
+            if now() >= ask_at {
+                // A cell that restarts has to hear from the others again.
+                answered_since = answered_since.filter(|_| unanswered < UNANSWERED_MAX);
+                self.ask_for_credit();
+                (asked, unanswered, ask_at) = (asked + 1, unanswered + 1, now() + CREDIT_RETRY);
+            }
+            // The cell tells of what others give back without being asked.
+            let heard = self.credits.wait_behind(seen, until.min(ask_at).saturating_sub(now()));
+            if heard {
+                unanswered = 0;
+                answered_since.get_or_insert_with(now);
+            }
+            let usage = self.usage();
+            full = heard && asked > 1 && !usage.limit().covers(usage.used().plus(more));
         }
     }
 
@@ -364,6 +387,14 @@ impl Session {
                 drop(state);
                 // Behind the use: a writer that hears of its credit looks at both.
                 self.credits.heard(credit);
+            }
+            ToMount::Credit { credit, usage, answer } => {
+                state.usage = usage;
+                drop(state);
+                self.credits.heard(credit);
+                if answer {
+                    self.ask_for_credit();
+                }
             }
             ToMount::Event(event) => state.applied = state.applied.max(event.seq),
             ToMount::Resync { floor } => {

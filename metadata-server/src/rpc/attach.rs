@@ -55,7 +55,11 @@ pub(super) async fn attach(cell: &Arc<Cell>, attach: Attach, wire: &Wire) -> Res
     let holder = Holder { volume, session: attach.session, stream: ticket.number };
     let credit = match access {
         Access::Read => Credit::NONE,
-        Access::Write => cell.credits.attach(holder, attach.in_use, &usage, now),
+        Access::Write => {
+            let told = cell.credits.attach(holder, attach.in_use, &usage, now);
+            cell.sessions.tell_credit(&told.ask);
+            told.credit
+        }
     };
     let info = cell.group.info();
     let attached = Attached {
@@ -80,7 +84,9 @@ pub(super) async fn attach(cell: &Arc<Cell>, attach: Attach, wire: &Wire) -> Res
     let _ = send(wire, ToMount::Attached(attached)).await;
     let (outgoing, inbox) = mpsc::channel(super::outbox::INBOX);
     let seen = resumed.unwrap_or(seq);
-    let outbox = Outbox { cell: cell.clone(), member, holder, events, inbox, wire: wire.clone(), seen };
+    let hears_credit = attach.hears_credit.then(|| ticket.credit_news.clone());
+    let wire = wire.clone();
+    let outbox = Outbox { cell: cell.clone(), member, holder, events, inbox, wire, hears_credit, seen };
     Ok(Joined { member, holder, ticket, outbox, outgoing })
 }
 

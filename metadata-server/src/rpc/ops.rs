@@ -1,8 +1,10 @@
 //! One mutation: it is checked and proposed, and things follow from its reply.
 
 use super::{
+    Cell,
     attach::refused,
     check::Checked,
+    credit::Debit,
     outbox::{Outgoing, standing},
     session::Stream,
 };
@@ -13,7 +15,13 @@ use sitefs_base::{
     session::Closing,
 };
 use sitefs_blobstore::ObjectKey;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+use tokio::time::timeout;
+
+/// How long an operation waits for credit that others hold and do not use.
+const CREDIT_WAIT: Duration = Duration::from_secs(1);
+/// How soon it asks for that again.
+const CREDIT_RETRY: Duration = Duration::from_millis(100);
 
 /// What is needed of an operation after it was proposed.
 struct Rest {
@@ -32,7 +40,7 @@ pub(super) async fn run(stream: Arc<Stream>, envelope: OpEnvelope) {
             if checked == Checked::Answered {
                 rest.uploaded.clear();
             }
-            match stream.debit(&envelope) {
+            match stream.debit(&envelope).await {
                 Err(errno) => Outgoing::Reply { op: rest.op, result: Err(errno) },
                 Ok(credit) => {
                     let body = CommandBody::Op { volume: stream.member.volume, envelope, credit };
@@ -61,18 +69,36 @@ impl Rest {
 }
 
 impl Stream {
-    /// Sets credit aside for what an operation may add to the volume (DESIGN D17). One that was
-    /// executed before adds nothing.
-    fn debit(&self, envelope: &OpEnvelope) -> Result<Credit, Errno> {
+    /// Sets credit aside for what an operation may add to the volume (DESIGN D17), waiting for what
+    /// others hold and do not use. One that was executed before adds nothing.
+    async fn debit(&self, envelope: &OpEnvelope) -> Result<Credit, Errno> {
         let (volume, errno) = (self.member.volume, |error: Error| error.errno());
         let bound = state::growth_bound(&self.cell.group.reader(), volume, &envelope.body).map_err(errno)?;
         if bound == Credit::NONE {
             return Ok(bound);
         }
-        let usage = standing(&self.cell, &self.member).map_err(errno)?.usage;
-        match self.cell.credits.debit(self.holder, envelope.op, bound, &usage) {
-            Err(Errno::EDQUOT) if self.is_answered(envelope)? => Ok(Credit::NONE),
-            debited => debited,
+        let Cell { credits, clock, sessions, .. } = &*self.cell;
+        let until = clock.boottime() + CREDIT_WAIT;
+        loop {
+            let (now, freed) = (clock.boottime(), credits.freed());
+            let usage = standing(&self.cell, &self.member).map_err(errno)?.usage;
+            let debit = credits.debit(self.holder, envelope.op, bound, &usage, now);
+            match debit {
+                Debit::SetAside(credit) => return Ok(credit),
+                Debit::Awaited(_) | Debit::Refused if self.is_answered(envelope)? => {
+                    credits.give_up(self.holder, envelope.op);
+                    return Ok(Credit::NONE);
+                }
+                Debit::Awaited(ask) if now < until => {
+                    sessions.tell_credit(&ask);
+                    // What is removed meanwhile makes room too, without a notice.
+                    let _ = timeout(CREDIT_RETRY.min(until - now), freed).await;
+                }
+                Debit::Awaited(_) | Debit::Refused => {
+                    credits.give_up(self.holder, envelope.op);
+                    return Err(Errno::EDQUOT);
+                }
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use sitefs_base::{
 };
 use sitefs_proto::pb;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc};
 use tonic::Status;
 
 /// Replies that wait to be sent on one stream.
@@ -46,6 +46,8 @@ pub(super) struct Outbox {
     pub events: broadcast::Receiver<Arc<(sitefs_base::VolumeId, Event)>>,
     pub inbox: mpsc::Receiver<Outgoing>,
     pub wire: Wire,
+    /// Notified when the mount should hear of its credit; not set if it would not understand that.
+    pub hears_credit: Option<Arc<Notify>>,
     /// Every event up to here has been sent, or need not be.
     pub seen: Seq,
 }
@@ -67,6 +69,11 @@ impl Outbox {
         loop {
             tokio::select! {
                 biased;
+                () = notified(self.hears_credit.as_deref()) => {
+                    if let Some(news) = self.credit_news(true)? {
+                        send(&self.wire, news).await?;
+                    }
+                }
                 outgoing = self.inbox.recv() => match outgoing {
                     None => return Ok(()),
                     Some(Outgoing::Close(closing)) => return send(&self.wire, ToMount::Closing(closing)).await,
@@ -166,7 +173,8 @@ impl Outbox {
         let Some(quorum_age) = super::query::quorum_age(&self.cell.group) else { return Ok(None) };
         let Member { volume, session, at, .. } = self.member;
         if at.is_none() && !self.cell.watchers.may_renew(volume, session) {
-            return Ok(None);
+            // Its credit goes on without the lease.
+            return self.credit_news(false);
         }
         let VolumeInfo { seq: watermark, usage, settings, .. } = self.standing()?;
         let credit = self.credit(&usage);
@@ -177,9 +185,29 @@ impl Outbox {
         standing(&self.cell, &self.member)
     }
 
-    /// The credit for a frame that is sent now.
+    /// The credit for a frame that is sent now. Others are asked for what is missing.
     fn credit(&self, usage: &Usage) -> Credit {
-        self.cell.credits.answer(self.holder, usage, self.cell.clock.boottime())
+        let told = self.cell.credits.answer(self.holder, usage, self.cell.clock.boottime());
+        self.cell.sessions.tell_credit(&told.ask);
+        told.credit
+    }
+
+    /// The credit by itself; with `answer` the mount says at once what it needs of it. Nothing where
+    /// another node may lead: that one gives credit.
+    fn credit_news(&self, answer: bool) -> Result<Option<ToMount>> {
+        if self.hears_credit.is_none() || super::query::quorum_age(&self.cell.group).is_none() {
+            return Ok(None);
+        }
+        let usage = self.standing()?.usage;
+        let credit = self.credit(&usage);
+        Ok(Some(ToMount::Credit { credit, usage, answer }))
+    }
+}
+
+async fn notified(news: Option<&Notify>) {
+    match news {
+        Some(news) => news.notified().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -203,7 +231,11 @@ fn holds_at(frame: &ToMount) -> Option<Seq> {
         ToMount::OpReply { result, .. } => result.as_ref().ok().map(|outcome| outcome.seq),
         ToMount::Answer { result, .. } => result.as_ref().ok().map(|answer| answer.seq),
         ToMount::Renew { watermark, .. } => Some(*watermark),
-        ToMount::Attached(_) | ToMount::Event(_) | ToMount::Resync { .. } | ToMount::Closing(_) => None,
+        ToMount::Attached(_)
+        | ToMount::Event(_)
+        | ToMount::Credit { .. }
+        | ToMount::Resync { .. }
+        | ToMount::Closing(_) => None,
     }
 }
 

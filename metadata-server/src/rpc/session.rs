@@ -208,7 +208,7 @@ impl Stream {
             }
             ToCell::Ping { client_time, acked, credit } => {
                 self.cell.watchers.acked(volume, session, acked);
-                self.cell.credits.report(self.holder, credit);
+                self.cell.credits.report(self.holder, credit, self.cell.clock.boottime());
                 self.send(Outgoing::Renew { client_time }).await;
             }
             ToCell::Ack { seq } => self.cell.watchers.acked(volume, session, seq),

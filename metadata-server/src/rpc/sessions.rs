@@ -4,8 +4,9 @@ use super::auth::Access;
 use sitefs_base::{Seq, SessionId, SiteId, VolumeId};
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// Streams that one node serves.
@@ -40,6 +41,7 @@ struct Stream {
     number: u64,
     replaced: CancellationToken,
     deleted: CancellationToken,
+    credit_news: Arc<Notify>,
 }
 
 /// A stream's own entry.
@@ -51,6 +53,8 @@ pub(crate) struct Ticket {
     pub replaced: CancellationToken,
     /// Cancelled when the volume was deleted.
     pub deleted: CancellationToken,
+    /// Notified when the session should hear of its credit.
+    pub credit_news: Arc<Notify>,
 }
 
 impl Sessions {
@@ -62,12 +66,30 @@ impl Sessions {
         }
         table.next_stream += 1;
         let (number, replaced) = (table.next_stream, CancellationToken::new());
-        let deleted = CancellationToken::new();
-        let stream = Stream { number, replaced: replaced.clone(), deleted: deleted.clone() };
+        let (deleted, credit_news) = (CancellationToken::new(), Arc::new(Notify::new()));
+        let stream = Stream {
+            number,
+            replaced: replaced.clone(),
+            deleted: deleted.clone(),
+            credit_news: credit_news.clone(),
+        };
         if let Some((_, old)) = table.members.insert(member.session, (member, stream)) {
             old.replaced.cancel();
         }
-        Some(Ticket { session: member.session, number, replaced, deleted })
+        Some(Ticket { session: member.session, number, replaced, deleted, credit_news })
+    }
+
+    /// Has sessions hear of their credit at once.
+    pub fn tell_credit(&self, sessions: &[SessionId]) {
+        if sessions.is_empty() {
+            return;
+        }
+        let table = self.lock();
+        for session in sessions {
+            if let Some((_, stream)) = table.members.get(session) {
+                stream.credit_news.notify_one();
+            }
+        }
     }
 
     /// Ends a stream. Whether it was still the session's own one.

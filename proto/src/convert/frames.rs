@@ -5,6 +5,7 @@ use crate::pb;
 use sitefs_base::{
     Error, Incarnation, InodeId, Kind, Moment, OpId, READ_ONLY_REASON_MAX, Result, Seq, ServeStale, SiteId,
     VolumeId, VolumeSettings,
+    op::Credit,
     session::{Attach, Attached, Closing, CreditUse, ToCell, ToMount},
 };
 use std::time::Duration;
@@ -22,6 +23,7 @@ impl From<ToCell> for pb::ClientFrame {
                     acked: acked.get(),
                     in_use: Some(credit.in_use.into()),
                     credit_frames: credit.frames,
+                    wanted: Some(credit.wanted.into()),
                 }),
                 ToCell::Ack { seq } => Frame::Ack(pb::Ack { seq: seq.get() }),
                 ToCell::Detach => Frame::Detach(pb::Empty {}),
@@ -45,6 +47,7 @@ impl TryFrom<pb::ClientFrame> for ToCell {
                 acked: Seq::new(ping.acked),
                 credit: CreditUse {
                     in_use: need(ping.in_use, "credit in use")?.into(),
+                    wanted: ping.wanted.map_or(Credit::NONE, Credit::from),
                     frames: ping.credit_frames,
                 },
             },
@@ -83,6 +86,11 @@ impl From<ToMount> for pb::ServerFrame {
                         credit: Some(credit.into()),
                     })
                 }
+                ToMount::Credit { credit, usage, answer } => Frame::CreditNews(pb::CreditNews {
+                    credit: Some(credit.into()),
+                    usage: Some(usage.into()),
+                    answer,
+                }),
                 ToMount::Resync { floor } => Frame::Resync(pb::Resync { floor: floor.get() }),
                 ToMount::Closing(closing) => Frame::Closing(closing.into()),
             }),
@@ -117,6 +125,11 @@ impl TryFrom<pb::ServerFrame> for ToMount {
                 settings: need(renew.settings, "settings")?.try_into()?,
                 credit: need(renew.credit, "credit")?.into(),
             },
+            Frame::CreditNews(news) => Self::Credit {
+                credit: need(news.credit, "credit")?.into(),
+                usage: need(news.usage, "usage")?.into(),
+                answer: news.answer,
+            },
             Frame::Resync(resync) => Self::Resync { floor: Seq::new(resync.floor) },
             Frame::Closing(closing) => Self::Closing(closing.try_into()?),
         })
@@ -135,6 +148,7 @@ impl From<Attach> for pb::Attach {
             claimed_identity: attach.claimed_identity,
             moment: attach.moment.map(|moment| moment.to_string()),
             in_use: Some(attach.in_use.into()),
+            hears_credit: attach.hears_credit,
         }
     }
 }
@@ -158,6 +172,7 @@ impl TryFrom<pb::Attach> for Attach {
                 .map(|moment| text(moment, TEXT_MAX, "a moment")?.parse::<Moment>())
                 .transpose()?,
             in_use: need(attach.in_use, "credit in use")?.into(),
+            hears_credit: attach.hears_credit,
         })
     }
 }

@@ -202,14 +202,15 @@ fn a_query() -> BoxedStrategy<Query> {
     .boxed()
 }
 fn an_attach() -> BoxedStrategy<Attach> {
-    let known = (option::of(any::<u32>()), option::of(seq()), a_credit());
+    let known = (option::of(any::<u32>()), option::of(seq()), a_credit(), any::<bool>());
     let moment = option::of(prop_oneof![
         "[a-z]{1,9}".prop_map(|name| name.parse().unwrap()),
         (-9_000_000_000..9_000_000_000_i64, 0..1_000_000_000_u32)
             .prop_map(|(secs, nanos)| Moment::Time(Time::new(secs, nanos))),
     ]);
     (0..5u32, 5..9u32, "[a-z]{1,9}/[a-z]{1,9}", a_session(), known, moment)
-        .prop_map(|(protocol_min, protocol_max, volume, session, (incarnation, since, in_use), moment)| {
+        .prop_map(|(protocol_min, protocol_max, volume, session, known, moment)| {
+            let (incarnation, since, in_use, hears_credit) = known;
             Attach {
                 protocol_min,
                 protocol_max,
@@ -220,6 +221,7 @@ fn an_attach() -> BoxedStrategy<Attach> {
                 claimed_identity: "sitefs://main/acme/live?role=rw".to_owned(),
                 moment,
                 in_use,
+                hears_credit,
             }
         })
         .boxed()
@@ -231,11 +233,13 @@ fn to_cell() -> BoxedStrategy<ToCell> {
             ToCell::Op(OpEnvelope { session, op, ack_below, body })
         }),
         3 => (any::<u64>(), a_query()).prop_map(|(tag, query)| ToCell::Query { tag, query }),
-        1 => (any::<[u64; 2]>(), seq(), a_credit()).prop_map(|([ns, frames], acked, in_use)| ToCell::Ping {
-            client_time: Duration::from_nanos(ns),
-            acked,
-            credit: CreditUse { in_use, frames },
-        }),
+        1 => (any::<[u64; 2]>(), seq(), a_credit(), a_credit()).prop_map(
+            |([ns, frames], acked, in_use, wanted)| ToCell::Ping {
+                client_time: Duration::from_nanos(ns),
+                acked,
+                credit: CreditUse { in_use, wanted, frames },
+            }
+        ),
         1 => seq().prop_map(|seq| ToCell::Ack { seq }),
         1 => Just(ToCell::Detach),
     ]
@@ -396,6 +400,11 @@ fn to_mount() -> BoxedStrategy<ToMount> {
                 credit,
             }
         ),
+        (a_credit(), a_usage(), any::<bool>()).prop_map(|(credit, usage, answer)| ToMount::Credit {
+            credit,
+            usage,
+            answer
+        }),
         seq().prop_map(|floor| ToMount::Resync { floor }),
         a_closing().prop_map(ToMount::Closing),
     ]

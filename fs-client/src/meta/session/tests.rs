@@ -59,7 +59,7 @@ fn answer(session: &Session, mut sent: Receiver<ToCell>, answers: Vec<ToMount>) 
     let mut said = Vec::new();
     for answer in answers {
         match sent.blocking_recv() {
-            Some(ToCell::Ping { credit: CreditUse { in_use, .. }, .. }) => said.push(in_use),
+            Some(ToCell::Ping { credit, .. }) => said.push(credit.in_use),
             other => panic!("{other:?}"),
         }
         session.receive(answer);
@@ -91,7 +91,74 @@ fn a_writer_waits_until_others_give_back_what_it_needs() {
         cell.join().unwrap()
     });
     assert_eq!(said, [bytes(35); 3], "what is wanted is said with every ping");
-    assert_eq!(session.credits().said(), CreditUse { in_use: Credit::NONE, frames: 4 });
+    assert_eq!(session.credits().said(), CreditUse { frames: 4, ..CreditUse::default() });
+}
+
+#[test]
+fn credit_that_comes_unasked_ends_a_wait_and_is_answered_if_others_wait_for_it() {
+    let runtime = runtime();
+    let (session, mut sent) = session(&runtime, VolumeSettings::default(), bytes(10));
+    let news = |told, answer| ToMount::Credit { credit: bytes(told), usage: usage(50), answer };
+    session.receive(news(8, false));
+    assert!(sent.try_recv().is_err());
+    session.receive(news(5, true));
+    let said = |frame| match frame {
+        Some(ToCell::Ping { credit, .. }) => credit,
+        other => panic!("{other:?}"),
+    };
+    let answer = said(sent.blocking_recv());
+    assert_eq!(answer, CreditUse { frames: 3, ..CreditUse::default() });
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let wanting = said(sent.blocking_recv());
+            assert_eq!((wanting.in_use, wanting.wanted), (bytes(20), bytes(20)));
+            session.receive(news(20, true));
+        });
+        assert_eq!(session.wait_for_credit(bytes(20)), Ok(()));
+    });
+    assert_eq!(session.usage().bytes_used, 50);
+}
+
+#[test]
+fn a_writer_that_gives_up_says_that_it_does_not_want_it_any_more() {
+    let runtime = runtime();
+    let (session, mut sent) = session(&runtime, VolumeSettings::default(), Credit::NONE);
+    let wanted = std::thread::scope(|scope| {
+        let cell = scope.spawn(|| {
+            [99, 99, 0].map(|used| {
+                let Some(ToCell::Ping { credit, .. }) = sent.blocking_recv() else { panic!() };
+                session.receive(renew(used, VolumeSettings::default(), Credit::NONE));
+                credit.wanted
+            })
+        });
+        assert_eq!(session.wait_for_credit(bytes(2)), Err(Errno::EDQUOT));
+        cell.join().unwrap()
+    });
+    assert_eq!(wanted, [bytes(2), bytes(2), Credit::NONE]);
+}
+
+#[test]
+fn a_writer_waits_for_a_cell_that_restarts() {
+    let runtime = runtime();
+    let (session, mut sent) = session(&runtime, VolumeSettings::default(), Credit::NONE);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // It answers once and is gone for longer than a writer waits beside a cell that is there.
+            assert!(matches!(sent.blocking_recv(), Some(ToCell::Ping { .. })));
+            session.receive(renew(0, VolumeSettings::default(), Credit::NONE));
+            session.link_down();
+            let gone = std::time::Instant::now();
+            while gone.elapsed() < CREDIT_WAIT + CREDIT_WAIT / 2 {
+                std::thread::park_timeout(CREDIT_RETRY);
+            }
+            let (link, mut sent) = mpsc::channel(16);
+            session.link_up(attached(VolumeSettings::default(), Credit::NONE), link);
+            let Some(ToCell::Ping { credit, .. }) = sent.blocking_recv() else { panic!() };
+            assert_eq!(credit.wanted, bytes(2));
+            session.receive(renew(0, VolumeSettings::default(), bytes(2)));
+        });
+        assert_eq!(session.wait_for_credit(bytes(2)), Ok(()));
+    });
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn bytes(bytes: u64) -> Credit {
 
 /// Says what is in use, and gives the credit and the use of the volume that the cell answers.
 async fn ping(mount: &mut Mount, in_use: u64, frames: u64) -> (Credit, Usage) {
-    let credit = CreditUse { in_use: bytes(in_use), frames };
+    let credit = CreditUse { in_use: bytes(in_use), frames, ..CreditUse::default() };
     mount.send(ToCell::Ping { client_time: Duration::ZERO, acked: mount.attached.seq, credit }).await;
     loop {
         match mount.next().await {
@@ -83,6 +83,68 @@ async fn what_one_session_was_promised_another_cannot_use() {
     assert_eq!(used, LIMIT - 30 * KIB);
     two.op(Op::Unlink { at: place(b"a") }).await.unwrap();
     write(&mut two, "two", 40).await.unwrap();
+    cell.stop().await;
+}
+
+/// Does what a mount does that has so much in use and nothing to do: says so when it is asked.
+async fn idles(mount: &mut Mount, in_use: u64, frames: &mut u64) {
+    loop {
+        match mount.next().await {
+            Some(ToMount::Credit { answer, .. }) => {
+                *frames += 1;
+                let credit = CreditUse { in_use: bytes(in_use), frames: *frames, ..CreditUse::default() };
+                let ping = ToCell::Ping { client_time: Duration::ZERO, acked: mount.attached.seq, credit };
+                if answer {
+                    mount.send(ping).await;
+                }
+            }
+            Some(ToMount::Renew { .. }) => *frames += 1,
+            Some(_) => {}
+            None => panic!("the stream ended"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_holds_what_another_needs_is_asked_at_once() {
+    let cell = small().await;
+    let hears = |session| Attach { hears_credit: true, ..to_small(attach(session)) };
+    let mut one = cell.attach(hears(1)).await.unwrap();
+    assert_eq!(ping(&mut one, 0, 1).await.0.bytes, LIMIT);
+    let mut two = cell.attach(hears(2)).await.unwrap();
+    assert_eq!(two.attached.credit.bytes, 0);
+    let Some(ToMount::Credit { credit, answer: true, .. }) = one.next().await else { panic!() };
+    assert_eq!(credit.bytes, LIMIT / 2);
+    ping(&mut one, 0, 3).await;
+    assert_eq!(ping(&mut two, 0, 1).await.0.bytes, LIMIT / 2);
+
+    // An operation that needs more than its session holds waits for what the other does not use.
+    let mut frames = 4;
+    for name in ["a", "bb", "ccc"] {
+        tokio::select! {
+            written = write(&mut two, name, 64) => drop(written.unwrap()),
+            () = idles(&mut one, 10 * KIB, &mut frames) => {}
+        }
+    }
+    assert_eq!(write(&mut two, "dddd", 64).await.unwrap_err(), Errno::EDQUOT, "10 KiB are in use");
+    tokio::select! {
+        written = write(&mut two, "eeeee", 54) => drop(written.unwrap()),
+        () = idles(&mut one, 10 * KIB, &mut frames) => {}
+    }
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_that_does_not_know_such_frames_is_asked_nothing() {
+    let cell = small().await;
+    let mut one = cell.attach(to_small(attach(1))).await.unwrap();
+    assert_eq!(ping(&mut one, 0, 1).await.0.bytes, LIMIT);
+    let mut two = cell.attach(to_small(attach(2))).await.unwrap();
+    assert_eq!(ping(&mut two, 0, 1).await.0.bytes, 0);
+    let credit = CreditUse { frames: 2, ..CreditUse::default() };
+    let ping = ToCell::Ping { client_time: Duration::ZERO, acked: one.attached.seq, credit };
+    one.send(ping).await;
+    assert!(matches!(one.next().await, Some(ToMount::Renew { .. })));
     cell.stop().await;
 }
 

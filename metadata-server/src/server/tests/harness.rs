@@ -112,6 +112,7 @@ pub fn attach(session: u128) -> Attach {
         claimed_identity: WRITER.to_owned(),
         moment: None,
         in_use: Credit::NONE,
+        hears_credit: false,
     }
 }
 
