@@ -4,7 +4,7 @@ use super::*;
 use sitefs_base::{GroupId, Incarnation, InodeId, SiteId, SystemClock, VolumeId, session::CreditUse};
 use tokio::{runtime::Runtime, sync::mpsc::Receiver};
 
-fn runtime() -> Runtime {
+pub(super) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
@@ -20,7 +20,7 @@ fn locked() -> VolumeSettings {
     VolumeSettings { read_only: Some("moving house".to_owned()), ..VolumeSettings::default() }
 }
 
-fn attached(settings: VolumeSettings, credit: Credit) -> Attached {
+pub(super) fn attached(settings: VolumeSettings, credit: Credit) -> Attached {
     Attached {
         protocol: 1,
         cell: "main".to_owned(),
