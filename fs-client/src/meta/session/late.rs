@@ -158,12 +158,17 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{attached, runtime};
+    use super::super::tests::attached;
     use super::*;
     use sitefs_base::SystemClock;
     use tokio::{runtime::Runtime, sync::mpsc::Receiver};
 
     const SOON: Duration = Duration::from_secs(20);
+
+    /// Deadlines pass while nobody waits on the runtime, as in a mount.
+    fn runtime() -> Runtime {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    }
 
     fn session(runtime: &Runtime) -> (Session, Receiver<ToCell>) {
         let session = Session::new(SessionId::new(1), runtime.handle().clone(), Arc::new(SystemClock));

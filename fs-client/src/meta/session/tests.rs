@@ -4,7 +4,7 @@ use super::*;
 use sitefs_base::{GroupId, Incarnation, InodeId, SiteId, SystemClock, VolumeId, session::CreditUse};
 use tokio::{runtime::Runtime, sync::mpsc::Receiver};
 
-pub(super) fn runtime() -> Runtime {
+fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
