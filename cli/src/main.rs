@@ -5,6 +5,8 @@ mod admin;
 mod demo;
 mod failure;
 #[cfg(feature = "mount")]
+mod journal;
+#[cfg(feature = "mount")]
 mod mount;
 #[cfg(feature = "mount")]
 mod mountpoint;
@@ -54,6 +56,8 @@ enum Command {
     Mount(mount::Arguments),
     #[cfg(feature = "mount")]
     Umount(mount::UmountArguments),
+    #[cfg(feature = "mount")]
+    Journal(journal::Arguments),
     Volume(volume::Arguments),
     Status(status::Arguments),
 }
@@ -71,6 +75,8 @@ fn main() -> ExitCode {
         Command::Mount(arguments) => mount::run(&arguments, &output),
         #[cfg(feature = "mount")]
         Command::Umount(arguments) => mount::umount(&arguments, &output),
+        #[cfg(feature = "mount")]
+        Command::Journal(arguments) => journal::run(&arguments, &output),
         Command::Volume(arguments) => volume::run(&arguments, &output),
         Command::Status(arguments) => status::run(&arguments, &output),
     };

@@ -10,12 +10,13 @@ use crate::{
     signals::Stop,
 };
 use serde_json::json;
-use sitefs_base::{ByteSize, Error, Identity, Kind, Role, VolumeView};
-use sitefs_client::{Mount, MountConfig, MountOptions};
+use sitefs_base::{ByteSize, Error, Identity, Kind, Role, VolumeView, limits::CLOSE_DEADLINE};
+use sitefs_client::{JournalConfig, Mount, MountConfig, MountOptions, journal::Step};
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 use tokio::sync::oneshot;
 
@@ -34,6 +35,10 @@ pub(crate) struct Arguments {
     /// host's own disk, for this mount alone.
     #[arg(long, value_name = "DIR")]
     cache: PathBuf,
+    /// Where close() keeps content while the cell does not answer: a directory on this host's own disk
+    /// that outlives the mount, for this mount alone; `journal` in the cache directory if not given.
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
     #[command(flatten)]
     options: OptionArguments,
     /// Mounts for reading only.
@@ -50,6 +55,13 @@ pub(crate) struct OptionArguments {
     /// How much content is cached.
     #[arg(long, value_name = "SIZE", default_value = "1GiB")]
     cache_size: ByteSize,
+    /// How much close() keeps while the cell does not answer, conflicts included; 0 keeps nothing.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    journal_size: ByteSize,
+    /// After how many seconds without an answer close() leaves content to the journal.
+    #[arg(long, value_name = "SECONDS", default_value_t = CLOSE_DEADLINE.as_secs(), hide = true)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=600))]
+    close_deadline: u64,
     /// Lets other users in; always so when you are root.
     #[arg(long)]
     allow_other: bool,
@@ -63,14 +75,18 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
     }
     let directory = mountpoint::prepare(&arguments.directory, Missing::Refuse)?;
     mountpoint::apart(&directory, &arguments.cache, "cache directory")?;
+    if let Some(journal) = &arguments.journal {
+        mountpoint::apart(&directory, journal, "journal directory")?;
+    }
     let view = &arguments.volume;
-    let config = arguments.options.config(
+    let mut config = arguments.options.config(
         view,
         directory.clone(),
         arguments.cell.clone(),
         arguments.cache.clone(),
         arguments.read_only || view.at.is_some(),
     );
+    config.journal.dir.clone_from(&arguments.journal);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -94,6 +110,10 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
 /// Mounts, and shows that this takes time.
 pub(crate) fn start(config: MountConfig) -> Result<Arc<Mount>, Failure> {
     check_cache(&config.cache_dir)?;
+    if let Some(journal) = &config.journal.dir {
+        places::outside_cells(journal, "journal")?;
+        places::on_own_disk(journal, "journal")?;
+    }
     let _progress = Progress::show("mounting");
     let (cell, view, at) = (config.cell.clone(), config.view.clone(), config.mountpoint.clone());
     let error = match Mount::start(config) {
@@ -182,11 +202,23 @@ impl OptionArguments {
             cell,
             cache_dir,
             cache_bytes: self.cache_size.get(),
+            journal: JournalConfig {
+                dir: None,
+                max_bytes: self.journal_size.get(),
+                close_deadline: Duration::from_secs(self.close_deadline),
+                cut: journal_cut(),
+            },
             options: MountOptions { read_only, allow_other },
             // In insecure mode a cell does not compare its name, which the mount learns at attach.
             identity: Identity::new("local", role),
         }
     }
+}
+
+/// Where a test of a debug build wants the process to end, as a crash would end it.
+fn journal_cut() -> Option<Step> {
+    let asked = std::env::var("SITEFS_TEST_JOURNAL_CUT").ok().filter(|_| cfg!(debug_assertions))?;
+    Step::ALL.into_iter().find(|step| format!("{step:?}") == asked)
 }
 
 /// `HOST:PORT` on this machine: without certificates nothing else is safe.

@@ -53,7 +53,7 @@ fn is_cell(dir: &Path) -> bool {
 }
 
 /// The mount that `path` is on: the deepest one, and of several there the one on top.
-fn mount_of<'a>(path: &Path, mounts: &'a [MountEntry]) -> Option<&'a MountEntry> {
+pub(crate) fn mount_of<'a>(path: &Path, mounts: &'a [MountEntry]) -> Option<&'a MountEntry> {
     let holding = mounts.iter().filter(|mount| path.starts_with(&mount.at));
     holding.max_by_key(|mount| mount.at.components().count())
 }
@@ -83,6 +83,9 @@ pub(crate) struct MountEntry {
     pub(crate) at: PathBuf,
     /// The type of the file system.
     pub(crate) kind: Vec<u8>,
+    /// What is mounted: of ours `CELL:VOLUME`.
+    #[cfg_attr(not(feature = "mount"), allow(dead_code, reason = "only the journal asks for it"))]
+    pub(crate) source: Vec<u8>,
 }
 
 impl MountEntry {
@@ -103,8 +106,9 @@ pub(crate) fn mounts() -> Result<Vec<MountEntry>> {
 fn parse(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|byte| *byte == b' ');
     let at = unescape(fields.by_ref().nth(4)?);
-    let kind = fields.skip_while(|field| *field != b"-").nth(1)?.to_vec();
-    Some(MountEntry { at: PathBuf::from(at), kind })
+    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+    let (kind, source) = (fields.next()?.to_vec(), fields.next().map(unescape).unwrap_or_default());
+    Some(MountEntry { at: PathBuf::from(at), kind, source: source.into_vec() })
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
@@ -137,14 +141,14 @@ mod tests {
             b"36 35 0:98 / /mnt/a\\040b\\134c rw,nosuid shared:1 master:2 - fuse.sitefs cell:acme/live rw";
         let mount = parse(line).unwrap();
         assert_eq!(mount.at, Path::new("/mnt/a b\\c"));
-        assert!(mount.is_ours());
+        assert!(mount.is_ours() && mount.source == b"cell:acme/live");
         assert!(parse(b"").is_none() && parse(b"36 35 0:98 / /mnt").is_none());
     }
 
     #[test]
     fn the_mount_of_a_path_is_the_deepest_and_the_last() {
         let table = [("/", "ext4"), ("/srv", "fuse.sitefs"), ("/srv", "tmpfs"), ("/srv/a", "fuse.sitefs")];
-        let table = table.map(|(at, kind)| MountEntry { at: at.into(), kind: kind.into() });
+        let table = table.map(|(at, kind)| MountEntry { at: at.into(), kind: kind.into(), source: vec![] });
         let kind = |path: &str| mount_of(Path::new(path), &table).unwrap().kind.clone();
         assert_eq!(kind("/srvx/a"), b"ext4");
         assert_eq!(kind("/srv/b"), b"tmpfs");

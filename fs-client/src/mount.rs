@@ -1,9 +1,12 @@
 //! A mount as a whole: its parts put together, and taken apart in order.
 
 use crate::data::{BlobReader, CellBlobs};
-use crate::fs::{Background, Fs, Notices};
+use crate::fs::{Background, Fs, Keeping, Notices, Replay};
 use crate::fuse::{Adapter, KernelMount, MountArgs};
-use crate::meta::{CellAddress, Meta, Session, SessionStatus, Watcher, attach, keep_attached};
+use crate::journal::{AbortAt, Cuts, Journal, Limits, NoCuts, Pending, Record, Step};
+use crate::meta::{
+    CellAddress, Channel, Meta, OldSessions, Session, SessionStatus, Watcher, attach, keep_attached,
+};
 use sitefs_base::session::Attached;
 use sitefs_base::{
     Clock, Error, Identity, OsRandom, Random, Result, SessionId, SystemClock, Tasks, VolumeView,
@@ -21,6 +24,8 @@ use tokio::{runtime::Handle, sync::oneshot};
 const WAITERS_MAX: usize = 128;
 /// What stays free on the cache's file system.
 const MIN_FREE: u64 = 256 << 20;
+/// An unmount drains the journal for as long as so many closes may take.
+const DRAIN_DEADLINES: u32 = 3;
 /// How long waiting threads get to finish when a mount ends.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -33,6 +38,19 @@ pub struct MountOptions {
     pub allow_other: bool,
 }
 
+/// How a mount keeps what its cell does not take (DESIGN D15).
+#[derive(Clone, Debug)]
+pub struct JournalConfig {
+    /// On the local disk; `journal` in the cache directory if not set. One mount at a time.
+    pub dir: Option<PathBuf>,
+    /// The most that it may take, in bytes; nothing is journaled if 0.
+    pub max_bytes: u64,
+    /// How long a close waits for the cell, and each transfer of a close for the store.
+    pub close_deadline: Duration,
+    /// Where a test ends the process.
+    pub cut: Option<Step>,
+}
+
 /// What to mount, and with what.
 #[derive(Clone, Debug)]
 pub struct MountConfig {
@@ -42,10 +60,12 @@ pub struct MountConfig {
     pub mountpoint: PathBuf,
     /// The cell's session listener: `HOST:PORT`.
     pub cell: String,
-    /// On the local disk: cached blobs and working copies. One mount at a time.
+    /// On the local disk: cached blobs, working copies and the journal. One mount at a time.
     pub cache_dir: PathBuf,
     /// The most that cached blobs may take, in bytes.
     pub cache_bytes: u64,
+    /// What close() accepts without the cell.
+    pub journal: JournalConfig,
     /// The choices.
     pub options: MountOptions,
     /// Who mounts.
@@ -59,13 +79,17 @@ pub struct MountStatus {
     pub session: SessionStatus,
     /// Its disk cache.
     pub cache: CacheStats,
+    /// What its journal holds.
+    pub journal: Pending,
 }
 
 /// A mounted volume; unmounts when dropped.
 pub struct Mount {
     kernel: Mutex<KernelMount>,
     ended: Arc<Ended>,
-    background: Mutex<Option<Background>>,
+    background: Mutex<Option<(Background, Replay)>>,
+    drain_limit: Duration,
+    clock: Arc<dyn Clock>,
     fs: Arc<Fs>,
     tasks: Tasks,
     network: Network,
@@ -156,6 +180,7 @@ impl Mount {
         prepare_dir(&work_dir)?;
         let limits = CacheOptions { max_bytes: config.cache_bytes, min_free: MIN_FREE };
         let cache = DiskCache::open(&config.cache_dir, limits)?;
+        let journal = open_journal(&config)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let random: Arc<dyn Random> = Arc::new(OsRandom);
         let network = Network::start()?;
@@ -173,28 +198,36 @@ impl Mount {
             Ok::<_, Error>((channel, stream))
         })?;
         let attached = stream.attached().clone();
+        let keeping = journal.map(|journal| keeping(journal, &channel, &address, &network));
+        let deadline = config.journal.close_deadline;
         let meta = Arc::new(Meta::new(Arc::clone(&session)));
         let cell = CellBlobs::new(Arc::clone(&session), channel.clone());
         let blobs = Arc::new(BlobReader::new(Arc::clone(&meta), cell, cache));
         let (notices, queue, lost) = Notices::queue();
         let read_only = config.options.read_only || attached.read_only;
-        let fs = Arc::new(Fs::new(meta, blobs, clock, notices, work_dir, read_only));
+        let fs = Fs::new(meta, blobs, Arc::clone(&clock), notices, work_dir, read_only);
+        let fs = Arc::new(fs.with_journal(keeping, deadline));
+        fs.check_inherited(&attached)?;
         let tasks = Tasks::new();
         let watcher: Arc<dyn Watcher> = Arc::clone(&fs) as Arc<dyn Watcher>;
         {
             let _in_runtime = network.handle.enter();
             tasks.spawn(keep_attached(stream, channel, address, session, watcher, random));
         }
+        fs.inherit();
         let ended = Arc::new(Ended::default());
         let adapter = Adapter::new(Arc::clone(&fs), network.handle.clone(), Arc::clone(&ended));
         let (kernel, notifier) = KernelMount::start(&mount_args(&config, &attached, read_only), adapter)?;
         let failed = |error| Error::io("starting the mount's threads", error);
         notifier.start(Arc::clone(&fs), queue, lost).map_err(failed)?;
         let background = Background::start(Arc::clone(&fs)).map_err(failed)?;
+        let replay = Replay::start(Arc::clone(&fs)).map_err(failed)?;
         Ok(Self {
             kernel: Mutex::new(kernel),
             ended,
-            background: Mutex::new(Some(background)),
+            background: Mutex::new(Some((background, replay))),
+            drain_limit: deadline * DRAIN_DEADLINES,
+            clock,
             fs,
             tasks,
             network,
@@ -209,13 +242,20 @@ impl Mount {
     /// How the mount stands.
     pub fn status(&self) -> MountStatus {
         let session = self.fs.meta().session().status();
-        MountStatus { session, cache: self.fs.blobs().cache_stats() }
+        MountStatus { session, cache: self.fs.blobs().cache_stats(), journal: self.journal_pending() }
     }
 
-    /// Commits what is not committed, unmounts, and ends the session. Files that cannot be
-    /// committed are an error of kind `Conflict`; the mount is gone all the same.
+    /// What its journal holds.
+    pub fn journal_pending(&self) -> Pending {
+        self.fs.journal_pending()
+    }
+
+    /// Commits what is not committed, for three times as long as a close may take, unmounts, and ends the
+    /// session. What is left is in the journal, and an error of kind `Conflict`; the mount is gone all the
+    /// same.
     pub fn unmount(&self) -> Result<()> {
-        self.fs.drain();
+        let until = self.clock.boottime() + self.drain_limit;
+        self.fs.drain(until);
         let unmounted = {
             let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
             if self.ended.is_set() {
@@ -224,17 +264,50 @@ impl Mount {
             kernel.unmount()
         };
         drop(self.background.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let left = self.fs.drain();
+        let lost = self.fs.drain(until);
+        let waiting = self.journal_pending().records;
         self.network.handle.block_on(async {
-            self.fs.meta().session().detach().await;
+            // The next mount asks this session what became of its operations.
+            if waiting == 0 {
+                self.fs.meta().session().detach().await;
+            }
             self.tasks.shutdown().await;
         });
         unmounted?;
-        match left {
-            0 => Ok(()),
-            left => Err(Error::conflict(format!("{left} changed files could not be committed"))),
+        match (lost, waiting) {
+            (0, 0) => Ok(()),
+            (0, waiting) => Err(Error::conflict(format!(
+                "{waiting} changed files are not committed and wait in the journal for the next mount"
+            ))),
+            (lost, _) => Err(Error::conflict(format!("{lost} changed files could not be committed"))),
         }
     }
+}
+
+type Opened = (Journal, Vec<(u64, Record)>);
+
+/// The journal of a mount; one that cannot write needs none.
+fn open_journal(config: &MountConfig) -> Result<Option<Opened>> {
+    let JournalConfig { dir, max_bytes, cut, .. } = &config.journal;
+    if config.options.read_only || config.view.at.is_some() {
+        return Ok(None);
+    }
+    let dir = dir.clone().unwrap_or_else(|| config.cache_dir.join("journal"));
+    let cuts: Arc<dyn Cuts> = match cut {
+        Some(step) => Arc::new(AbortAt(*step)),
+        None => Arc::new(NoCuts),
+    };
+    Journal::open(&dir, Limits { bytes: *max_bytes, min_free: MIN_FREE }, cuts).map(Some)
+}
+
+fn keeping(
+    (journal, records): Opened,
+    channel: &Channel,
+    address: &CellAddress,
+    network: &Network,
+) -> Keeping {
+    let old = OldSessions::new(channel.clone(), address.clone(), network.handle.clone());
+    Keeping::new(journal, address.volume.clone(), old, records)
 }
 
 fn mount_args(config: &MountConfig, attached: &Attached, read_only: bool) -> MountArgs {

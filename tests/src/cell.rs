@@ -70,6 +70,21 @@ impl Cell {
         self.process.take().expect("the server runs").stop()
     }
 
+    /// Stops the server as if its machine had no time for it (SIGSTOP).
+    pub fn freeze(&self) {
+        self.process.as_ref().expect("the server runs").freeze();
+    }
+
+    /// Lets a frozen server go on.
+    pub fn thaw(&self) {
+        self.process.as_ref().expect("the server runs").thaw();
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        self.path.join("cell")
+    }
+
     /// Where mounts connect.
     pub fn listen(&self) -> &str {
         &self.listen
@@ -138,9 +153,16 @@ impl Mounted {
 
     /// Mounts again at the same place.
     pub fn start_again(&mut self) {
+        self.start_again_with(&[]);
+    }
+
+    /// The same with variables.
+    pub fn start_again_with(&mut self, env: &[(&str, &str)]) {
         assert!(self.process.is_none(), "the mount runs already");
         let keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
-        let env: Env = keys.iter().map(|&name| (name.to_owned(), None)).collect();
+        let mut env: Env =
+            env.iter().map(|&(name, value)| (name.to_owned(), Some(value.to_owned()))).collect();
+        env.extend(keys.iter().map(|&name| (name.to_owned(), None)));
         let started = Running::start(&self.arguments, &env, &self.base.join("log"));
         self.process = Some(started.unwrap_or_else(|failed| panic!("it does not mount: {failed:#?}")));
     }
@@ -148,6 +170,21 @@ impl Mounted {
     /// Kills the mount as hard as possible.
     pub fn kill9(&mut self) {
         self.process.take().expect("the mount runs").kill9();
+    }
+
+    /// Stops the mount's process as if its machine had no time for it (SIGSTOP).
+    pub fn freeze(&self) {
+        self.process.as_ref().expect("the mount runs").freeze();
+    }
+
+    /// Lets a frozen mount go on.
+    pub fn thaw(&self) {
+        self.process.as_ref().expect("the mount runs").thaw();
+    }
+
+    /// Waits until the mount's process has ended by itself; the exit code.
+    pub fn wait(&mut self) -> i32 {
+        self.process.take().expect("the mount runs").wait()
     }
 
     /// Ends it with SIGTERM; the exit code.

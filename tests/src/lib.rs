@@ -48,6 +48,17 @@ pub fn wait_for(what: &str, deadline: Duration, mut condition: impl FnMut() -> b
     }
 }
 
+/// Closes a file and gives what close() said, which dropping it does not.
+#[allow(unsafe_code, reason = "the standard library has no close that tells its error")]
+pub fn close(file: fs::File) -> std::io::Result<()> {
+    use std::os::fd::IntoRawFd;
+    // SAFETY: the descriptor was owned by `file`, which has given it up.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
 /// Waits until another second begins; that second.
 pub fn next_second() -> Time {
     let now = || SystemClock.now().secs();

@@ -175,6 +175,21 @@ impl Running {
         self.child.id()
     }
 
+    /// Stops it (SIGSTOP).
+    pub fn freeze(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn thaw(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("sending a signal");
+    }
+
     /// Ends it the hard way.
     pub fn kill9(mut self) {
         self.child.kill().expect("killing");
@@ -183,8 +198,7 @@ impl Running {
 
     /// Sends SIGTERM and waits for its end; the exit code.
     pub fn stop(mut self) -> i32 {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("sending SIGTERM");
+        self.signal(rustix::process::Signal::TERM);
         let status =
             wait(&mut self.child, SOON).unwrap_or_else(|| panic!("no end after SIGTERM:\n{}", self.log()));
         code(status)

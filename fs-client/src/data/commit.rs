@@ -4,11 +4,11 @@ use super::read::BlobReader;
 use super::working::Captured;
 use crate::meta::Meta;
 use bytes::Bytes;
-use sitefs_base::limits::{CHUNK_SIZE, CONTENT_DEADLINE, INLINE_MAX};
+use sitefs_base::limits::{CHUNK_SIZE, INLINE_MAX};
 use sitefs_base::op::{BlobWanted, ChunkLayout, Extra, Grant, Location, NewContent, Uploaded};
 use sitefs_base::{Content, Digest, Errno, Error, Extent, Generation, Result, op};
 use sitefs_blobstore::VerifiedBytes;
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 /// Chunks hashed and uploaded before the next are read: bounds the memory of a large commit.
 const WINDOW: usize = 4;
@@ -25,8 +25,8 @@ pub struct Prepared {
     pub keep: Option<VerifiedBytes>,
 }
 
-/// Prepares the commit of `captured`.
-pub fn prepare(meta: &Meta, blobs: &BlobReader, captured: &Captured) -> Result<Prepared> {
+/// Prepares the commit of `captured`; each step that waits for the cell or the store takes at most `wait`.
+pub fn prepare(meta: &Meta, blobs: &BlobReader, captured: &Captured, wait: Duration) -> Result<Prepared> {
     if let Some(whole) = &captured.whole {
         let hot_max = meta.session().attached().map_or(0, |attached| attached.hot_max as usize);
         if whole.len() <= INLINE_MAX {
@@ -43,7 +43,7 @@ pub fn prepare(meta: &Meta, blobs: &BlobReader, captured: &Captured) -> Result<P
             return Ok(prepare_hot(VerifiedBytes::of(Bytes::copy_from_slice(whole))));
         }
     }
-    prepare_chunks(meta, blobs, captured)
+    prepare_chunks(meta, blobs, captured, wait)
 }
 
 fn extent(offset: u64, bytes: &VerifiedBytes) -> Extent {
@@ -60,7 +60,7 @@ fn prepare_hot(bytes: VerifiedBytes) -> Prepared {
     }
 }
 
-fn prepare_chunks(meta: &Meta, blobs: &BlobReader, captured: &Captured) -> Result<Prepared> {
+fn prepare_chunks(meta: &Meta, blobs: &BlobReader, captured: &Captured, wait: Duration) -> Result<Prepared> {
     let _leave = blobs.cell().large_commit()?;
     let mut changed = Vec::with_capacity(captured.chunks.len());
     // One blob may fill many chunks.
@@ -68,7 +68,7 @@ fn prepare_chunks(meta: &Meta, blobs: &BlobReader, captured: &Captured) -> Resul
     for window in captured.chunks.chunks(WINDOW) {
         let mut pieces: Vec<VerifiedBytes> = Vec::with_capacity(WINDOW);
         for chunk in window {
-            let bytes = read_chunk(captured, *chunk)?;
+            let bytes = captured.chunk(*chunk)?;
             if bytes.iter().all(|byte| *byte == 0) {
                 changed.push(ChunkLayout { chunk: *chunk, extents: Vec::new() });
                 continue;
@@ -86,7 +86,7 @@ fn prepare_chunks(meta: &Meta, blobs: &BlobReader, captured: &Captured) -> Resul
                 None => pieces.push(bytes),
             }
         }
-        let uploads = upload(meta, blobs, &pieces)?;
+        let uploads = upload(meta, blobs, &pieces, wait)?;
         done.extend(pieces.iter().map(|piece| (piece.digest(), None)));
         done.extend(uploads.into_iter().map(|upload| (upload.digest, Some(upload))));
     }
@@ -101,15 +101,13 @@ fn prepare_chunks(meta: &Meta, blobs: &BlobReader, captured: &Captured) -> Resul
     })
 }
 
-fn read_chunk(captured: &Captured, chunk: u32) -> Result<Vec<u8>> {
-    match &captured.whole {
-        Some(whole) if chunk == 0 => Ok(whole.clone()),
-        _ => captured.source.read(chunk, captured.size),
-    }
-}
-
 /// Uploads different blobs that the store does not have, all at once.
-fn upload(meta: &Meta, blobs: &BlobReader, pieces: &[VerifiedBytes]) -> Result<Vec<Uploaded>> {
+fn upload(
+    meta: &Meta,
+    blobs: &BlobReader,
+    pieces: &[VerifiedBytes],
+    wait: Duration,
+) -> Result<Vec<Uploaded>> {
     if pieces.is_empty() {
         return Ok(Vec::new());
     }
@@ -119,7 +117,7 @@ fn upload(meta: &Meta, blobs: &BlobReader, pieces: &[VerifiedBytes]) -> Result<V
     };
     let grant = op::Op::Grant { blobs: pieces.iter().map(wanted).collect() };
     let refused = |errno: Errno| Error::refused(errno, "asking for leave to upload");
-    let outcome = meta.mutate(grant, CONTENT_DEADLINE).map_err(refused)?;
+    let outcome = meta.mutate(grant, wait).map_err(refused)?;
     let Extra::Grants(grants) = outcome.extra else {
         return Err(Error::internal("the cell answered a grant with something else"));
     };
@@ -131,7 +129,7 @@ fn upload(meta: &Meta, blobs: &BlobReader, pieces: &[VerifiedBytes]) -> Result<V
     std::thread::scope(|scope| {
         let store = |(piece, generation, target): (&VerifiedBytes, Generation, Location)| {
             let upload = Uploaded { digest: piece.digest(), generation };
-            blobs.cell().store(upload.digest, generation, Bytes::clone(piece), &target)?;
+            blobs.cell().store(upload.digest, generation, Bytes::clone(piece), &target, wait)?;
             blobs.uploaded(&upload);
             blobs.keep(piece);
             Ok(upload)

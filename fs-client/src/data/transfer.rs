@@ -9,7 +9,7 @@ use sitefs_base::session::{FetchBlob, StoreBlob};
 use sitefs_base::{Digest, Error, Generation, InodeId, Result};
 use sitefs_blobstore::{Transfer, VerifiedBytes};
 use sitefs_proto::pb::{FetchRequest, StoreRequest, blobs_client::BlobsClient};
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Fetches and stores blobs for one session.
@@ -35,11 +35,16 @@ impl CellBlobs {
         self.session.runtime().block_on(self.large.acquire()).map_err(closed)
     }
 
-    /// Runs `work` on the session's runtime; the caller's thread waits, at most for the deadline.
-    fn wait<T>(&self, what: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    /// Runs `work` on the session's runtime; the caller's thread waits, at most for `limit`.
+    fn wait<T>(
+        &self,
+        what: &'static str,
+        limit: Duration,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         self.session.runtime().block_on(async {
-            let late = |_| Error::unavailable(format!("{what} took longer than {CONTENT_DEADLINE:?}"));
-            tokio::time::timeout(CONTENT_DEADLINE, work).await.map_err(late)?
+            let late = |_| Error::unavailable(format!("{what} took longer than {limit:?}"));
+            tokio::time::timeout(limit, work).await.map_err(late)?
         })
     }
 
@@ -58,7 +63,7 @@ impl CellBlobs {
 
     /// The bytes of a blob, verified.
     pub fn fetch(&self, ino: InodeId, digest: Digest, from: &Location) -> Result<VerifiedBytes> {
-        let bytes = self.wait("fetching a blob", async {
+        let bytes = self.wait("fetching a blob", CONTENT_DEADLINE, async {
             match from {
                 Location::Cell => {
                     let fetch = FetchBlob { session: self.session.id(), ino, digest };
@@ -74,9 +79,16 @@ impl CellBlobs {
         VerifiedBytes::check(digest, bytes)
     }
 
-    /// Uploads a blob to where it was granted.
-    pub fn store(&self, digest: Digest, generation: Generation, bytes: Bytes, to: &Location) -> Result<()> {
-        self.wait("uploading a blob", async {
+    /// Uploads a blob to where it was granted, within `limit`.
+    pub fn store(
+        &self,
+        digest: Digest,
+        generation: Generation,
+        bytes: Bytes,
+        to: &Location,
+        limit: Duration,
+    ) -> Result<()> {
+        self.wait("uploading a blob", limit, async {
             match to {
                 Location::Cell => {
                     let store = StoreBlob { session: self.session.id(), digest, generation, bytes };
@@ -85,7 +97,7 @@ impl CellBlobs {
                     reply.map(drop).map_err(|status| sitefs_proto::error_from_status(&status))
                 }
                 Location::Url { url, headers, .. } => {
-                    self.transfer.put(url, headers, bytes, CONTENT_DEADLINE).await.map(drop)
+                    self.transfer.put(url, headers, bytes, limit).await.map(drop)
                 }
             }
         })

@@ -60,6 +60,16 @@ pub struct Captured {
     pub source: ChunkSource,
 }
 
+impl Captured {
+    /// The bytes of `chunk`.
+    pub fn chunk(&self, chunk: u32) -> Result<Vec<u8>> {
+        match &self.whole {
+            Some(whole) if chunk == 0 => Ok(whole.clone()),
+            _ => self.source.read(chunk, self.size),
+        }
+    }
+}
+
 /// Reads the chunks of a captured working copy. Later writes may show in it; they mark their
 /// chunks dirty again, so the next commit carries them.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use super::node::{Node, NodeState, Tail};
 use super::{Cx, Fs, Op, lock};
 use crate::meta::Stop;
 use bytes::Bytes;
-use sitefs_base::limits::{CLOSE_DEADLINE, FILE_MAX, HOT_MAX};
+use sitefs_base::limits::{FILE_MAX, HOT_MAX};
 use sitefs_base::{Errno, op};
 use std::sync::Arc;
 
@@ -117,7 +117,7 @@ impl Fs {
             // Not in the head of a loop: there the lock would be held all the way through.
             let next = next_append(&mut node.state());
             let Some((append, len)) = next else { return Ok(()) };
-            let sent = self.meta.mutate(append, CLOSE_DEADLINE);
+            let sent = self.meta.mutate(append, self.close_deadline);
             let mut state = node.state();
             // Of an unknown outcome the session goes on to send the same operation: to send the bytes
             // once more would double them. What was refused stays and is tried again.

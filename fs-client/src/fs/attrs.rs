@@ -1,5 +1,6 @@
 //! Lookup and attributes.
 
+use super::commit::Purpose;
 use super::node::{Node, apply, without_setid};
 use super::{Cx, Fs, Op};
 use crate::meta::Stop;
@@ -129,7 +130,7 @@ impl Fs {
             self.resize_here(cx, &node, size)?;
             // While a handle is open for writing, its close publishes the new length (DESIGN D14).
             if node.state().writers == 0 {
-                self.commit(&node)?;
+                self.commit(&node, Purpose::Sync)?;
             }
             let rest = SetAttr { size: None, ..set.clone() };
             return if rest.is_empty() { self.getattr(cx, ino) } else { self.setattr(cx, ino, &rest) };

@@ -1,6 +1,6 @@
 //! What happens to files that stay open: they are published and committed in time (DESIGN D14).
 
-use super::{Cx, Fs, Node, lock, node::Tail};
+use super::{Cx, Fs, Node, commit::Purpose, lock, node::Tail};
 use std::{
     sync::{
         Arc,
@@ -14,6 +14,7 @@ const EVERY: Duration = Duration::from_millis(500);
 const PUBLISH_AFTER: Duration = Duration::from_secs(1);
 const COMMIT_AFTER: Duration = Duration::from_secs(30);
 const RETRY_AFTER: Duration = Duration::from_secs(10);
+const DRAIN_EVERY: Duration = Duration::from_millis(100);
 
 /// The thread that looks after files that stay open; it ends when this is dropped.
 #[derive(Debug)]
@@ -49,10 +50,20 @@ impl Drop for Background {
 
 impl Fs {
     fn look_after_open_files(&self) {
+        // Each attempt would wait in vain, and what is dirty stays dirty.
+        if !self.cell_is_there() {
+            return;
+        }
         let now = self.clock.boottime();
+        let is_abandoned = |node: &Node| {
+            let state = node.state();
+            state.gone && state.unsure.is_some() && state.kept.is_none()
+        };
+        self.waiting_nodes(is_abandoned).iter().for_each(|node| self.abandon(node));
         for node in self.waiting_nodes(|node| {
             let state = node.state();
-            state.unpublished.as_ref().is_some_and(|own| now.saturating_sub(own.since) >= PUBLISH_AFTER)
+            let is_due = |since: Duration| now.saturating_sub(since) >= PUBLISH_AFTER;
+            state.kept.is_none() && state.unpublished.as_ref().is_some_and(|own| is_due(own.since))
         }) {
             if let Err(stop) = self.publish(&node) {
                 tracing::warn!(ino = %node.ino, ?stop, "an open file could not be published");
@@ -71,9 +82,10 @@ impl Fs {
         // Closed files whose commit failed: the program was told, the bytes are still here.
         for node in self.waiting_nodes(|node| {
             let state = node.state();
-            state.handles == 0 && !state.gone && state.is_ahead() && state.retry_at <= now
+            let is_closed = state.handles == 0 && !state.gone && state.kept.is_none();
+            is_closed && state.is_ahead() && state.retry_at <= now
         }) {
-            if let Err(stop) = self.commit(&node) {
+            if let Err(stop) = self.commit(&node, Purpose::Sync) {
                 tracing::warn!(ino = %node.ino, ?stop, "changes of a closed file still could not be committed");
                 node.state().retry_at = now + RETRY_AFTER;
             }
@@ -87,19 +99,39 @@ impl Fs {
                 due && (draft.append || !draft.whole) && draft.copy.is_changed()
             })
         }) {
-            if let Err(stop) = self.commit(&node) {
+            if let Err(stop) = self.commit(&node, Purpose::Sync) {
                 tracing::warn!(ino = %node.ino, ?stop, "an open file could not be committed");
             }
         }
     }
 
-    /// Commits everything that is not committed; gives how many files could not be.
-    pub fn drain(&self) -> usize {
-        let ahead = self.waiting_nodes(|node| node.state().is_ahead() && !node.state().gone);
-        ahead.iter().filter(|node| self.commit(node).is_err()).count()
+    /// Commits everything that is not committed, until `until` on CLOCK_BOOTTIME; what is left then goes
+    /// into the journal. Gives how many files could not be kept at all.
+    pub fn drain(&self, until: Duration) -> usize {
+        while self.commit_all() > 0 && self.clock.boottime() < until {
+            std::thread::park_timeout(DRAIN_EVERY);
+        }
+        let left = self.waiting_nodes(|node| {
+            let state = node.state();
+            state.is_ahead() && !state.gone && !state.is_kept()
+        });
+        let is_lost = |node: &&Arc<Node>| {
+            let _alone = lock(&node.committing);
+            self.keep(node).is_err() || node.state().tail.is_some()
+        };
+        left.iter().filter(is_lost).count()
     }
 
-    fn waiting_nodes(&self, waits: impl Fn(&Node) -> bool) -> Vec<Arc<Node>> {
+    /// One attempt to commit everything; gives how many files are left.
+    fn commit_all(&self) -> usize {
+        let ahead = self.waiting_nodes(|node| node.state().is_ahead() && !node.state().gone);
+        if !self.cell_is_there() {
+            return ahead.len();
+        }
+        ahead.iter().filter(|node| self.commit(node, Purpose::Sync).is_err()).count()
+    }
+
+    pub(super) fn waiting_nodes(&self, waits: impl Fn(&Node) -> bool) -> Vec<Arc<Node>> {
         let all: Vec<Arc<Node>> = lock(&self.nodes).values().cloned().collect();
         all.into_iter().filter(|node| waits(node)).collect()
     }

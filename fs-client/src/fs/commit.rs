@@ -1,46 +1,118 @@
 //! Commits: what this mount has and the cell has not.
 
-use super::node::{Node, NodeState, Sending, Unpublished};
+use super::node::{Node, NodeState, Sending, Unpublished, Unsure};
 use super::{Fs, Notice, Op, lock};
 use crate::data::{Captured, Prepared, prepare};
-use crate::meta::Cx;
-use sitefs_base::limits::{CLOSE_DEADLINE, COMMIT_CHUNKS_MAX, METADATA_DEADLINE};
+use crate::meta::{Cx, Sent, Stop};
+use sitefs_base::limits::{COMMIT_CHUNKS_MAX, CONTENT_DEADLINE, METADATA_DEADLINE};
 use sitefs_base::op::{
     self, ChunkLayout, Commit, Create, Extra, NewContent, Outcome, Place, Publish, SetAttr, SetTime, Uploaded,
 };
-use sitefs_base::{Content, Errno, Error, Inode, InodeId, Time};
-use std::{collections::HashSet, sync::Arc};
+use sitefs_base::{Content, Errno, Error, Inode, InodeId, Seq, Time};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 /// How often a commit is prepared again because a grant or a blob was lost meanwhile.
 const ATTEMPTS: u32 = 3;
 
+/// What a commit is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    /// A descriptor is closed: nobody looks at an error, so without an answer the journal takes the bytes.
+    Close,
+    /// Somebody wants to know whether the cell has it.
+    Sync,
+}
+
+/// Why a commit did not happen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Failed {
+    /// The cell, or this machine, said no.
+    Refused(Errno),
+    /// The cell did not answer, or the store did not take the content, in time.
+    NoAnswer,
+}
+
+impl From<Failed> for Stop {
+    fn from(failed: Failed) -> Self {
+        Self::Errno(match failed {
+            // The kernel would repeat a close that says EAGAIN.
+            Failed::Refused(Errno::EAGAIN) | Failed::NoAnswer => Errno::EIO,
+            Failed::Refused(errno) => errno,
+        })
+    }
+}
+
+impl From<Stop> for Failed {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Errno(errno) => Self::Refused(errno),
+            Stop::WouldBlock => Self::Refused(Errno::EIO),
+        }
+    }
+}
+
 /// Changes taken from a node for one commit.
-struct Taken {
-    row: InodeId,
-    captured: Option<Captured>,
-    set: SetAttr,
-    written: Option<Time>,
-    changed: Option<Time>,
-    unpublished: Option<Unpublished>,
+pub(super) struct Taken {
+    pub row: InodeId,
+    pub captured: Option<Captured>,
+    pub set: SetAttr,
+    pub written: Option<Time>,
+    pub changed: Option<Time>,
+    pub unpublished: Option<Unpublished>,
+    /// The content version that the changes are for.
+    pub cver: Option<Seq>,
+    /// The journal has the file: its commit must not replace what others did meanwhile.
+    pub kept: bool,
+    /// The node's count of changes.
+    pub changes: u64,
+    /// Whether this is all that there is to commit.
+    pub all: bool,
 }
 
 impl Fs {
-    /// Commits everything that this mount changed in a file; when it returns, a quorum has it.
-    pub(super) fn commit(&self, node: &Arc<Node>) -> Op<()> {
+    /// Commits everything that this mount changed in a file; when it returns, a quorum has it, or, of a
+    /// close, the journal.
+    pub(super) fn commit(&self, node: &Arc<Node>, purpose: Purpose) -> Op<()> {
         let _alone = lock(&node.committing);
+        if purpose == Purpose::Close && node.state().is_kept() {
+            return Ok(());
+        }
         self.send_tail_alone(node)?;
+        let wait = match purpose {
+            Purpose::Close => self.close_deadline,
+            Purpose::Sync => CONTENT_DEADLINE,
+        };
+        match self.commit_alone(node, wait) {
+            Err(Failed::NoAnswer) if purpose == Purpose::Close => self.keep(node),
+            done => Ok(done?),
+        }
+    }
+
+    /// [`Self::commit`] for callers that hold the node's commit lock, with `wait` for each transfer.
+    pub(super) fn commit_alone(&self, node: &Arc<Node>, wait: Duration) -> Result<(), Failed> {
+        if self.resolve(node)? {
+            return Ok(());
+        }
         for attempt in 1.. {
             let Some(taken) = self.take(node)? else { return Ok(()) };
-            match self.send(&taken) {
+            match self.send(node, &taken, wait) {
+                Ok((outcome, _)) if outcome.extra == Extra::Dropped && taken.kept => {
+                    put_back(node, taken);
+                    return self.contested(node, "the file was removed");
+                }
                 Ok((outcome, prepared)) => {
                     self.committed(node, taken, outcome, prepared);
                     return Ok(());
                 }
-                Err(errno) => {
+                Err(failed) => {
+                    let kept = taken.kept;
                     put_back(node, taken);
-                    if errno != Errno::EAGAIN || attempt == ATTEMPTS {
-                        // The kernel would repeat a close that says EAGAIN.
-                        return Err(if errno == Errno::EAGAIN { Errno::EIO } else { errno }.into());
+                    match failed {
+                        Failed::Refused(Errno::EAGAIN) if attempt < ATTEMPTS => {}
+                        Failed::Refused(errno) if kept && is_contested(errno) => {
+                            return self.contested(node, "it was changed by another mount");
+                        }
+                        failed => return Err(failed),
                     }
                 }
             }
@@ -49,7 +121,7 @@ impl Fs {
     }
 
     /// Takes what has to be sent, with all content that is needed for it.
-    fn take(&self, node: &Arc<Node>) -> Op<Option<Taken>> {
+    pub(super) fn take(&self, node: &Arc<Node>) -> Op<Option<Taken>> {
         loop {
             let missing = {
                 let mut state = node.state();
@@ -70,11 +142,16 @@ impl Fs {
         }
     }
 
-    fn send(&self, taken: &Taken) -> Result<(Outcome, Option<Prepared>), Errno> {
+    fn send(
+        &self,
+        node: &Node,
+        taken: &Taken,
+        wait: Duration,
+    ) -> Result<(Outcome, Option<Prepared>), Failed> {
         let prepared = match &taken.captured {
             None => None,
             Some(captured) => {
-                Some(prepare(&self.meta, &self.blobs, captured).map_err(|error| report(&error))?)
+                Some(prepare(&self.meta, &self.blobs, captured, wait).map_err(|error| report(&error))?)
             }
         };
         let mut set = taken.set.clone();
@@ -90,21 +167,45 @@ impl Fs {
             Some(last) => (Some(last), pieces),
             None => (None, Vec::new()),
         };
-        let send = |set, piece| {
-            let sent = self.meta.mutate(commit_of(taken, set, piece), CLOSE_DEADLINE);
+        let send = |commit, all| {
+            let sent = self.send_one(node, taken, commit, all);
             if let (Err(Errno::EAGAIN), Some(prepared)) = (&sent, &prepared) {
                 self.blobs.forget_uploads(&prepared.uploaded);
             }
             sent
         };
         for piece in first {
-            send(SetAttr::default(), Some(piece))?;
+            send(commit_of(taken, SetAttr::default(), Some(piece)), false)?;
         }
-        let outcome = send(set, last)?;
+        let outcome = send(commit_of(taken, set, last), taken.all)?;
         Ok((outcome, prepared))
     }
 
-    fn committed(&self, node: &Arc<Node>, taken: Taken, outcome: Outcome, prepared: Option<Prepared>) {
+    /// Sends one commit. Without a reply in time the node remembers that its outcome is not known.
+    fn send_one(&self, node: &Node, taken: &Taken, commit: op::Op, all: bool) -> Result<Outcome, Failed> {
+        let sent = match taken.kept && all {
+            true => self.send_kept(node, taken, commit),
+            false => self.meta.send(commit, self.close_deadline),
+        };
+        match sent {
+            Sent::Answered(result) => result.map_err(Failed::Refused),
+            Sent::Unknown => Err(Failed::NoAnswer),
+            Sent::Late(key) => {
+                let (publishes, content) = (taken.unpublished.is_some(), taken.captured.is_some());
+                let unsure = Unsure { key, publishes, content, all, changes: taken.changes };
+                node.state().unsure = Some(unsure);
+                Err(Failed::NoAnswer)
+            }
+        }
+    }
+
+    pub(super) fn committed(
+        &self,
+        node: &Arc<Node>,
+        taken: Taken,
+        outcome: Outcome,
+        prepared: Option<Prepared>,
+    ) {
         let mut state = node.state();
         state.sending = None;
         state.commits += 1;
@@ -116,7 +217,11 @@ impl Fs {
         }
         let row = state.row;
         let attr = outcome.attrs.into_iter().find(|attr| attr.ino == row);
+        let is_new_version = taken.captured.is_some() || taken.unpublished.is_some();
         if let Some(draft) = &mut state.draft {
+            if is_new_version {
+                draft.cver = attr.as_ref().map(|attr| attr.cver.min(outcome.seq));
+            }
             draft.allocated = attr.as_ref().map_or(draft.allocated, |attr| attr.allocated);
             if !draft.copy.is_changed() {
                 draft.dirty_since = None;
@@ -143,6 +248,7 @@ impl Fs {
         }
         state.recount();
         drop(state);
+        self.drop_record(node);
         // An answer that was computed before may still be on its way to the kernel.
         self.notices.send(Notice::Attr(node.ino));
         if let Some(bytes) = prepared.and_then(|prepared| prepared.keep) {
@@ -152,7 +258,13 @@ impl Fs {
         }
     }
 
-    fn now_published(&self, ino: InodeId, state: &mut NodeState, own: &Unpublished, outcome: &Outcome) {
+    pub(super) fn now_published(
+        &self,
+        ino: InodeId,
+        state: &mut NodeState,
+        own: &Unpublished,
+        outcome: &Outcome,
+    ) {
         state.unpublished = None;
         if let Some(row) = outcome.ino.filter(|row| *row != state.row) {
             // Another mount's file of the same name took the content (DESIGN D4).
@@ -164,6 +276,7 @@ impl Fs {
     }
 
     /// Makes an unpublished file known to the cell, empty; its content follows with the next commit.
+    /// What the journal has goes whole.
     pub(super) fn publish(&self, node: &Arc<Node>) -> Op<()> {
         let _alone = lock(&node.committing);
         self.publish_alone(node)
@@ -171,6 +284,12 @@ impl Fs {
 
     /// [`Self::publish`] for callers that hold the node's commit lock.
     pub(super) fn publish_alone(&self, node: &Arc<Node>) -> Op<()> {
+        if node.state().kept.is_some() {
+            return Ok(self.commit_alone(node, CONTENT_DEADLINE)?);
+        }
+        if self.resolve(node)? {
+            return Ok(());
+        }
         let taken = {
             let mut state = node.state();
             if state.unpublished.is_none() {
@@ -191,17 +310,19 @@ impl Fs {
                 growth: 0,
                 allocated,
             });
-            let unpublished = state.unpublished.clone();
-            Taken { row: state.row, captured: None, set, written: None, changed, unpublished }
+            let (unpublished, all) = (state.unpublished.clone(), !state.is_dirty());
+            let (row, changes) = (state.row, state.changes);
+            let (captured, written, cver, kept) = (None, None, None, false);
+            Taken { row, captured, set, written, changed, unpublished, cver, kept, changes, all }
         };
-        match self.send(&taken) {
+        match self.send(node, &taken, CONTENT_DEADLINE) {
             Ok((outcome, prepared)) => {
                 self.committed(node, taken, outcome, prepared);
                 Ok(())
             }
-            Err(errno) => {
+            Err(failed) => {
                 put_back(node, taken);
-                Err(errno.into())
+                Err(failed.into())
             }
         }
     }
@@ -236,12 +357,12 @@ impl Fs {
     }
 }
 
-fn take_now(state: &mut NodeState, dirty: bool) -> Result<Taken, Errno> {
+fn take_now(state: &mut NodeState, dirty: bool) -> Op<Taken> {
     let (mut growth, mut allocated) = (0, 0);
     let captured = match &mut state.draft {
         Some(draft) if dirty => {
             growth = draft.copy.growth(draft.allocated);
-            let captured = draft.copy.capture().map_err(|error| report(&error))?;
+            let captured = draft.copy.capture().map_err(|error| Stop::from(report(&error)))?;
             // Until the reply nobody knows what of it are holes.
             allocated = std::mem::take(&mut draft.allocated);
             Some(captured)
@@ -252,7 +373,10 @@ fn take_now(state: &mut NodeState, dirty: bool) -> Result<Taken, Errno> {
     let (written, changed) = (state.written.take(), state.changed.take());
     let content = captured.is_some();
     state.sending = Some(Sending { content, set: set.clone(), written, changed, growth, allocated });
-    Ok(Taken { row: state.row, captured, set, written, changed, unpublished: state.unpublished.clone() })
+    let cver = state.draft.as_ref().filter(|_| content).and_then(|draft| draft.cver);
+    let (row, unpublished, kept) = (state.row, state.unpublished.clone(), state.kept.is_some());
+    let changes = state.changes;
+    Ok(Taken { row, captured, set, written, changed, unpublished, cver, kept, changes, all: true })
 }
 
 /// Part of new content, with the uploads that it rests on.
@@ -281,13 +405,17 @@ fn commit_of(taken: &Taken, set: SetAttr, piece: Option<Piece>) -> op::Op {
         Some((content, uploaded)) => (Some(content), uploaded),
         None => (None, Vec::new()),
     };
+    // Without a known version nothing fits.
+    let is_for_a_version = taken.kept && taken.unpublished.is_none() && content.is_some();
     let create = taken.unpublished.as_ref().map(|own| own.create.clone());
-    let link = taken.unpublished.as_ref().map(publish_as);
+    let exclusive = |own: &Unpublished| own.exclusive || taken.kept;
+    let link =
+        taken.unpublished.as_ref().map(|own| Publish { at: own.place.clone(), exclusive: exclusive(own) });
     let own = taken.unpublished.as_ref().map(|own| own.attr.ctime);
     let changed = taken.changed.or(own);
     op::Op::Commit(Commit {
         ino: taken.row,
-        expect_cver: None,
+        expect_cver: is_for_a_version.then_some(taken.cver.unwrap_or(Seq::new(u64::MAX))),
         content,
         set,
         changed,
@@ -297,7 +425,7 @@ fn commit_of(taken: &Taken, set: SetAttr, piece: Option<Piece>) -> op::Op {
     })
 }
 
-fn put_back(node: &Node, taken: Taken) {
+pub(super) fn put_back(node: &Node, taken: Taken) {
     let mut state = node.state();
     let sending = state.sending.take();
     if let (Some(draft), Some(captured)) = (&mut state.draft, &taken.captured) {
@@ -307,21 +435,22 @@ fn put_back(node: &Node, taken: Taken) {
     state.written = state.written.or(taken.written);
     state.changed = state.changed.or(taken.changed);
     let newer = std::mem::replace(&mut state.set, taken.set);
-    state.merge(&newer);
+    state.put_over(&newer);
     state.recount();
 }
 
-fn publish_as(own: &Unpublished) -> Publish {
-    Publish { at: own.place.clone(), exclusive: own.exclusive }
+/// Whether a refusal says that the tree is not any more as the journaled file needs it.
+fn is_contested(errno: Errno) -> bool {
+    matches!(errno, Errno::ESTALE | Errno::EEXIST | Errno::EISDIR | Errno::ENOENT | Errno::ENOTDIR)
 }
 
-fn report(error: &Error) -> Errno {
+fn report(error: &Error) -> Failed {
     if error.named_errno() == Some(Errno::EAGAIN) {
-        return Errno::EAGAIN;
+        return Failed::Refused(Errno::EAGAIN);
     }
     tracing::error!(error = error.chain(), "content cannot be committed");
     match error.errno() {
-        full @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS) => full,
-        _ => Errno::EIO,
+        full @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS) => Failed::Refused(full),
+        _ => Failed::NoAnswer,
     }
 }

@@ -1,6 +1,7 @@
 //! Files: create, open, read, write, flush, release.
 
 use super::attrs::View;
+use super::commit::Purpose;
 use super::credit::{ONE_INODE, Obstacle};
 use super::node::{Draft, Node, Unpublished, without_setid};
 use super::{Access, Cx, Fs, Handle, Op, lock};
@@ -8,7 +9,7 @@ use crate::data::{Working, read_content};
 use crate::meta::Stop;
 use sitefs_base::limits::{CHUNK_SIZE, FILE_MAX};
 use sitefs_base::op::{Create, Credit, Place};
-use sitefs_base::{Attr, AttrFlags, Content, Errno, Error, FileKind, Inode, InodeId, Seq};
+use sitefs_base::{Attr, AttrFlags, Content, Errno, Error, FileKind, Inode, InodeId, Seq, Time};
 use std::sync::Arc;
 
 /// An opened file.
@@ -63,7 +64,7 @@ impl Fs {
         how: (Access, Option<Truncate>),
     ) -> Op<(View, Opened)> {
         let (access, truncate) = how;
-        self.writable()?;
+        self.takes_writers()?;
         if let Some(found) = self.existing_for_create(cx, place, exclusive)? {
             let mut view = self.getattr(cx, found)?;
             let opened = self.open(cx, found, access, truncate)?;
@@ -88,7 +89,7 @@ impl Fs {
         let ino = self.meta.new_number(cx)?;
         let create = own_create(create, &dir);
         let node = self.looked_up(ino);
-        let attr = self.fresh_attr(ino, &create);
+        let attr = fresh_attr(ino, &create, self.clock.now());
         let (fh, view) = {
             let mut state = node.state();
             let since = self.clock.boottime();
@@ -141,32 +142,12 @@ impl Fs {
         let opened = self.open(cx, ino, access, None)?;
         if let Some(node) = self.known_node(ino).filter(|_| access != Access::Append) {
             let mut state = node.state();
-            if state.last.as_ref().is_some_and(|last| last.attr.size == 0) {
-                let copy = Working::empty(&self.work_dir);
-                state.draft.get_or_insert(Draft::new(copy, None, true));
+            if let Some(last) = state.last.as_ref().filter(|last| last.attr.size == 0) {
+                let (copy, cver) = (Working::empty(&self.work_dir), Some(last.attr.cver));
+                state.draft.get_or_insert(Draft { cver, ..Draft::new(copy, None, true) });
             }
         }
         Ok((self.getattr(cx, ino)?, opened))
-    }
-
-    fn fresh_attr(&self, ino: InodeId, create: &Create) -> Attr {
-        let now = self.clock.now();
-        Attr {
-            ino,
-            kind: FileKind::File,
-            mode: create.mode,
-            uid: create.uid,
-            gid: create.gid,
-            nlink: 1,
-            size: 0,
-            allocated: 0,
-            rdev: 0,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            cver: Seq::ZERO,
-            flags: AttrFlags::default(),
-        }
     }
 
     fn add_handle(&self, node: &Arc<Node>, access: Access) -> u64 {
@@ -185,7 +166,7 @@ impl Fs {
     /// bits if the caller may not keep them.
     pub fn open(&self, cx: Cx, ino: InodeId, access: Access, truncate: Option<Truncate>) -> Op<Opened> {
         if access.writes() || truncate.is_some() {
-            self.writable()?;
+            self.takes_writers()?;
         }
         let node = self.node(ino);
         // Pages that the kernel fills from now on have what was appended here.
@@ -219,11 +200,12 @@ impl Fs {
         let mut state = node.state();
         let (cell_len, allocated) =
             state.last.as_ref().map_or((0, 0), |last| (last.attr.size, last.attr.allocated));
+        let cver = state.last.as_ref().map(|last| last.attr.cver);
         match &mut state.draft {
             Some(draft) => draft.copy.resize(0).map_err(|error| failed(&error))?,
             none => {
                 let copy = Working::truncated(&self.work_dir, cell_len);
-                *none = Some(Draft { allocated, ..Draft::new(copy, None, true) });
+                *none = Some(Draft { cver, allocated, ..Draft::new(copy, None, true) });
             }
         }
         if let Some(draft) = &mut state.draft {
@@ -436,7 +418,7 @@ impl Fs {
     pub fn seek(&self, fh: u64, offset: u64, data: bool) -> Op<u64> {
         let node = Arc::clone(&self.handle(fh)?.node);
         if node.state().is_ahead() && !node.state().gone {
-            self.commit(&node)?;
+            self.commit(&node, Purpose::Sync)?;
         }
         let local = {
             let state = node.state();
@@ -472,10 +454,10 @@ impl Fs {
         if data { Err(Errno::ENXIO.into()) } else { Ok(at.min(size)) }
     }
 
-    /// A descriptor is being closed: what it wrote is committed when this returns.
+    /// A descriptor is being closed: what it wrote is committed when this returns, or in the journal.
     pub fn flush(&self, fh: u64) -> Op<()> {
         let handle = self.handle(fh)?;
-        if handle.access.writes() { self.commit(&handle.node) } else { Ok(()) }
+        if handle.access.writes() { self.commit(&handle.node, Purpose::Close) } else { Ok(()) }
     }
 
     /// Whether [`Self::flush`] has nothing to do.
@@ -485,7 +467,7 @@ impl Fs {
 
     /// Content and attributes are committed when this returns.
     pub fn fsync(&self, fh: u64) -> Op<()> {
-        self.commit(&Arc::clone(&self.handle(fh)?.node))
+        self.commit(&Arc::clone(&self.handle(fh)?.node), Purpose::Sync)
     }
 
     /// The last descriptor of a handle is gone. What a mapping wrote after the last flush is
@@ -496,7 +478,7 @@ impl Fs {
             if cx == Cx::Fast {
                 return Err(Stop::WouldBlock);
             }
-            if let Err(stop) = self.commit(&handle.node) {
+            if let Err(stop) = self.commit(&handle.node, Purpose::Close) {
                 tracing::error!(ino = %handle.node.ino, ?stop, "changes of a closed file could not be committed");
             }
         }
@@ -518,6 +500,26 @@ impl Fs {
 
 fn index(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+/// The attributes of a file that is created at `now`.
+pub(super) fn fresh_attr(ino: InodeId, create: &Create, now: Time) -> Attr {
+    Attr {
+        ino,
+        kind: FileKind::File,
+        mode: create.mode,
+        uid: create.uid,
+        gid: create.gid,
+        nlink: 1,
+        size: 0,
+        allocated: 0,
+        rdev: 0,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        cver: Seq::ZERO,
+        flags: AttrFlags::default(),
+    }
 }
 
 /// Owner and mode of a new file in a directory without a default ACL.

@@ -11,9 +11,11 @@ mod credit;
 mod dirs;
 mod feed;
 mod files;
+mod journal;
 mod names;
 mod node;
 mod ranges;
+mod replay;
 mod xattrs;
 
 pub use append::Access;
@@ -22,12 +24,15 @@ pub use background::Background;
 pub use dirs::DirItem;
 pub use feed::{Notice, Notices};
 pub use files::{Opened, Truncate, WriteKind};
+pub use journal::Keeping;
 pub use node::Node;
 pub use ranges::CopyRange;
+pub use replay::Replay;
 
 use crate::data::BlobReader;
 use crate::meta::{Cx, Meta, Op};
 use node::Unpublished;
+use sitefs_base::limits::CLOSE_DEADLINE;
 use sitefs_base::op::Place;
 use sitefs_base::{Clock, Errno, Inode, InodeId, Name};
 use std::{
@@ -37,6 +42,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 /// Who asks, as the kernel says.
@@ -71,6 +77,10 @@ pub struct Fs {
     /// Nodes whose row has another number, by that number.
     aliases: Mutex<HashMap<InodeId, Vec<InodeId>>>,
     next_handle: AtomicU64,
+    /// The journal; mounts of the past have none.
+    keeping: Option<Keeping>,
+    /// How long a close waits for the cell.
+    close_deadline: Duration,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -101,7 +111,15 @@ impl Fs {
             pending: Mutex::default(),
             aliases: Mutex::default(),
             next_handle: AtomicU64::new(1),
+            keeping: None,
+            close_deadline: CLOSE_DEADLINE,
         }
+    }
+
+    /// Gives it a journal for what the cell does not take within `deadline` of a close.
+    #[must_use]
+    pub fn with_journal(self, keeping: Option<Keeping>, deadline: Duration) -> Self {
+        Self { keeping, close_deadline: deadline, ..self }
     }
 
     /// The metadata.
@@ -142,10 +160,13 @@ impl Fs {
         let unused = {
             let mut state = node.state();
             state.lookups = state.lookups.saturating_sub(count);
-            state.lookups == 0 && state.handles == 0 && (state.gone || !state.is_ahead())
+            let is_needed = (state.is_ahead() && !state.gone) || state.kept.is_some();
+            state.lookups == 0 && state.handles == 0 && !is_needed
         };
         if unused {
-            nodes.remove(&ino);
+            let node = nodes.remove(&ino);
+            drop(nodes);
+            node.iter().for_each(|node| self.abandon(node));
         }
     }
 

@@ -95,7 +95,9 @@ impl Fs {
         let _alone = lock(&node.committing);
         let unpublished = node.state().unpublished.clone();
         let Some(unpublished) = unpublished else { return Ok(false) };
-        if unpublished.exclusive {
+        // The cell may know a name whose commit it did not answer.
+        let may_be_there = { node.state().unsure.is_some() || node.state().kept.is_some() };
+        if unpublished.exclusive || may_be_there {
             self.publish_alone(node)?;
             return Ok(false);
         }
@@ -191,6 +193,8 @@ impl Fs {
                 state.recount();
                 drop(state);
                 self.meta.forget_inode(row);
+                self.abandon(&node);
+                self.drop_record(&node);
             }
         }
     }

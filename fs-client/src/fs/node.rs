@@ -2,7 +2,7 @@
 //! not committed yet.
 
 use crate::data::{LayoutView, Working};
-use crate::meta::Claim;
+use crate::meta::{Claim, OpKey};
 use sitefs_base::op::{Create, Credit, Place, SetAttr, SetTime};
 use sitefs_base::{Attr, FileKind, Inode, InodeId, Seq, Time};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -38,6 +38,9 @@ impl Node {
             set: SetAttr::default(),
             sending: None,
             commits: 0,
+            unsure: None,
+            kept: None,
+            changes: 0,
             written: None,
             changed: None,
             claim: None,
@@ -82,6 +85,12 @@ pub struct NodeState {
     pub sending: Option<Sending>,
     /// Commits and appends that have ended: their changes are in the cell's row since.
     pub commits: u64,
+    /// A commit whose outcome is not known. Another is sent only when it is.
+    pub unsure: Option<Unsure>,
+    /// The journal has what is not committed.
+    pub kept: Option<Kept>,
+    /// Counts the changes that are made here.
+    pub changes: u64,
     /// When content last changed here, if that is not committed.
     pub written: Option<Time>,
     /// When anything last changed here, if that is not committed.
@@ -109,6 +118,32 @@ pub struct Sending {
     pub growth: u64,
     /// The bytes that the file took at the cell before.
     pub allocated: u64,
+}
+
+/// A commit that was sent and not answered in time.
+#[derive(Clone, Copy, Debug)]
+pub struct Unsure {
+    /// The operation.
+    pub key: OpKey,
+    /// Whether it carried the file's first name.
+    pub publishes: bool,
+    /// Whether it carried content.
+    pub content: bool,
+    /// Whether it carried all that there was to commit.
+    pub all: bool,
+    /// The node's count of changes then.
+    pub changes: u64,
+}
+
+/// What the journal has of a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    /// The number of the record.
+    pub record: u64,
+    /// The node's count of changes then: what came after is not in it.
+    pub changes: u64,
+    /// An operation that the record names. The cell keeps its receipt until the record is gone.
+    pub held: Option<OpKey>,
 }
 
 /// A file that only this mount knows.
@@ -155,6 +190,8 @@ pub struct Draft {
     pub copy: Working,
     /// Where chunks that are not local come from.
     pub base: Option<Inode>,
+    /// The content version at the cell that this copy began from, or made; none if the cell has none.
+    pub cver: Option<Seq>,
     /// The bytes that the file takes at the cell; fewer if that is not known.
     pub allocated: u64,
     /// CLOCK_BOOTTIME of the first change that is not committed.
@@ -169,7 +206,8 @@ impl Draft {
     /// A working copy that nobody has changed yet.
     pub fn new(copy: Working, base: Option<Inode>, whole: bool) -> Self {
         let allocated = base.as_ref().map_or(0, |base| base.attr.allocated);
-        Self { copy, base, allocated, dirty_since: None, whole, append: false }
+        let cver = base.as_ref().map(|base| base.attr.cver);
+        Self { copy, base, cver, allocated, dirty_since: None, whole, append: false }
     }
 }
 
@@ -205,6 +243,11 @@ impl NodeState {
         }
     }
 
+    /// Whether the journal has everything that is not committed.
+    pub fn is_kept(&self) -> bool {
+        self.kept.is_some_and(|kept| kept.changes == self.changes)
+    }
+
     /// Whether content here is newer than the cell's.
     pub fn is_dirty(&self) -> bool {
         self.draft.as_ref().is_some_and(|draft| draft.copy.is_changed())
@@ -238,18 +281,30 @@ impl NodeState {
     pub fn wrote(&mut self, now: Time) {
         self.written = Some(now);
         self.changed = Some(now);
+        self.changes += 1;
     }
 
     /// Set-id bits go, also those of a mode that waits.
     pub fn kill_setid(&mut self) {
+        self.changes += 1;
+        self.clear_setid();
+    }
+
+    fn clear_setid(&mut self) {
         self.set.mode = self.set.mode.map(without_setid);
         self.set.kill_setid = true;
     }
 
     /// Adds changes of attributes to those that wait.
     pub fn merge(&mut self, set: &SetAttr) {
+        self.changes += 1;
+        self.put_over(set);
+    }
+
+    /// [`Self::merge`] for changes that were counted when they were made.
+    pub fn put_over(&mut self, set: &SetAttr) {
         if set.kill_setid {
-            self.kill_setid();
+            self.clear_setid();
         }
         let waiting = &mut self.set;
         waiting.mode = set.mode.or(waiting.mode);

@@ -1,5 +1,6 @@
 //! Changes of ranges that the cell makes without moving content: copies and holes.
 
+use super::commit::Purpose;
 use super::node::Node;
 use super::{Cx, Fs, Notice, Op, lock};
 use sitefs_base::limits::{CHUNK_SIZE, COMMIT_CHUNKS_MAX, METADATA_DEADLINE};
@@ -33,8 +34,8 @@ impl Fs {
         let (source, target) = (self.handle(range.from)?, self.handle(range.to)?);
         let (source, target) = (&source.node, &target.node);
         self.writable()?;
-        self.commit(source)?;
-        self.commit(target)?;
+        self.commit(source, Purpose::Sync)?;
+        self.commit(target, Purpose::Sync)?;
         let _alone = lock(&target.committing);
         let (from, to) = (self.committed_row(source)?, self.committed_row(target)?);
         let (inode, _) = self.inode_of(Cx::Slow, source)?;

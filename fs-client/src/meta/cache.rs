@@ -12,6 +12,8 @@ const INODES_MAX: NonZeroUsize = non_zero(65_536);
 const NAMES_MAX: NonZeroUsize = non_zero(131_072);
 const LISTINGS_MAX: NonZeroUsize = non_zero(64);
 const OWN_MAX: NonZeroUsize = non_zero(8192);
+/// Directories above each other in a path that is told to people.
+const PATH_DEPTH_MAX: usize = 64;
 const XATTRS_MAX: NonZeroUsize = non_zero(1024);
 
 const fn non_zero(n: usize) -> NonZeroUsize {
@@ -135,6 +137,22 @@ impl Cache {
 
     pub fn forget_xattrs(&mut self, ino: InodeId) {
         self.xattrs.pop(&ino);
+    }
+
+    /// The path of an inode, from as high up as names are remembered. Looks through all of them.
+    pub fn path_of(&self, ino: InodeId) -> String {
+        let (mut path, mut at) = (String::new(), ino);
+        // A remembered name may be out of date: no tree is that deep, and no circle is followed.
+        for _ in 0..PATH_DEPTH_MAX {
+            if at == InodeId::ROOT {
+                return path;
+            }
+            let leads_here = |(_, known): &(&Place, &At<Option<InodeId>>)| known.value == Some(at);
+            let Some((place, _)) = self.names.iter().find(leads_here) else { break };
+            path = format!("/{}{path}", String::from_utf8_lossy(place.name.as_bytes()));
+            at = place.parent;
+        }
+        format!("{at}{path}")
     }
 
     /// Drops what an event of another mount made untrue.

@@ -3,15 +3,17 @@
 mod cache;
 mod credit;
 mod listing;
+mod recover;
 mod remote;
 mod service;
 mod session;
 
 pub use credit::{Claim, Growth};
 pub use listing::Listing;
+pub use recover::{Fate, OldSessions};
 pub use remote::{CellAddress, Channel, attach, keep_attached};
 pub use service::{Meta, Watcher};
-pub use session::{Session, SessionStatus};
+pub use session::{Late, OpKey, Sent, Session, SessionStatus};
 
 use sitefs_base::Errno;
 

@@ -56,7 +56,7 @@ impl CellAddress {
 /// An attached stream.
 pub struct Stream {
     attached: Attached,
-    link: mpsc::Sender<ToCell>,
+    pub(super) link: mpsc::Sender<ToCell>,
     frames: Streaming<sitefs_proto::pb::ServerFrame>,
 }
 
@@ -64,6 +64,11 @@ impl Stream {
     /// What the cell said.
     pub fn attached(&self) -> &Attached {
         &self.attached
+    }
+
+    /// The next frame; the end of the stream is an error.
+    pub(super) async fn next(&mut self) -> Result<ToMount> {
+        next_frame(self.frames.next().await)
     }
 }
 
@@ -91,7 +96,6 @@ fn closing_error(closing: Closing) -> Error {
 
 /// Opens a stream and attaches `session` to it.
 pub async fn attach(channel: &Channel, cell: &CellAddress, session: &Session) -> Result<Stream> {
-    let (link, outgoing) = mpsc::channel::<ToCell>(FRAMES_MAX);
     let known = session.attached();
     let hello = Attach {
         protocol_min: PROTOCOL_MIN,
@@ -105,6 +109,12 @@ pub async fn attach(channel: &Channel, cell: &CellAddress, session: &Session) ->
         in_use: session.credits().counted_on(),
         hears_credit: true,
     };
+    attach_as(channel, cell, hello).await
+}
+
+/// Opens a stream that begins with `hello`.
+pub(super) async fn attach_as(channel: &Channel, cell: &CellAddress, hello: Attach) -> Result<Stream> {
+    let (link, outgoing) = mpsc::channel::<ToCell>(FRAMES_MAX);
     let gone = |_| Error::unavailable("the session's stream is closed");
     link.send(ToCell::Attach(hello)).await.map_err(gone)?;
     let outgoing = ReceiverStream::new(outgoing).map(sitefs_proto::pb::ClientFrame::from);

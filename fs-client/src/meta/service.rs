@@ -2,7 +2,7 @@
 
 use super::cache::{Cache, Xattrs};
 use super::listing::Listing;
-use super::session::Session;
+use super::session::{Sent, Session};
 use super::{Cx, Op};
 use sitefs_base::limits::{COMMIT_CHUNKS_MAX, INODE_RANGE, LISTING_PAGE, METADATA_DEADLINE};
 use sitefs_base::op::{AnswerBody, ChunkLayout, Event, Extra, Location, Outcome, Place, Query, Usage};
@@ -214,11 +214,30 @@ impl Meta {
     /// Executes a mutation and takes in the attributes that it changed.
     pub fn mutate(&self, op: op::Op, deadline: Duration) -> Result<Outcome, Errno> {
         let outcome = self.session.mutate(op, deadline)?;
+        self.take_in(&outcome);
+        Ok(outcome)
+    }
+
+    /// Executes a mutation like [`Self::mutate`], and tells a reply from the lack of one.
+    pub fn send(&self, op: op::Op, deadline: Duration) -> Sent {
+        let sent = self.session.send(op, deadline);
+        if let Sent::Answered(Ok(outcome)) = &sent {
+            self.take_in(outcome);
+        }
+        sent
+    }
+
+    /// Takes in the attributes that a mutation of this mount changed.
+    pub fn take_in(&self, outcome: &Outcome) {
         let mut cache = self.cache();
         for attr in &outcome.attrs {
             cache.put_attr(outcome.seq, attr.clone());
         }
-        Ok(outcome)
+    }
+
+    /// The path of an inode, as far as names are remembered: for people.
+    pub fn path_of(&self, ino: InodeId) -> String {
+        self.cache().path_of(ino)
     }
 
     /// Remembers the result of this mount's own mutation: a name leads to `ino`, or to nothing.

@@ -1,6 +1,10 @@
 //! The session as operations see it: they put a request in and wait for its reply, whatever
 //! happens to the connection meanwhile. [`super::remote`] carries the frames.
 
+mod late;
+
+pub use late::{Late, OpKey, Sent, never_executed};
+
 use super::credit::Credits;
 use super::{Cx, Op, Stop};
 use sitefs_base::limits::{METADATA_DEADLINE, SESSION_OPS_MAX};
@@ -10,14 +14,14 @@ use sitefs_base::{Clock, Errno, OpId, Seq, SessionId, VolumeSettings, op};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
 };
 
 /// Questions that may be unanswered at a time.
@@ -36,7 +40,11 @@ type QueryReply = oneshot::Sender<Result<Answer, Errno>>;
 
 struct PendingOp {
     body: op::Op,
-    reply: Option<oneshot::Sender<OpResult>>,
+    reply: oneshot::Sender<OpResult>,
+    /// Nobody waits for its reply now, and it is kept.
+    late: bool,
+    /// Its reply is kept although somebody waits for it.
+    held: bool,
     /// The operation's place, held until its reply is there even if nobody waits for it any more.
     _slot: OwnedSemaphorePermit,
 }
@@ -46,6 +54,8 @@ struct State {
     next_op: OpId,
     next_tag: u64,
     ops: BTreeMap<OpId, PendingOp>,
+    /// Replies that came too late and are still needed; `None` where none will ever come.
+    late: BTreeMap<OpKey, Option<OpResult>>,
     queries: HashMap<u64, (Query, QueryReply)>,
     link: Option<mpsc::Sender<ToCell>>,
     attached: Option<Attached>,
@@ -82,6 +92,10 @@ pub struct Session {
     read_only: AtomicBool,
     op_slots: Arc<Semaphore>,
     query_slots: Semaphore,
+    /// The window of operations has moved on.
+    window: Notify,
+    /// A reply came for somebody who does not wait in line.
+    late_reply: Condvar,
     handle: Handle,
     clock: Arc<dyn Clock>,
 }
@@ -94,6 +108,7 @@ impl Session {
             next_op: OpId::new(1),
             next_tag: 1,
             ops: BTreeMap::new(),
+            late: BTreeMap::new(),
             queries: HashMap::new(),
             link: None,
             attached: None,
@@ -110,6 +125,8 @@ impl Session {
             read_only: AtomicBool::new(false),
             op_slots: Arc::new(Semaphore::new(SESSION_OPS_MAX)),
             query_slots: Semaphore::new(QUERIES_MAX),
+            window: Notify::new(),
+            late_reply: Condvar::new(),
             handle,
             clock,
         }
@@ -218,6 +235,11 @@ impl Session {
         state.settings = settings;
     }
 
+    /// Whether there is a stream to the cell now.
+    pub fn is_attached(&self) -> bool {
+        self.state().link.is_some()
+    }
+
     /// The position of the feed that has been applied.
     pub fn applied(&self) -> Seq {
         self.state().applied
@@ -239,36 +261,59 @@ impl Session {
     /// the operation goes on in the background and its outcome is unknown (`EIO`).
     pub fn mutate(&self, body: op::Op, deadline: Duration) -> Result<Outcome, Errno> {
         self.handle.block_on(async {
-            let answered = async {
-                let slot = Arc::clone(&self.op_slots).acquire_owned().await.map_err(|_| Errno::EIO)?;
-                let (reply, answer) = oneshot::channel();
-                let (frame, link) = self.register_op(body, reply, slot)?;
-                if let Some(link) = link {
-                    // A link that just broke is replaced, and the new one carries the frame.
-                    let _ = link.send(frame).await;
-                }
-                answer.await.unwrap_or(Err(Errno::EIO))
-            };
+            let answered = async { self.begin(None, body).await?.1.await.unwrap_or(Err(Errno::EIO)) };
             tokio::time::timeout(deadline, answered).await.unwrap_or(Err(Errno::EIO))
         })
     }
 
+    /// Sends a mutation as soon as there is a place for it.
+    async fn begin(
+        &self,
+        reserved: Option<OpKey>,
+        body: op::Op,
+    ) -> Result<(OpKey, oneshot::Receiver<OpResult>), Errno> {
+        let slot = Arc::clone(&self.op_slots).acquire_owned().await.map_err(|_| Errno::EIO)?;
+        loop {
+            let mut moved = std::pin::pin!(self.window.notified());
+            moved.as_mut().enable();
+            if reserved.is_some() || self.state().has_window() {
+                break;
+            }
+            moved.await;
+        }
+        let (reply, answer) = oneshot::channel();
+        let (key, frame, link) = self.register_op(reserved, body, reply, slot)?;
+        if let Some(link) = link {
+            // A link that just broke is replaced, and the new one carries the frame.
+            let _ = link.send(frame).await;
+        }
+        Ok((key, answer))
+    }
+
     fn register_op(
         &self,
+        reserved: Option<OpKey>,
         body: op::Op,
         reply: oneshot::Sender<OpResult>,
         slot: OwnedSemaphorePermit,
-    ) -> Result<(ToCell, Option<mpsc::Sender<ToCell>>), Errno> {
+    ) -> Result<(OpKey, ToCell, Option<mpsc::Sender<ToCell>>), Errno> {
         let mut state = self.state();
         if let Some(errno) = state.ended {
             return Err(errno);
         }
-        let op = state.next_op;
-        state.next_op = op.next();
-        state.ops.insert(op, PendingOp { body: body.clone(), reply: Some(reply), _slot: slot });
-        let ack_below = state.ops.keys().next().copied().unwrap_or(op);
-        let link = state.link.clone();
-        Ok((ToCell::Op(OpEnvelope { session: state.id, op, ack_below, body }), link))
+        let session = state.id;
+        let key = match reserved {
+            Some(key) if key.session != session => return Err(Errno::EIO),
+            Some(key) => key,
+            None => OpKey { session, op: state.next_op },
+        };
+        let op = key.op;
+        state.late.remove(&key);
+        state.next_op = state.next_op.max(op.next());
+        let held = reserved.is_some();
+        state.ops.insert(op, PendingOp { body: body.clone(), reply, late: false, held, _slot: slot });
+        let (ack_below, link) = (state.ack_below(op), state.link.clone());
+        Ok((key, ToCell::Op(OpEnvelope { session, op, ack_below, body }), link))
     }
 
     /// Asks the cell; with [`Cx::Fast`] it would have to wait, so it does not ask.
@@ -315,7 +360,7 @@ impl Session {
         }
         state.attached = Some(attached);
         state.link = Some(link);
-        let ack_below = state.ops.keys().next().copied().unwrap_or(state.next_op);
+        let ack_below = state.ack_below(state.next_op);
         let ops = state.ops.iter().map(|(op, pending)| {
             ToCell::Op(OpEnvelope { session: state.id, op: *op, ack_below, body: pending.body.clone() })
         });
@@ -332,35 +377,47 @@ impl Session {
     /// The cell has forgotten the session: what was unanswered has an unknown outcome, and the
     /// mount goes on as session `id`.
     pub fn begin_again(&self, id: SessionId) {
-        let mut state = self.state();
-        state.id = id;
-        state.next_op = OpId::new(1);
-        state.attached = None;
-        drop(state);
-        self.fail_all();
+        let old = {
+            let mut state = self.state();
+            state.next_op = OpId::new(1);
+            state.attached = None;
+            std::mem::replace(&mut state.id, id)
+        };
+        self.fail_all_of(old, None);
     }
 
     /// Nothing will be answered any more: what is unanswered and all that comes fails with `errno`.
     pub fn end(&self, errno: Errno) {
-        self.state().ended = Some(errno);
-        self.fail_all_with(errno);
+        let id = {
+            let mut state = self.state();
+            state.ended = Some(errno);
+            state.id
+        };
+        self.fail_all_of(id, Some(errno));
     }
 
     /// Gives up on everything that is unanswered: its outcome is unknown.
     pub fn fail_all(&self) {
-        self.fail_all_with(Errno::EIO);
+        let id = self.state().id;
+        self.fail_all_of(id, None);
     }
 
-    fn fail_all_with(&self, errno: Errno) {
+    /// Ends the waits of all who hear nothing more of session `id`.
+    fn fail_all_of(&self, id: SessionId, errno: Option<Errno>) {
         let mut state = self.state();
-        for (_, pending) in std::mem::take(&mut state.ops) {
-            if let Some(reply) = pending.reply {
-                let _ = reply.send(Err(errno));
+        for (op, pending) in std::mem::take(&mut state.ops) {
+            if pending.late {
+                state.late.insert(OpKey { session: id, op }, None);
+            } else if let Some(errno) = errno {
+                let _ = pending.reply.send(Err(errno));
             }
         }
         for (_, (_, reply)) in std::mem::take(&mut state.queries) {
-            let _ = reply.send(Err(errno));
+            let _ = reply.send(Err(errno.unwrap_or(Errno::EIO)));
         }
+        drop(state);
+        self.late_reply.notify_all();
+        self.window.notify_waiters();
     }
 
     /// Takes in a frame that answers something or moves the session on.
@@ -370,10 +427,15 @@ impl Session {
             ToMount::OpReply { op, result, credit } => {
                 self.credits.heard(credit);
                 let Some(pending) = state.ops.remove(&op) else { return };
-                drop(state);
-                if let Some(reply) = pending.reply {
-                    let _ = reply.send(result);
+                if pending.late || pending.held {
+                    let key = OpKey { session: state.id, op };
+                    state.late.insert(key, Some(result.clone()));
                 }
+                // Nobody listens to one that is late.
+                let _ = pending.reply.send(result);
+                drop(state);
+                self.late_reply.notify_all();
+                self.window.notify_waiters();
             }
             ToMount::Answer { tag, result } => {
                 let Some((_, reply)) = state.queries.remove(&tag) else { return };
