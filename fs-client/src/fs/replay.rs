@@ -10,7 +10,7 @@ use crate::data::Working;
 use crate::journal::{NewFile, Record};
 use crate::meta::{Cx, Fate, Stop};
 use sitefs_base::session::Attached;
-use sitefs_base::{Error, Incarnation, Inode, Kind, OpId, Result, SessionId};
+use sitefs_base::{Error, Incarnation, Inode, InodeId, Kind, OpId, Result, SessionId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
@@ -127,11 +127,14 @@ impl Fs {
     /// Takes over what a mount that died left in the journal. What cannot be decided now stays for later.
     pub fn inherit(&self) {
         let Some(keeping) = &self.keeping else { return };
-        let records = std::mem::take(&mut *lock(&keeping.inherited));
-        if records.is_empty() || self.writable().is_err() {
-            *lock(&keeping.inherited) = records;
+        // An answer says that the stream is there, which at the start of a mount is just beginning.
+        if lock(&keeping.inherited).is_empty() || self.inode_now(InodeId::ROOT).is_err() {
             return;
         }
+        if self.writable().is_err() {
+            return;
+        }
+        let records = std::mem::take(&mut *lock(&keeping.inherited));
         let left = match fates(keeping, &records) {
             Ok(fates) => records
                 .into_iter()
