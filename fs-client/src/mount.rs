@@ -1,19 +1,21 @@
 //! A mount as a whole: its parts put together, and taken apart in order.
 
+use crate::control;
 use crate::data::{BlobReader, CellBlobs};
-use crate::fs::{Background, Fs, Notices};
-use crate::fuse::{Adapter, KernelMount, MountArgs};
-use crate::meta::{CellAddress, Meta, Session, SessionStatus, Watcher, attach, keep_attached};
+use crate::fs::{Background, Fs, Notices, Owner};
+use crate::fuse::{Adapter, KernelFlags, KernelMount, MountArgs};
+use crate::meta::{CellAddress, Meta, Session, Watcher, attach, keep_attached};
+use crate::status::{Facts, Reporter};
 use sitefs_base::session::Attached;
 use sitefs_base::{
-    Clock, Error, Identity, OsRandom, Random, Result, SessionId, SystemClock, Tasks, VolumeView,
+    Clock, Errno, Error, Identity, Kind, OsRandom, Random, Result, SessionId, SystemClock, Tasks, VolumeView,
 };
-use sitefs_blobstore::{CacheOptions, CacheStats, DiskCache};
+use sitefs_blobstore::{CacheOptions, DiskCache};
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{runtime::Handle, sync::oneshot};
 
@@ -23,6 +25,13 @@ const WAITERS_MAX: usize = 128;
 const MIN_FREE: u64 = 256 << 20;
 /// How long waiting threads get to finish when a mount ends.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a mount that begins waits for one that ends, and how often it looks.
+const CACHE_WAIT: Duration = Duration::from_secs(5);
+const CACHE_RETRY: Duration = Duration::from_millis(20);
+/// How long a mount that ends tries to commit what is dirty (DESIGN D16).
+pub const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// What of it is left at least for what was written after the first round.
+const DRAIN_MIN: Duration = Duration::from_secs(2);
 
 /// What people choose about a mount.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,6 +40,10 @@ pub struct MountOptions {
     pub read_only: bool,
     /// Let other users than the one who mounts in.
     pub allow_other: bool,
+    /// Whom all files belong to, if not to their own owners.
+    pub owner: Owner,
+    /// What else the kernel is told.
+    pub flags: KernelFlags,
 }
 
 /// What to mount, and with what.
@@ -52,21 +65,14 @@ pub struct MountConfig {
     pub identity: Identity,
 }
 
-/// How a mount stands.
-#[derive(Clone, Debug)]
-pub struct MountStatus {
-    /// Its session.
-    pub session: SessionStatus,
-    /// Its disk cache.
-    pub cache: CacheStats,
-}
-
 /// A mounted volume; unmounts when dropped.
 pub struct Mount {
     kernel: Mutex<KernelMount>,
     ended: Arc<Ended>,
     background: Mutex<Option<Background>>,
     fs: Arc<Fs>,
+    reporter: Arc<Reporter>,
+    clock: Arc<dyn Clock>,
     tasks: Tasks,
     network: Network,
 }
@@ -148,14 +154,27 @@ fn check_mountpoint(path: &Path) -> Result<()> {
     Err(Error::invalid(format!("{} is not a directory: a mount point must be one", path.display())))
 }
 
+/// Opens the cache; a mount that is just ending still has it.
+fn open_cache(config: &MountConfig) -> Result<DiskCache> {
+    let limits = CacheOptions { max_bytes: config.cache_bytes, min_free: MIN_FREE };
+    let began = Instant::now();
+    loop {
+        match DiskCache::open(&config.cache_dir, limits) {
+            Err(error) if error.kind() == Kind::Conflict && began.elapsed() < CACHE_WAIT => {
+                std::thread::sleep(CACHE_RETRY);
+            }
+            opened => return opened,
+        }
+    }
+}
+
 impl Mount {
     /// Attaches to the cell and mounts. When it returns, the tree can be used.
     pub fn start(config: MountConfig) -> Result<Self> {
         check_mountpoint(&config.mountpoint)?;
         let work_dir = config.cache_dir.join("work");
         prepare_dir(&work_dir)?;
-        let limits = CacheOptions { max_bytes: config.cache_bytes, min_free: MIN_FREE };
-        let cache = DiskCache::open(&config.cache_dir, limits)?;
+        let cache = open_cache(&config)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let random: Arc<dyn Random> = Arc::new(OsRandom);
         let network = Network::start()?;
@@ -178,24 +197,33 @@ impl Mount {
         let blobs = Arc::new(BlobReader::new(Arc::clone(&meta), cell, cache));
         let (notices, queue, lost) = Notices::queue();
         let read_only = config.options.read_only || attached.read_only;
-        let fs = Arc::new(Fs::new(meta, blobs, clock, notices, work_dir, read_only));
+        let fs = Fs::new(meta, blobs, Arc::clone(&clock), notices, work_dir, read_only);
+        let fs = Arc::new(fs.owned_by(config.options.owner));
+        let facts = facts(&config, &attached, read_only);
+        let reporter = Arc::new(Reporter::new(Arc::clone(&fs), Arc::clone(&clock), facts));
         let tasks = Tasks::new();
         let watcher: Arc<dyn Watcher> = Arc::clone(&fs) as Arc<dyn Watcher>;
         {
             let _in_runtime = network.handle.enter();
             tasks.spawn(keep_attached(stream, channel, address, session, watcher, random));
+            let listener = control::listen(&config.cache_dir)?;
+            tasks.spawn(control::serve(listener, Arc::clone(&fs), Arc::clone(&reporter)));
         }
         let ended = Arc::new(Ended::default());
-        let adapter = Adapter::new(Arc::clone(&fs), network.handle.clone(), Arc::clone(&ended));
+        let adapter =
+            Adapter::new(Arc::clone(&fs), Arc::clone(&reporter), network.handle.clone(), Arc::clone(&ended));
         let (kernel, notifier) = KernelMount::start(&mount_args(&config, &attached, read_only), adapter)?;
         let failed = |error| Error::io("starting the mount's threads", error);
         notifier.start(Arc::clone(&fs), queue, lost).map_err(failed)?;
         let background = Background::start(Arc::clone(&fs)).map_err(failed)?;
+        reporter.mounted();
         Ok(Self {
             kernel: Mutex::new(kernel),
             ended,
             background: Mutex::new(Some(background)),
             fs,
+            reporter,
+            clock,
             tasks,
             network,
         })
@@ -206,16 +234,19 @@ impl Mount {
         self.ended.wait();
     }
 
-    /// How the mount stands.
-    pub fn status(&self) -> MountStatus {
-        let session = self.fs.meta().session().status();
-        MountStatus { session, cache: self.fs.blobs().cache_stats() }
+    /// Everything that is counted, as Prometheus reads it.
+    pub fn metrics(&self) -> String {
+        self.reporter.metrics()
     }
 
-    /// Commits what is not committed, unmounts, and ends the session. Files that cannot be
-    /// committed are an error of kind `Conflict`; the mount is gone all the same.
+    /// Opens nothing for writing any more, commits what is not committed for at most [`DRAIN_MAX`],
+    /// unmounts, and ends the session. Files that cannot be committed are an error of kind `Conflict`;
+    /// the mount is gone all the same. From here on nothing of this process goes through its own mount:
+    /// it would wait for itself.
     pub fn unmount(&self) -> Result<()> {
-        self.fs.drain();
+        let until = self.clock.boottime() + DRAIN_MAX;
+        let _draining = self.fs.stop_opening();
+        self.fs.drain(DRAIN_MAX);
         let unmounted = {
             let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
             if self.ended.is_set() {
@@ -224,9 +255,11 @@ impl Mount {
             kernel.unmount()
         };
         drop(self.background.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let left = self.fs.drain();
+        let left = self.fs.drain(until.saturating_sub(self.clock.boottime()).max(DRAIN_MIN));
         self.network.handle.block_on(async {
             self.fs.meta().session().detach().await;
+            // What still waits for an answer would keep its thread.
+            self.fs.meta().session().end(Errno::EIO);
             self.tasks.shutdown().await;
         });
         unmounted?;
@@ -237,11 +270,24 @@ impl Mount {
     }
 }
 
+fn facts(config: &MountConfig, attached: &Attached, read_only: bool) -> Facts {
+    Facts {
+        view: config.view.clone(),
+        cell: attached.cell.clone(),
+        address: config.cell.clone(),
+        mountpoint: config.mountpoint.clone(),
+        cache_dir: config.cache_dir.clone(),
+        cache_limit: config.cache_bytes,
+        read_only,
+    }
+}
+
 fn mount_args(config: &MountConfig, attached: &Attached, read_only: bool) -> MountArgs {
     MountArgs {
         mountpoint: config.mountpoint.clone(),
         source: format!("{}:{}", attached.cell, config.view),
         read_only,
         allow_other: config.options.allow_other,
+        flags: config.options.flags,
     }
 }

@@ -93,13 +93,7 @@ impl Fs {
         }
     }
 
-    /// Commits everything that is not committed; gives how many files could not be.
-    pub fn drain(&self) -> usize {
-        let ahead = self.waiting_nodes(|node| node.state().is_ahead() && !node.state().gone);
-        ahead.iter().filter(|node| self.commit(node).is_err()).count()
-    }
-
-    fn waiting_nodes(&self, waits: impl Fn(&Node) -> bool) -> Vec<Arc<Node>> {
+    pub(super) fn waiting_nodes(&self, waits: impl Fn(&Node) -> bool) -> Vec<Arc<Node>> {
         let all: Vec<Arc<Node>> = lock(&self.nodes).values().cloned().collect();
         all.into_iter().filter(|node| waits(node)).collect()
     }

@@ -9,10 +9,12 @@ mod background;
 mod commit;
 mod credit;
 mod dirs;
+mod drain;
 mod feed;
 mod files;
 mod names;
 mod node;
+mod owner;
 mod ranges;
 mod xattrs;
 
@@ -23,10 +25,12 @@ pub use dirs::DirItem;
 pub use feed::{Notice, Notices};
 pub use files::{Opened, Truncate, WriteKind};
 pub use node::Node;
+pub use owner::Owner;
 pub use ranges::CopyRange;
 
 use crate::data::BlobReader;
 use crate::meta::{Cx, Meta, Op};
+use crate::metrics::FsMetrics;
 use node::Unpublished;
 use sitefs_base::op::Place;
 use sitefs_base::{Clock, Errno, Inode, InodeId, Name};
@@ -35,7 +39,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -71,6 +75,10 @@ pub struct Fs {
     /// Nodes whose row has another number, by that number.
     aliases: Mutex<HashMap<InodeId, Vec<InodeId>>>,
     next_handle: AtomicU64,
+    owner: Owner,
+    metrics: FsMetrics,
+    /// How many want that no file is opened for writing.
+    draining: AtomicUsize,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -101,7 +109,25 @@ impl Fs {
             pending: Mutex::default(),
             aliases: Mutex::default(),
             next_handle: AtomicU64::new(1),
+            owner: Owner::default(),
+            metrics: FsMetrics::default(),
+            draining: AtomicUsize::new(0),
         }
+    }
+
+    /// The same, with all files shown as owned by `owner`.
+    pub fn owned_by(self, owner: Owner) -> Self {
+        Self { owner, ..self }
+    }
+
+    /// What it has counted.
+    pub fn metrics(&self) -> &FsMetrics {
+        &self.metrics
+    }
+
+    /// The way to the thread that tells the kernel.
+    pub fn notices(&self) -> &Notices {
+        &self.notices
     }
 
     /// The metadata.

@@ -11,7 +11,7 @@ pub use credit::{Claim, Growth};
 pub use listing::Listing;
 pub use remote::{CellAddress, Channel, attach, keep_attached};
 pub use service::{Meta, Watcher};
-pub use session::{Session, SessionStatus};
+pub use session::Session;
 
 use sitefs_base::Errno;
 

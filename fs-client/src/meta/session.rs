@@ -3,6 +3,7 @@
 
 use super::credit::Credits;
 use super::{Cx, Op, Stop};
+use crate::metrics::SessionCounters;
 use sitefs_base::limits::{METADATA_DEADLINE, SESSION_OPS_MAX};
 use sitefs_base::op::{Answer, AnswerBody, Credit, OpEnvelope, OpResult, Outcome, Query, Usage};
 use sitefs_base::session::{Attached, ToCell, ToMount};
@@ -50,6 +51,8 @@ struct State {
     applied: Seq,
     /// Events up to here are in force at the kernel too.
     acked: Seq,
+    /// The volume's position, as the cell last said.
+    watermark: Seq,
     usage: Usage,
     settings: VolumeSettings,
     renewed_at: Option<Duration>,
@@ -60,10 +63,14 @@ struct State {
 /// What `sitefs status` may tell of a session.
 #[derive(Clone, Debug)]
 pub struct SessionStatus {
+    /// The session.
+    pub id: SessionId,
     /// Whether a stream is attached now.
     pub connected: bool,
     /// The last event or reply applied.
     pub seq: Seq,
+    /// Events of the volume that are not in force at the kernel yet, as far as the cell has told.
+    pub behind: u64,
     /// Operations without a reply.
     pub unanswered: usize,
     /// How long ago the cell renewed the lease.
@@ -76,6 +83,7 @@ pub struct SessionStatus {
 pub struct Session {
     state: Mutex<State>,
     credits: Arc<Credits>,
+    counters: SessionCounters,
     /// Whether the settings say that nobody may write.
     read_only: AtomicBool,
     op_slots: Arc<Semaphore>,
@@ -97,6 +105,7 @@ impl Session {
             attached: None,
             applied: Seq::ZERO,
             acked: Seq::ZERO,
+            watermark: Seq::ZERO,
             usage: Usage::default(),
             settings: VolumeSettings::default(),
             renewed_at: None,
@@ -105,6 +114,7 @@ impl Session {
         Self {
             state: Mutex::new(state),
             credits: Arc::default(),
+            counters: SessionCounters::default(),
             read_only: AtomicBool::new(false),
             op_slots: Arc::new(Semaphore::new(SESSION_OPS_MAX)),
             query_slots: Semaphore::new(QUERIES_MAX),
@@ -143,6 +153,11 @@ impl Session {
     /// The session's credit.
     pub fn credits(&self) -> &Arc<Credits> {
         &self.credits
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> &SessionCounters {
+        &self.counters
     }
 
     /// Whether operators made the volume read-only.
@@ -204,6 +219,8 @@ impl Session {
     pub fn status(&self) -> SessionStatus {
         let state = self.state();
         SessionStatus {
+            id: state.id,
+            behind: state.watermark.max(state.applied).get().saturating_sub(state.acked.get()),
             connected: state.link.is_some(),
             settings: state.settings.clone(),
             seq: state.applied,
@@ -215,6 +232,7 @@ impl Session {
     /// Executes a mutation. Waits for a place, then at most `deadline` for the reply; after that
     /// the operation goes on in the background and its outcome is unknown (`EIO`).
     pub fn mutate(&self, body: op::Op, deadline: Duration) -> Result<Outcome, Errno> {
+        self.counters.operations.inc();
         self.handle.block_on(async {
             let answered = async {
                 let slot = Arc::clone(&self.op_slots).acquire_owned().await.map_err(|_| Errno::EIO)?;
@@ -226,7 +244,10 @@ impl Session {
                 }
                 answer.await.unwrap_or(Err(Errno::EIO))
             };
-            tokio::time::timeout(deadline, answered).await.unwrap_or(Err(Errno::EIO))
+            tokio::time::timeout(deadline, answered).await.unwrap_or_else(|_| {
+                self.counters.unanswered.inc();
+                Err(Errno::EIO)
+            })
         })
     }
 
@@ -253,6 +274,7 @@ impl Session {
         if cx == Cx::Fast {
             return Err(Stop::WouldBlock);
         }
+        self.counters.questions.inc();
         let answer = self.handle.block_on(async {
             let answered = async {
                 let _slot = self.query_slots.acquire().await.map_err(|_| Errno::EIO)?;
@@ -272,13 +294,17 @@ impl Session {
                 }
                 answer.await.unwrap_or(Err(Errno::EIO))
             };
-            tokio::time::timeout(METADATA_DEADLINE, answered).await.unwrap_or(Err(Errno::EIO))
+            tokio::time::timeout(METADATA_DEADLINE, answered).await.unwrap_or_else(|_| {
+                self.counters.unanswered.inc();
+                Err(Errno::EIO)
+            })
         })?;
         Ok((answer.seq, answer.body))
     }
 
     /// A stream is attached: everything unanswered has to be sent again, in this order.
     pub fn link_up(&self, attached: Attached, link: mpsc::Sender<ToCell>) -> Vec<ToCell> {
+        self.counters.attached.inc();
         let mut state = self.state();
         // The questions of callers that gave up need no answer.
         state.queries.retain(|_, (_, reply)| !reply.is_closed());
@@ -289,6 +315,7 @@ impl Session {
         if !attached.resumed {
             state.applied = attached.seq;
             state.acked = attached.seq;
+            state.watermark = attached.seq;
         }
         state.attached = Some(attached);
         state.link = Some(link);
@@ -357,7 +384,8 @@ impl Session {
                 drop(state);
                 let _ = reply.send(result);
             }
-            ToMount::Renew { client_time, quorum_age, usage, settings, credit, .. } => {
+            ToMount::Renew { client_time, quorum_age, watermark, usage, settings, credit } => {
+                state.watermark = watermark;
                 self.heard_settings(&mut state, settings);
                 state.renewed_at = Some(client_time.saturating_sub(quorum_age));
                 state.usage = usage;
