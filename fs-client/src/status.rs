@@ -75,9 +75,9 @@ pub struct Session {
     pub id: String,
     /// Whether a stream is attached now.
     pub connected: bool,
-    /// The last position of the volume that it has applied.
+    /// The position of the volume, as last heard.
     pub seq: u64,
-    /// Events of the volume that are not in force at this kernel yet.
+    /// Events that came and are not in force at this kernel yet.
     pub events_behind: u64,
     /// Operations without an answer.
     pub unanswered: usize,
@@ -334,7 +334,7 @@ impl Reporter {
         let session = &status.session;
         out.gauge("sitefs_mount_connected", "1 while a stream is attached.", u8::from(session.connected));
         out.gauge("sitefs_mount_lease_seconds", "How long the lease holds still.", status.lease.seconds_left);
-        let help = "Events of the volume that are not in force at this kernel yet.";
+        let help = "Events that came and are not in force at this kernel yet.";
         out.gauge("sitefs_mount_events_behind", help, session.events_behind);
         let help = "Notices to the kernel that wait.";
         out.gauge("sitefs_mount_notices_waiting", help, self.fs.notices().waiting());

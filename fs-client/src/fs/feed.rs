@@ -115,7 +115,10 @@ impl Watcher for Fs {
     }
 
     fn resync(&self) {
-        self.metrics.resyncs.inc();
+        // To begin with nothing is no loss.
+        if self.meta.session().counters().attached.get() > 0 {
+            self.metrics.resyncs.inc();
+        }
         let names = self.meta.clear();
         self.meta.drop_numbers();
         let nodes = self.known_nodes();

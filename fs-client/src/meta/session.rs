@@ -53,6 +53,8 @@ struct State {
     acked: Seq,
     /// The volume's position, as the cell last said.
     watermark: Seq,
+    /// Events that came, and those that are in force at the kernel.
+    events: (u64, u64),
     usage: Usage,
     settings: VolumeSettings,
     renewed_at: Option<Duration>,
@@ -67,9 +69,9 @@ pub struct SessionStatus {
     pub id: SessionId,
     /// Whether a stream is attached now.
     pub connected: bool,
-    /// The last event or reply applied.
+    /// The volume's position, as the cell last said.
     pub seq: Seq,
-    /// Events of the volume that are not in force at the kernel yet, as far as the cell has told.
+    /// Events that came and are not in force at the kernel yet.
     pub behind: u64,
     /// Operations without a reply.
     pub unanswered: usize,
@@ -106,6 +108,7 @@ impl Session {
             applied: Seq::ZERO,
             acked: Seq::ZERO,
             watermark: Seq::ZERO,
+            events: (0, 0),
             usage: Usage::default(),
             settings: VolumeSettings::default(),
             renewed_at: None,
@@ -220,10 +223,10 @@ impl Session {
         let state = self.state();
         SessionStatus {
             id: state.id,
-            behind: state.watermark.max(state.applied).get().saturating_sub(state.acked.get()),
+            behind: state.events.0.saturating_sub(state.events.1),
             connected: state.link.is_some(),
             settings: state.settings.clone(),
-            seq: state.applied,
+            seq: state.applied.max(state.watermark),
             unanswered: state.ops.len(),
             since_renewal: state.renewed_at.map(|at| self.clock.boottime().saturating_sub(at)),
         }
@@ -393,10 +396,14 @@ impl Session {
                 // Behind the use: a writer that hears of its credit looks at both.
                 self.credits.heard(credit);
             }
-            ToMount::Event(event) => state.applied = state.applied.max(event.seq),
+            ToMount::Event(event) => {
+                state.applied = state.applied.max(event.seq);
+                state.events.0 += 1;
+            }
             ToMount::Resync { floor } => {
                 state.applied = floor;
                 state.acked = floor;
+                state.events.1 = state.events.0;
             }
             ToMount::Attached(_) | ToMount::Closing(_) => {}
         }
@@ -418,6 +425,11 @@ impl Session {
     pub fn acknowledge(&self, seq: Seq) {
         let mut state = self.state();
         state.acked = state.acked.max(seq);
+        state.events.1 += 1;
+        if seq == state.applied {
+            // Notices in between were lost to a full queue, which took back everything.
+            state.events.1 = state.events.0;
+        }
         if let Some(link) = &state.link {
             let _ = link.try_send(ToCell::Ack { seq });
         }
