@@ -19,8 +19,12 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 use tokio::sync::oneshot;
+
+/// Signals within this time are one.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 /// Mounts a volume until it is unmounted or told to stop (Ctrl-C, SIGTERM).
 #[derive(clap::Args)]
@@ -215,12 +219,24 @@ pub(crate) async fn end(mount: Arc<Mount>, directory: PathBuf, stop: &mut Stop) 
     let ending = tokio::task::spawn_blocking(move || unmount(&mount, &at));
     tokio::select! {
         ended = ending => ended.map_err(|panic| Error::internal("unmounting").because(panic))?,
-        () = stop.next() => {
+        () = insisted(stop) => {
             detach_if_mounted(&directory)?;
             let cut = Error::conflict("a second signal ended this before everything was committed");
             Err(cut).hint("what was not committed is lost")
         }
     }
+}
+
+/// Returns at the next signal that is one of its own: terminals and shells send the same one twice.
+async fn insisted(stop: &mut Stop) {
+    let repeated = async {
+        loop {
+            stop.next().await;
+        }
+    };
+    // Ends with the time, whatever comes.
+    let _: Result<(), _> = tokio::time::timeout(SAME_SIGNAL, repeated).await;
+    stop.next().await;
 }
 
 fn unmount(mount: &Mount, directory: &Path) -> Done {

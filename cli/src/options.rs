@@ -106,6 +106,8 @@ impl Options {
             "cache" => self.cache = Some(PathBuf::from(value)),
             "cache_size" => self.cache_size = Some(read(name, value, "for example 10GiB")?),
             "metrics" => self.metrics = Some(read(name, value, "for example 127.0.0.1:9470")?),
+            // mount(8) notes who has mounted it.
+            "user" => {}
             _ => return Ok(is_comment(name)),
         }
         Ok(true)

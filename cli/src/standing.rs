@@ -109,7 +109,11 @@ fn text(status: &Value) -> String {
         row("lease", held),
         row(
             "lag",
-            format!("{} events behind, at seq {}", number(&session["events_behind"]), number(&session["seq"])),
+            format!(
+                "{} events behind, at seq {}",
+                number(&session["events_behind"]),
+                number(&session["seq"])
+            ),
         ),
         row("unanswered", format!("{} operations", number(&session["unanswered"]))),
         row("cache", format!("{} of {}, {rate}", bytes(&cache["bytes"]), bytes(&cache["limit_bytes"]))),

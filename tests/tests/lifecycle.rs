@@ -353,9 +353,12 @@ fn a_second_signal_does_not_wait() {
     mount.process().signal(Signal::TERM);
     wait_for_drain(&mount);
     let began = Instant::now();
-    assert_eq!(mount.stop(), 75);
+    wait_for("the end of the mount", SOON, || {
+        mount.process().signal(Signal::TERM);
+        !is_mounted(mount.root())
+    });
+    assert_eq!(mount.wait(), 75);
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
-    assert!(!is_mounted(mount.root()));
     drop(open);
 }
 
@@ -459,6 +462,58 @@ fn the_status_is_an_attribute_that_copies_do_not_take_along() {
     fs::create_dir(mount.path("dir")).unwrap();
     let elsewhere = rustix::fs::getxattr(mount.path("dir"), STATUS, &mut value[..]);
     assert_eq!(elsewhere, Err(Errno::NODATA));
+}
+
+/// A process under strace, killed at the end.
+struct Traced(std::process::Child);
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_mounts_process_never_goes_through_its_own_mount() {
+    if !can_mount() {
+        return;
+    }
+    let can_trace = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
+    if !can_trace.is_ok_and(|ended| ended.success()) {
+        skipped("strace is not there, or may not trace");
+        return;
+    }
+    let (cell, (_dir, path)) = (Cell::start(), scratch());
+    cell.volume("acme/live");
+    let point = MountPoint::create(path.join("root"));
+    let (root, trace) = (text(point.path()), path.join("trace"));
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-e", "trace=%file,statfs,fstatfs", "-o", &text(&trace)]).arg(binary());
+    strace.args([
+        "mount",
+        "acme/live",
+        &root,
+        "--cell",
+        cell.listen(),
+        "--cache",
+        &text(&path.join("cache")),
+    ]);
+    let mut traced = Traced(strace.arg("--insecure").spawn().unwrap());
+    wait_for("the mount", SOON, || is_mounted(point.path()));
+    fs::create_dir(point.path().join("dir")).unwrap();
+    fs::write(point.path().join("dir/file"), content(1, 200_000)).unwrap();
+    assert_eq!(fs::read_dir(point.path()).unwrap().count(), 1);
+    status_of(point.path());
+    sitefs(&["umount", "--wait", &root]).ok();
+    assert!(traced.0.wait().unwrap().success());
+    let calls = fs::read_to_string(&trace).unwrap();
+    let quoted = format!("\"{root}");
+    let mounted = calls.lines().skip_while(|line| !line.contains(" mount(") && !line.contains("fusermount3"));
+    let touching: Vec<&str> = mounted.skip(1).filter(|line| line.contains(&quoted)).collect();
+    let harmless = |line: &&&str| line.contains("umount2(") || line.contains("fusermount3");
+    assert_eq!(touching.iter().filter(harmless).count(), touching.len(), "{touching:#?}");
+    assert!(calls.contains(&quoted), "the trace shows nothing");
 }
 
 #[test]
