@@ -229,13 +229,8 @@ pub(crate) async fn end(mount: Arc<Mount>, directory: PathBuf, stop: &mut Stop) 
 
 /// Returns at the next signal that is one of its own: terminals and shells send the same one twice.
 async fn insisted(stop: &mut Stop) {
-    let repeated = async {
-        loop {
-            stop.next().await;
-        }
-    };
-    // Ends with the time, whatever comes.
-    let _: Result<(), _> = tokio::time::timeout(SAME_SIGNAL, repeated).await;
+    let until = tokio::time::Instant::now() + SAME_SIGNAL;
+    while tokio::time::timeout_at(until, stop.next()).await.is_ok() {}
     stop.next().await;
 }
 
