@@ -85,7 +85,7 @@ fn the_metrics_of_mount_and_server_are_fed() {
     let told = || page(&address);
     let at_mount = told();
     assert_eq!(value(&at_mount, "sitefs_mount_info{cell=\"main\",volume=\"acme/live\"}"), 1.0);
-    for op in ["lookup", "create", "write", "flush", "read"] {
+    for op in ["lookup", "getattr", "create", "write", "flush"] {
         let row = format!("sitefs_mount_request_seconds_count{{op=\"{op}\"}}");
         assert!(value(&at_mount, &row) >= 1.0, "{row}");
     }
