@@ -280,6 +280,7 @@ impl OptionArguments {
     }
 
     /// Where metrics are served, if they are.
+    #[cfg(feature = "server")]
     pub(crate) fn metrics(&self) -> Option<SocketAddr> {
         self.metrics
     }
