@@ -90,6 +90,11 @@ impl Cell {
         &self.listen
     }
 
+    /// The running server.
+    pub fn process(&self) -> &Running {
+        self.process.as_ref().expect("the server runs")
+    }
+
     /// Runs `sitefs ARGUMENTS --admin …`.
     pub fn admin(&self, arguments: &[&str]) -> Finished {
         sitefs(&[arguments, &["--admin", &self.admin]].concat())
@@ -151,6 +156,11 @@ impl Mounted {
         self.base.join("cache")
     }
 
+    /// The running mount.
+    pub fn process(&self) -> &Running {
+        self.process.as_ref().expect("the mount runs")
+    }
+
     /// Mounts again at the same place.
     pub fn start_again(&mut self) {
         self.start_again_with(&[]);
@@ -190,6 +200,11 @@ impl Mounted {
     /// Ends it with SIGTERM; the exit code.
     pub fn stop(&mut self) -> i32 {
         self.process.take().expect("the mount runs").stop()
+    }
+
+    /// Waits for its end without telling it anything; the exit code.
+    pub fn wait(&mut self) -> i32 {
+        self.process.take().expect("the mount runs").wait()
     }
 
     /// Unmounts with `sitefs umount`; the exit code of the mount's process.

@@ -196,6 +196,12 @@ impl Running {
         self.child.wait().expect("waiting for the killed process");
     }
 
+    /// Sends a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("sending a signal");
+    }
+
     /// Sends SIGTERM and waits for its end; the exit code.
     pub fn stop(mut self) -> i32 {
         self.signal(rustix::process::Signal::TERM);

@@ -105,32 +105,6 @@ impl Fs {
         }
     }
 
-    /// Commits everything that is not committed, until `until` on CLOCK_BOOTTIME; what is left then goes
-    /// into the journal. Gives how many files could not be kept at all.
-    pub fn drain(&self, until: Duration) -> usize {
-        while self.commit_all() > 0 && self.clock.boottime() < until {
-            std::thread::park_timeout(DRAIN_EVERY);
-        }
-        let left = self.waiting_nodes(|node| {
-            let state = node.state();
-            state.is_ahead() && !state.gone && !state.is_kept()
-        });
-        let is_lost = |node: &&Arc<Node>| {
-            let _alone = lock(&node.committing);
-            self.keep(node).is_err() || node.state().tail.is_some()
-        };
-        left.iter().filter(is_lost).count()
-    }
-
-    /// One attempt to commit everything; gives how many files are left.
-    fn commit_all(&self) -> usize {
-        let ahead = self.waiting_nodes(|node| node.state().is_ahead() && !node.state().gone);
-        if !self.cell_is_there() {
-            return ahead.len();
-        }
-        ahead.iter().filter(|node| self.commit(node, Purpose::Sync).is_err()).count()
-    }
-
     pub(super) fn waiting_nodes(&self, waits: impl Fn(&Node) -> bool) -> Vec<Arc<Node>> {
         let all: Vec<Arc<Node>> = lock(&self.nodes).values().cloned().collect();
         all.into_iter().filter(|node| waits(node)).collect()
