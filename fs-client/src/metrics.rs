@@ -2,7 +2,7 @@
 //! and gives them their names.
 
 use sitefs_base::Errno;
-use sitefs_base::metrics::{Counter, Gauge, Histogram, LATENCY_US};
+use sitefs_base::metrics::{Counter, Histogram, LATENCY_US};
 use std::time::Instant;
 
 macro_rules! calls {

@@ -328,6 +328,8 @@ fn keeping(
 ) -> Keeping {
     let old = OldSessions::new(channel.clone(), address.clone(), network.handle.clone());
     Keeping::new(journal, address.volume.clone(), old, records)
+}
+
 fn facts(config: &MountConfig, attached: &Attached, read_only: bool) -> Facts {
     Facts {
         view: config.view.clone(),

@@ -202,11 +202,6 @@ impl Mounted {
         self.process.take().expect("the mount runs").stop()
     }
 
-    /// Waits for its end without telling it anything; the exit code.
-    pub fn wait(&mut self) -> i32 {
-        self.process.take().expect("the mount runs").wait()
-    }
-
     /// Unmounts with `sitefs umount`; the exit code of the mount's process.
     pub fn umount(&mut self) -> i32 {
         sitefs(&["umount".as_ref(), self.root().as_os_str()]).ok();

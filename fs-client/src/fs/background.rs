@@ -14,7 +14,6 @@ const EVERY: Duration = Duration::from_millis(500);
 const PUBLISH_AFTER: Duration = Duration::from_secs(1);
 const COMMIT_AFTER: Duration = Duration::from_secs(30);
 const RETRY_AFTER: Duration = Duration::from_secs(10);
-const DRAIN_EVERY: Duration = Duration::from_millis(100);
 
 /// The thread that looks after files that stay open; it ends when this is dropped.
 #[derive(Debug)]
