@@ -154,18 +154,31 @@ fn show(
         json["metrics"] = exporter.address().to_string().into();
     }
     systemd::ready(&format!("{VOLUME} is mounted at {at}"));
+    let sitefs = program();
     output.result(&json, || {
         format!(
             "\n  {VOLUME} is mounted at {at}\n\n\
              Try, in another terminal:\n  \
                cp -a /etc/ssl {at}/ && diff -r /etc/ssl {at}/ssl\n  \
                git clone https://github.com/git/git-scm.com {at}/site\n  \
-               sitefs status --admin {admin}\n  \
-               sitefs volume list --admin {admin}\n\n\
+               {sitefs} volume snapshot create {VOLUME} first --admin {admin}\n  \
+               {sitefs} status --admin {admin}\n  \
+               {sitefs} --help\n\n\
              Everything is kept in {data}; kill this process as hard as you like and start it again.\n\
              Ctrl-C stops and unmounts."
         )
     })
+}
+
+/// What to type to run this program again: its name if a shell finds it by that.
+fn program() -> String {
+    let name = "sitefs";
+    let Ok(own) = env::current_exe() else { return name.to_owned() };
+    let is_found = env::var_os("PATH").is_some_and(|path| {
+        let mut found = env::split_paths(&path).map(|dir| dir.join(name)).filter(|program| program.is_file());
+        found.next().is_some_and(|first| first.canonicalize().is_ok_and(|first| first == own))
+    });
+    if is_found { name.to_owned() } else { own.display().to_string() }
 }
 
 fn default_data() -> Result<PathBuf> {
