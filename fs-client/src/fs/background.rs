@@ -1,6 +1,6 @@
 //! What happens to files that stay open: they are published and committed in time (DESIGN D14).
 
-use super::{Cx, Fs, Node, commit::Purpose, lock, node::Tail};
+use super::{Cx, Fs, Node, commit::Purpose, lock, tail::Tail};
 use std::{
     sync::{
         Arc,
@@ -75,7 +75,6 @@ impl Fs {
         }) {
             if let Err(stop) = self.send_tail(Cx::Slow, &node) {
                 tracing::warn!(ino = %node.ino, ?stop, "what was appended could not be committed");
-                node.state().retry_at = now + PUBLISH_AFTER;
             }
         }
         // Closed files whose commit failed: the program was told, the bytes are still here.

@@ -234,7 +234,9 @@ impl Fs {
             let known = prepared.as_ref().and_then(|prepared| prepared.row.clone());
             let content = match (known, &state.last) {
                 (Some(content), _) => Some(content),
-                (None, Some(last)) if taken.captured.is_none() => Some(last.content.clone()),
+                (None, Some(last)) if taken.captured.is_none() && last.attr.cver == attr.cver => {
+                    Some(last.content.clone())
+                }
                 _ if taken.captured.is_none() && taken.unpublished.is_some() => Some(Content::Empty),
                 _ => None,
             };

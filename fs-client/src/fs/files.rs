@@ -173,7 +173,7 @@ impl Fs {
         }
         let node = self.node(ino);
         // Pages that the kernel fills from now on have what was appended here.
-        self.send_tail(cx, &node)?;
+        self.try_tail(cx, &node)?;
         let access = access.with(truncate);
         let unpublished = node.state().unpublished.is_some();
         let inode = if unpublished { None } else { Some(self.inode_of(cx, &node)?.0) };
@@ -185,6 +185,11 @@ impl Fs {
                 }
                 None => true,
             };
+            // Where a tail will stand is not sure before the cell has it.
+            let keep = keep && state.tail.is_none();
+            if state.tail.is_some() {
+                state.page_cver = None;
+            }
             if inode.is_some() {
                 state.last = inode;
             }
@@ -226,7 +231,7 @@ impl Fs {
     /// Reads up to `len` bytes.
     pub fn read(&self, cx: Cx, fh: u64, offset: u64, len: usize) -> Op<Vec<u8>> {
         let node = Arc::clone(&self.handle(fh)?.node);
-        self.send_tail(cx, &node)?;
+        self.try_tail(cx, &node)?;
         let local = {
             let state = node.state();
             match &state.draft {
@@ -240,7 +245,9 @@ impl Fs {
         };
         let Some((mut bytes, missing, base_len, base)) = local else {
             let (inode, _) = self.inode_of(cx, &node)?;
-            return self.read_row(cx, &node, &inode, offset, len);
+            let mut bytes = self.read_row(cx, &node, &inode, offset, len)?;
+            Self::read_tail(&node, &inode, offset, len, &mut bytes);
+            return Ok(bytes);
         };
         let end = (offset + bytes.len() as u64).min(base_len);
         for chunk in missing {
@@ -266,13 +273,24 @@ impl Fs {
     pub fn write(&self, cx: Cx, fh: u64, offset: u64, bytes: &[u8], kind: WriteKind) -> Op<u32> {
         self.writable()?;
         let handle = self.handle(fh)?;
-        let node = &handle.node;
-        let len = bytes.len() as u64;
         if handle.access == Access::Append
-            && let Some(written) = self.append(cx, node, bytes, kind)?
+            && let Some(written) = self.append(cx, &handle.node, bytes, kind)?
         {
             return Ok(written);
         }
+        self.write_here(cx, &handle.node, offset, bytes, kind)
+    }
+
+    /// Writes into the working copy.
+    pub(super) fn write_here(
+        &self,
+        cx: Cx,
+        node: &Arc<Node>,
+        offset: u64,
+        bytes: &[u8],
+        kind: WriteKind,
+    ) -> Op<u32> {
+        let len = bytes.len() as u64;
         loop {
             // An event of another mount may drop a working copy that is not changed yet.
             self.begin_draft(cx, node)?;

@@ -18,6 +18,7 @@ mod node;
 mod owner;
 mod ranges;
 mod replay;
+mod tail;
 mod xattrs;
 
 pub use append::Access;
