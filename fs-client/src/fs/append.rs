@@ -77,6 +77,11 @@ impl Fs {
             if !state.only_appends() {
                 return Ok(None);
             }
+            if state.moving {
+                drop(state);
+                self.overcome(cx, node, Obstacle::Moving)?;
+                return self.append(cx, node, bytes, kind);
+            }
             state.tail.as_ref().map_or(0, Tail::len)
         };
         if waiting + bytes.len() > TAIL_MAX {
@@ -95,6 +100,10 @@ impl Fs {
         }
         if !state.only_appends() {
             return Ok(None);
+        }
+        if state.moving {
+            drop(state);
+            return self.append(cx, node, bytes, kind);
         }
         let now = self.clock.now();
         let end = state.tail.as_ref().map_or(size, |tail| tail.promised.max(size));
@@ -270,7 +279,7 @@ impl Fs {
             return Ok(());
         }
         let kill_setid = tail.as_ref().is_some_and(Tail::kills_setid);
-        let written = self.write_here(Cx::Slow, node, 0, &bytes, WriteKind { append: true, kill_setid });
+        let written = self.write_here(Cx::Slow, node, 0, &bytes, WriteKind { append: true, kill_setid, from_pages: false });
         let mut state = node.state();
         match written {
             Ok(_) => {

@@ -189,7 +189,12 @@ impl Fs {
         };
         match sent {
             Sent::Answered(result) => result.map_err(Failed::Refused),
-            Sent::Unknown => Err(Failed::NoAnswer),
+            Sent::Unknown => {
+                if let Some(own) = &mut node.state().unpublished {
+                    own.sent = true;
+                }
+                Err(Failed::NoAnswer)
+            }
             Sent::Late(key) => {
                 let (publishes, content) = (taken.unpublished.is_some(), taken.captured.is_some());
                 let unsure = Unsure { key, publishes, content, all, changes: taken.changes };
@@ -209,6 +214,7 @@ impl Fs {
         let mut state = node.state();
         state.sending = None;
         state.commits += 1;
+        state.succeeded();
         if outcome.extra == Extra::Dropped {
             state.gone = true;
         }

@@ -18,6 +18,7 @@ mod node;
 mod owner;
 mod ranges;
 mod replay;
+mod seek;
 mod tail;
 mod xattrs;
 

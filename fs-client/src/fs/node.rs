@@ -3,7 +3,7 @@
 
 use super::tail::Tail;
 use crate::data::{LayoutView, Working};
-use crate::meta::{Claim, OpKey};
+use crate::meta::{Claim, OpKey, Xattrs};
 use sitefs_base::op::{Create, Credit, Place, SetAttr, SetTime};
 use sitefs_base::{Attr, FileKind, Inode, InodeId, Seq, Time};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,8 +12,8 @@ use std::time::Duration;
 /// How soon something that failed is tried again; twice as long each time.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The longest time between two attempts.
-const RETRY_MAX: Duration = Duration::from_secs(60);
-const RETRY_DOUBLINGS: u32 = 6;
+const RETRY_MAX: Duration = Duration::from_secs(10);
+const RETRY_DOUBLINGS: u32 = 4;
 
 /// An inode that the kernel knows, or that has open handles.
 #[derive(Debug)]
@@ -54,6 +54,9 @@ impl Node {
             retry_at: Duration::ZERO,
             failures: 0,
             page_cver: None,
+            moving: false,
+            own_mtime: None,
+            xattrs: None,
         };
         Self { ino, committing: Mutex::new(()), layout: Mutex::default(), state: Mutex::new(state) }
     }
@@ -111,6 +114,12 @@ pub struct NodeState {
     pub failures: u32,
     /// The content version that fills the kernel's pages, if they hold one version.
     pub page_cver: Option<Seq>,
+    /// The cell is changing the content itself. Who wants to do so here waits for the commit lock first.
+    pub moving: bool,
+    /// The mtime that a program set since the last write that was more than the kernel's pages.
+    pub own_mtime: Option<SetTime>,
+    /// The extended attributes that a file had when its last name went.
+    pub xattrs: Option<Xattrs>,
 }
 
 /// Changes that are on their way to the cell.
@@ -165,6 +174,8 @@ pub struct Unpublished {
     pub create: Create,
     /// Whether the name is reserved for it at the cell.
     pub exclusive: bool,
+    /// Whether a commit of it was sent of which the cell never told what became of it.
+    pub sent: bool,
     /// CLOCK_BOOTTIME of its creation.
     pub since: Duration,
     /// Its attributes as far as they are known.
@@ -335,7 +346,7 @@ fn show(attr: &mut Attr, set: &SetAttr, written: Option<Time>, changed: Option<T
 }
 
 /// Applies `set` to `attr` as the cell will: for views of what is not committed.
-pub fn apply(attr: &mut Attr, set: &SetAttr, now: Time) {
+fn apply(attr: &mut Attr, set: &SetAttr, now: Time) {
     let is_file = attr.kind != FileKind::Directory;
     if let Some(mode) = set.mode {
         attr.mode = mode;

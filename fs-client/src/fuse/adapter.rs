@@ -1,6 +1,7 @@
 //! One method per request: convert, call, convert back. What can be answered from here is answered
 //! in the FUSE thread; the rest goes to a thread that may wait for the cell.
 
+use super::asker::Asker;
 use super::convert::{
     BLOCK, GENERATION, attr, caller, create_args, entry_attr, errno, inode, kind_of_mode, no_entry,
     open_flags, permissions, place, set_time, ttl,
@@ -27,6 +28,9 @@ use tokio::runtime::Handle;
 const MAX_WRITE: u32 = 1 << 20;
 /// The most that one request copies: its reply has 32 bits.
 const COPY_MAX: u64 = 1 << 31;
+
+/// The extended attribute of access lists.
+const ACCESS_LIST: &[u8] = b"system.posix_acl_access";
 
 /// Answers the kernel's requests with the operations of [`Fs`].
 pub struct Adapter {
@@ -365,6 +369,7 @@ impl Filesystem for Adapter {
         let kind = WriteKind {
             append: flags.0 & libc::O_APPEND != 0 && !from_pages,
             kill_setid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            from_pages,
         };
         let done = |reply: ReplyWrite, result: Result<u32, Errno>| match result {
             Ok(written) => reply.written(written),
@@ -459,7 +464,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -476,7 +481,15 @@ impl Filesystem for Adapter {
             _ => XattrMode::Any,
         };
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
-        self.wait(Call::Setxattr, reply, move |fs| fs.setxattr(inode(ino), &name, &value, mode), reply_empty);
+        let asker = Asker::of(req);
+        let set = move |fs: &Fs| {
+            fs.setxattr(inode(ino), &name, &value, mode)?;
+            if name == ACCESS_LIST {
+                fs.clear_set_group_id(inode(ino), |group| asker.may_keep_set_group_id(group))?;
+            }
+            Ok(())
+        };
+        self.wait(Call::Setxattr, reply, set, reply_empty);
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

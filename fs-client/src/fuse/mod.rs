@@ -1,6 +1,7 @@
 //! The edge to the kernel: converts requests to operations of [`crate::fs`] and back.
 
 mod adapter;
+mod asker;
 mod convert;
 mod entries;
 mod kernel;
