@@ -279,7 +279,13 @@ impl Fs {
             return Ok(());
         }
         let kill_setid = tail.as_ref().is_some_and(Tail::kills_setid);
-        let written = self.write_here(Cx::Slow, node, 0, &bytes, WriteKind { append: true, kill_setid, from_pages: false });
+        let written = self.write_here(
+            Cx::Slow,
+            node,
+            0,
+            &bytes,
+            WriteKind { append: true, kill_setid, from_pages: false },
+        );
         let mut state = node.state();
         match written {
             Ok(_) => {

@@ -126,7 +126,8 @@ impl Fs {
         }
         if let Some(mtime) = set.mtime {
             let now = self.clock.now();
-            node.state().own_mtime = Some(if mtime == op::SetTime::Now { op::SetTime::Written(now) } else { mtime });
+            node.state().own_mtime =
+                Some(if mtime == op::SetTime::Now { op::SetTime::Written(now) } else { mtime });
         }
         // What waits for a commit that is under way would have to wait for another one.
         while must_wait(&node.state(), set) {

@@ -132,6 +132,7 @@ impl Fs {
 
 /// Whether a refusal will be the same whenever it is tried again.
 fn is_final(errno: Errno) -> bool {
-    let tree = matches!(errno, Errno::ENOENT | Errno::ENOTDIR | Errno::EISDIR | Errno::EEXIST | Errno::ESTALE);
+    let tree =
+        matches!(errno, Errno::ENOENT | Errno::ENOTDIR | Errno::EISDIR | Errno::EEXIST | Errno::ESTALE);
     tree || matches!(errno, Errno::EINVAL | Errno::EFBIG)
 }

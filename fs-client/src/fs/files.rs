@@ -104,8 +104,14 @@ impl Fs {
         let (fh, view) = {
             let mut state = node.state();
             let since = self.clock.boottime();
-            state.unpublished =
-                Some(Unpublished { place: place.clone(), create, exclusive, sent: false, since, attr: attr.clone() });
+            state.unpublished = Some(Unpublished {
+                place: place.clone(),
+                create,
+                exclusive,
+                sent: false,
+                since,
+                attr: attr.clone(),
+            });
             state.claim = Some(claim);
             let copy = Working::empty(&self.work_dir);
             state.draft = Some(Draft::new(copy, None, true));

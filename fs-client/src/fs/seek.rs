@@ -102,7 +102,10 @@ mod tests {
         let ranges = [(10, 20), (20, 30), (50, 60)];
         let data = |offset| next(&ranges, 100, offset, true);
         let hole = |offset| next(&ranges, 100, offset, false);
-        assert_eq!((data(0), data(15), data(30), data(60), data(100)), (Some(10), Some(15), Some(50), None, None));
+        assert_eq!(
+            (data(0), data(15), data(30), data(60), data(100)),
+            (Some(10), Some(15), Some(50), None, None)
+        );
         assert_eq!((hole(0), hole(10), hole(55), hole(99)), (Some(0), Some(30), Some(60), Some(99)));
         assert_eq!(hole(100), None);
         assert_eq!(next(&[(0, 100)], 100, 5, false), Some(100));

@@ -8,10 +8,10 @@ use super::convert::{
 };
 use super::entries::Entries;
 use super::replies::{finish, reply_empty, reply_xattr};
+use crate::ended::Ended;
 use crate::fs::{Access, CopyRange, Fs, Lifetime, Opened, Truncate, View, WriteKind};
 use crate::meta::{Cx, Op, Stop};
 use crate::metrics::{Call, Timer};
-use crate::mount::Ended;
 use crate::status::{Reporter, STATUS_LEN, STATUS_XATTR};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
@@ -21,7 +21,14 @@ use fuser::{
 };
 use sitefs_base::op::{RenameMode, SetAttr, XattrMode};
 use sitefs_base::{Errno, InodeId};
-use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path, sync::Arc, time::SystemTime};
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    sync::Arc,
+    time::SystemTime,
+};
 use tokio::runtime::Handle;
 
 /// The largest write request, in bytes.
@@ -38,13 +45,19 @@ pub struct Adapter {
     reporter: Arc<Reporter>,
     runtime: Handle,
     ended: Arc<Ended>,
+    panic_at: Option<OsString>,
 }
 
 impl Adapter {
     /// Answers with `fs`; what has to wait runs on blocking threads of `runtime`. `ended` is set
     /// when the kernel ends the session.
     pub fn new(fs: Arc<Fs>, reporter: Arc<Reporter>, runtime: Handle, ended: Arc<Ended>) -> Self {
-        Self { fs, reporter, runtime, ended }
+        Self { fs, reporter, runtime, ended, panic_at: None }
+    }
+
+    /// With a bug where a test wants one: it panics when this name is looked up.
+    pub fn with_bug(self, panic_at: Option<OsString>) -> Self {
+        Self { panic_at, ..self }
     }
 
     /// Tries `op` here; if it would have to wait, runs it where it may.
@@ -158,6 +171,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        assert!(self.panic_at.as_deref() != Some(name), "a test wants a panic here");
         let at = place_or!(reply, parent, name);
         let done = |reply: ReplyEntry, result: Result<(Option<View>, Lifetime), Errno>| match result {
             Ok((Some(view), entry)) => {
