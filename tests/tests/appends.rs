@@ -6,10 +6,10 @@ use rustix::fs::{FallocateFlags, fallocate};
 use sitefs_tests::{Cell, Demo, Mounted, can_mount, content, run, wait_for};
 use std::{
     fs::{self, File, OpenOptions},
-    io::{Read, Seek, SeekFrom, Write},
+    io::{BufRead, BufReader, Read, Seek, SeekFrom, Write},
     os::unix::fs::FileExt,
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
@@ -274,6 +274,16 @@ fn a_log_that_lost_its_name_goes_on() {
     }
 }
 
+/// A program that appends two lines, of which it syncs the first, and then syncs for each line that it
+/// reads. The test itself cannot be that program: whoever starts another program closes the copy of the
+/// descriptor that this one had, and that commits.
+const APPENDER: &str = "import os, sys\n\
+    f = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY | os.O_APPEND)\n\
+    os.write(f, b'one\\n'); os.fsync(f); os.write(f, b'two\\n'); print('ready', flush=True)\n\
+    for _ in sys.stdin:\n\
+    \x20   try: os.fsync(f); print('synced', flush=True)\n\
+    \x20   except OSError as error: print(error.errno, flush=True)\n";
+
 #[test]
 fn what_the_cell_refuses_to_append_keeps_nobody_from_reading() {
     if !can_mount() {
@@ -282,21 +292,25 @@ fn what_the_cell_refuses_to_append_keeps_nobody_from_reading() {
     let cell = Cell::start();
     let mount = cell.mount("acme/live");
     let path = mount.path("log");
-    let mut file = log(&path);
-    file.write_all(b"one\n").unwrap();
-    file.sync_all().unwrap();
-    let mut reader = File::open(&path).unwrap();
-    file.write_all(b"two\n").unwrap();
+    let mut appender = Command::new("python3");
+    appender.args(["-c", APPENDER]).arg(&path).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut appender = appender.spawn().unwrap();
+    let mut said = BufReader::new(appender.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+    let mut orders = appender.stdin.take().unwrap();
+    assert_eq!(said.next().unwrap(), "ready");
+    let mut sync = || {
+        orders.write_all(b"sync\n").unwrap();
+        said.next().unwrap()
+    };
     cell.admin(&["volume", "set", "acme/live", "--read-only", "moving"]).ok();
-    let mut text = String::new();
-    reader.read_to_string(&mut text).unwrap();
-    assert_eq!(text, "one\ntwo\n");
+    assert_eq!(sync(), libc::EROFS.to_string(), "it is not at the cell");
     assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
-    assert!(file.sync_all().is_err(), "it is not at the cell");
-    assert!(file.sync_all().is_err(), "and still is not");
+    assert_eq!(sync(), libc::EROFS.to_string(), "and still is not");
     cell.admin(&["volume", "set", "acme/live", "--read-write"]).ok();
-    wait_for("the append", SOON, || file.sync_all().is_ok());
+    wait_for("the append", SOON, || sync() == "synced");
     assert_eq!(fs::read_to_string(cell.mount("acme/live").path("log")).unwrap(), "one\ntwo\n");
+    drop(orders);
+    appender.wait().unwrap();
 }
 
 #[test]
