@@ -187,7 +187,7 @@ impl Fs {
             let outcome = match next {
                 None => return Ok(()),
                 Some(Next::Ask(key)) => self.late_append(node, key)?,
-                Some(Next::Send(append)) => Some(self.send_append(node, append)?),
+                Some(Next::Send(append)) => Some(self.send_append(node, *append)?),
             };
             let Some(outcome) = outcome else { continue };
             let dropped = outcome.extra == op::Extra::Dropped;

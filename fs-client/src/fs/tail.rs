@@ -44,7 +44,7 @@ enum Stage {
 #[derive(Debug)]
 pub(super) enum Next {
     /// Send the oldest piece.
-    Send(op::Op),
+    Send(Box<op::Op>),
     /// Find out what became of it.
     Ask(OpKey),
 }
@@ -103,7 +103,7 @@ impl Tail {
         piece.stage = Stage::Sealed;
         let (changed, kill_setid) = (Some(piece.written), piece.kill_setid);
         let bytes = Bytes::copy_from_slice(&piece.bytes);
-        Some(Next::Send(op::Op::Append { ino, bytes, changed, kill_setid }))
+        Some(Next::Send(Box::new(op::Op::Append { ino, bytes, changed, kill_setid })))
     }
 
     /// The oldest piece was sent as this operation, which was not answered.
@@ -153,10 +153,9 @@ mod tests {
     }
 
     fn send(tail: &mut Option<Tail>) -> Option<Vec<u8>> {
-        match tail.as_mut()?.next(INO)? {
-            Next::Send(op::Op::Append { bytes, .. }) => Some(bytes.to_vec()),
-            other => panic!("{other:?}"),
-        }
+        let Next::Send(sent) = tail.as_mut()?.next(INO)? else { panic!("it waits for an answer") };
+        let op::Op::Append { bytes, .. } = *sent else { panic!("{sent:?}") };
+        Some(bytes.to_vec())
     }
 
     #[test]

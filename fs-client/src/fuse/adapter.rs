@@ -1,9 +1,10 @@
 //! One method per request: convert, call, convert back. What can be answered from here is answered
 //! in the FUSE thread; the rest goes to a thread that may wait for the cell.
 
-use super::asker::Asker;
+use super::asker::{ACCESS_LIST, Asker};
+use super::capabilities::wanted_capabilities;
 use super::convert::{
-    BLOCK, GENERATION, attr, caller, create_args, entry_attr, errno, inode, kind_of_mode, no_entry,
+    BLOCK, COPY_MAX, GENERATION, attr, caller, create_args, entry_attr, errno, inode, kind_of_mode, no_entry,
     open_flags, permissions, place, set_time, ttl,
 };
 use super::entries::Entries;
@@ -14,10 +15,10 @@ use crate::meta::{Cx, Op, Stop};
 use crate::metrics::{Call, Timer};
 use crate::status::{Reporter, STATUS_LEN, STATUS_XATTR};
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 use sitefs_base::op::{RenameMode, SetAttr, XattrMode};
 use sitefs_base::{Errno, InodeId};
@@ -33,11 +34,6 @@ use tokio::runtime::Handle;
 
 /// The largest write request, in bytes.
 const MAX_WRITE: u32 = 1 << 20;
-/// The most that one request copies: its reply has 32 bits.
-const COPY_MAX: u64 = 1 << 31;
-
-/// The extended attribute of access lists.
-const ACCESS_LIST: &[u8] = b"system.posix_acl_access";
 
 /// Answers the kernel's requests with the operations of [`Fs`].
 pub struct Adapter {
@@ -138,19 +134,6 @@ macro_rules! place_or {
             Err(error) => return $reply.error(errno(error)),
         }
     };
-}
-
-/// Not `FUSE_ATOMIC_O_TRUNC`: with it an open that is then refused, because the file is a running program
-/// (ETXTBSY), has emptied the file already.
-fn wanted_capabilities() -> [InitFlags; 6] {
-    [
-        InitFlags::FUSE_DONT_MASK,
-        InitFlags::FUSE_POSIX_ACL,
-        InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-        InitFlags::FUSE_DO_READDIRPLUS,
-        InitFlags::FUSE_PARALLEL_DIROPS,
-        InitFlags::FUSE_CACHE_SYMLINKS,
-    ]
 }
 
 impl Filesystem for Adapter {

@@ -3,6 +3,8 @@
 use fuser::Request;
 use std::path::PathBuf;
 
+/// The extended attribute of access lists.
+pub(super) const ACCESS_LIST: &[u8] = b"system.posix_acl_access";
 /// CAP_FSETID: set-id bits stay.
 const CAP_FSETID: u32 = 4;
 

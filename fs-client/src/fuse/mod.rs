@@ -2,6 +2,7 @@
 
 mod adapter;
 mod asker;
+mod capabilities;
 mod convert;
 mod entries;
 mod kernel;
