@@ -50,6 +50,13 @@ impl Failure {
         self.error.kind()
     }
 
+    /// Reports it and ends the process at once.
+    #[cfg(feature = "mount")]
+    pub(crate) fn exit(&self) -> ! {
+        let _ = self.report();
+        std::process::exit(i32::from(exit_code(self.error.kind())))
+    }
+
     /// Writes the line to stderr and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         // Nobody is left to tell when stderr is closed.

@@ -190,7 +190,11 @@ pub(crate) fn start(config: MountConfig) -> Result<Arc<Mount>, Failure> {
     let _progress = Progress::show("mounting");
     let (cell, view, at) = (config.cell.clone(), config.view.clone(), config.mountpoint.clone());
     let error = match Mount::start(config) {
-        Ok(mount) => return Ok(Arc::new(mount)),
+        Ok(mount) => {
+            let mount = Arc::new(mount);
+            mount.end_on_panic(move || cut_off(&at));
+            return Ok(mount);
+        }
         Err(error) => error.while_doing(format_args!("mounting {view} at {}", at.display())),
     };
     let hint = match error.kind() {
@@ -264,6 +268,14 @@ fn unmount(mount: &Mount, directory: &Path) -> Done {
     Ok(ended?)
 }
 
+/// Ends the process after a panic whose mount could not be ended in order.
+fn cut_off(directory: &Path) {
+    if let Err(error) = detach_if_mounted(directory) {
+        tracing::error!(error = error.chain(), "the mount stays behind");
+    }
+    Failure::from(Error::internal("a thread panicked: what was not committed is lost")).exit()
+}
+
 fn detach_if_mounted(directory: &Path) -> Result<(), Error> {
     if mountpoint::is_mounted(directory)? { mountpoint::detach(directory) } else { Ok(()) }
 }
@@ -303,6 +315,7 @@ impl OptionArguments {
             options: MountOptions { read_only, allow_other, ..MountOptions::default() },
             // In insecure mode a cell does not compare its name, which the mount learns at attach.
             identity: Identity::new("local", role),
+            panic_at: std::env::var_os("SITEFS_TEST_PANIC_AT").filter(|_| cfg!(debug_assertions)),
         }
     }
 

@@ -8,6 +8,7 @@
 
 mod control;
 mod data;
+mod ended;
 mod fs;
 mod fuse;
 pub mod journal;

@@ -2,6 +2,7 @@
 
 use crate::control;
 use crate::data::{BlobReader, CellBlobs};
+use crate::ended::Ended;
 use crate::fs::{Background, Fs, Keeping, Notices, Owner, Replay};
 use crate::fuse::{Adapter, KernelFlags, KernelMount, MountArgs};
 use crate::journal::{AbortAt, Cuts, Journal, Limits, NoCuts, Record, Step};
@@ -13,8 +14,9 @@ use sitefs_base::{
 };
 use sitefs_blobstore::{CacheOptions, DiskCache};
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -26,6 +28,8 @@ const WAITERS_MAX: usize = 128;
 const MIN_FREE: u64 = 256 << 20;
 /// An unmount tries to commit for as long as so many closes may take.
 const DRAIN_DEADLINES: u32 = 3;
+/// How long an unmount after a panic may take beyond draining.
+const PANIC_GRACE: Duration = Duration::from_secs(10);
 /// How long waiting threads get to finish when a mount ends.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a mount that begins waits for one that ends, and how often it looks.
@@ -81,6 +85,8 @@ pub struct MountConfig {
     pub options: MountOptions,
     /// Who mounts.
     pub identity: Identity,
+    /// A lookup of this name is a bug: for tests.
+    pub panic_at: Option<OsString>,
 }
 
 /// A mounted volume; unmounts when dropped.
@@ -94,32 +100,6 @@ pub struct Mount {
     reporter: Arc<Reporter>,
     tasks: Tasks,
     network: Network,
-}
-
-/// Becomes true when the kernel has ended the session.
-#[derive(Debug, Default)]
-pub(crate) struct Ended {
-    ended: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Ended {
-    /// The session has ended.
-    pub(crate) fn set(&self) {
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_all();
-    }
-
-    fn is_set(&self) -> bool {
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait(&self) {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*ended {
-            ended = self.changed.wait(ended).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
 }
 
 /// The thread that runs the mount's runtime.
@@ -234,8 +214,9 @@ impl Mount {
         }
         fs.inherit();
         let ended = Arc::new(Ended::default());
-        let adapter =
-            Adapter::new(Arc::clone(&fs), Arc::clone(&reporter), network.handle.clone(), Arc::clone(&ended));
+        let handle = network.handle.clone();
+        let adapter = Adapter::new(Arc::clone(&fs), Arc::clone(&reporter), handle, Arc::clone(&ended));
+        let adapter = adapter.with_bug(config.panic_at.clone());
         let (kernel, notifier) = KernelMount::start(&mount_args(&config, &attached, read_only), adapter)?;
         let failed = |error| Error::io("starting the mount's threads", error);
         notifier.start(Arc::clone(&fs), queue, lost).map_err(failed)?;
@@ -255,9 +236,30 @@ impl Mount {
         })
     }
 
-    /// Waits until somebody unmounts.
+    /// Waits until somebody unmounts, or [`Self::end_on_panic`] has something to end.
     pub fn wait_ended(&self) {
         self.ended.wait();
+    }
+
+    /// From now on a panic of any thread of this process ends this mount: [`Self::wait_ended`] returns, and
+    /// [`Self::unmount`] unmounts as ever and says why. Meanwhile that thread stays where it is, with what
+    /// it holds: nobody goes on with what it left half done. Where an unmount cannot do without that, or
+    /// nobody unmounts, `cut` ends the process after a time in which it could.
+    pub fn end_on_panic(self: &Arc<Self>, cut: impl Fn() + Send + Sync + 'static) {
+        let limit = self.drain_limit + PANIC_GRACE;
+        let (ended, clock) = (Arc::downgrade(&self.ended), Arc::clone(&self.clock));
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            report(panic);
+            // Without it the mount is gone already.
+            let Some(ended) = ended.upgrade() else { return };
+            ended.panicked();
+            let until = clock.boottime() + limit;
+            while clock.boottime() < until {
+                std::thread::park_timeout(until.saturating_sub(clock.boottime()));
+            }
+            cut();
+        }));
     }
 
     /// Everything that is counted, as Prometheus reads it.
@@ -275,7 +277,7 @@ impl Mount {
         self.fs.drain(self.drain_limit);
         let unmounted = {
             let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.ended.is_set() {
+            if self.ended.by_kernel() {
                 kernel.has_ended();
             }
             kernel.unmount()
@@ -294,6 +296,9 @@ impl Mount {
             self.tasks.shutdown().await;
         });
         unmounted?;
+        if self.ended.by_panic() {
+            return Err(Error::internal("a thread panicked, and the mount was ended"));
+        }
         match (lost, waiting) {
             (0, 0) => Ok(()),
             (0, waiting) => Err(Error::conflict(format!(

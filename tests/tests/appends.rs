@@ -6,10 +6,10 @@ use rustix::fs::{FallocateFlags, fallocate};
 use sitefs_tests::{Cell, Demo, Mounted, can_mount, content, run, wait_for};
 use std::{
     fs::{self, File, OpenOptions},
-    io::{Read, Seek, SeekFrom, Write},
+    io::{BufRead, BufReader, Read, Seek, SeekFrom, Write},
     os::unix::fs::FileExt,
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
@@ -60,6 +60,11 @@ fn check_lines(mounts: &[Mounted], lines: usize) {
         found.sort();
         assert!(found == expected, "{} of {} lines", found.len(), expected.len());
     }
+}
+
+/// truncate(2): by another handle than those that are open.
+fn set_len(path: &Path, size: u64) {
+    OpenOptions::new().write(true).open(path).unwrap().set_len(size).unwrap();
 }
 
 #[test]
@@ -203,4 +208,175 @@ fn a_hole_in_a_large_file_reads_as_zeros_and_takes_no_room() {
     let meta = fs::metadata(demo.path("f")).unwrap();
     let room = std::os::unix::fs::MetadataExt::blocks(&meta) * 512;
     assert!(room < (8 << 20), "{room} bytes of room");
+}
+
+/// Mounts whose closes and syncs wait a second for the cell.
+const FAST: &[&str] = &["--close-deadline", "1"];
+
+#[test]
+fn what_the_cell_does_not_answer_is_reported_until_it_is_there_and_there_once() {
+    if !can_mount() {
+        return;
+    }
+    let cell = Cell::start();
+    let (mount, other) = (cell.mount_with("acme/live", FAST), cell.mount("acme/live"));
+    let path = mount.path("log");
+    let mut file = log(&path);
+    file.write_all(b"one\n").unwrap();
+    file.sync_all().unwrap();
+    cell.freeze();
+    file.write_all(b"two\n").unwrap();
+    for attempt in 0..2 {
+        assert_eq!(file.sync_all().unwrap_err().raw_os_error(), Some(libc::EIO), "attempt {attempt}");
+    }
+    file.write_all(b"three\n").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"one\ntwo\nthree\n", "it is shown where it was written");
+    cell.thaw();
+    wait_for("the cell's answer", SOON, || file.sync_all().is_ok());
+    assert_eq!(fs::read(other.path("log")).unwrap(), b"one\ntwo\nthree\n");
+}
+
+#[test]
+fn a_log_that_lost_its_name_goes_on() {
+    if !can_mount() {
+        return;
+    }
+    let cell = Cell::start();
+    let mounts = [cell.mount("acme/live"), cell.mount("acme/live")];
+    // Who removes it, and whether what was appended before is at the cell by then.
+    for (remover, synced, replaced) in
+        [(0, false, false), (0, true, false), (0, false, true), (1, true, false), (1, false, true)]
+    {
+        let path = mounts[0].path("log");
+        fs::write(&path, content(3, 70_000)).unwrap();
+        let (mut file, reader) = (log(&path), File::open(&path).unwrap());
+        file.write_all(b"one\n").unwrap();
+        if synced {
+            file.sync_all().unwrap();
+        }
+        if replaced {
+            fs::write(mounts[remover].path("new"), "new").unwrap();
+            fs::rename(mounts[remover].path("new"), mounts[remover].path("log")).unwrap();
+        } else {
+            fs::remove_file(mounts[remover].path("log")).unwrap();
+        }
+        file.write_all(b"two\n").unwrap();
+        file.set_len(70_006).unwrap();
+        file.write_all(b"three\n").unwrap();
+        file.sync_all().unwrap();
+        let mut expected = content(3, 70_000);
+        expected.extend_from_slice(b"one\ntwthree\n");
+        assert_eq!(file.metadata().unwrap().len(), expected.len() as u64);
+        let mut found = vec![0; expected.len() + 1];
+        let len = reader.read_at(&mut found, 0).unwrap();
+        assert!(found[..len] == expected, "{remover} {synced} {replaced}: {len} bytes");
+        drop(fs::remove_file(&path));
+    }
+}
+
+/// A program that appends two lines, of which it syncs the first, and then syncs for each line that it
+/// reads. The test itself cannot be that program: whoever starts another program closes the copy of the
+/// descriptor that this one had, and that commits.
+const APPENDER: &str = "import os, sys\n\
+    f = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY | os.O_APPEND)\n\
+    os.write(f, b'one\\n'); os.fsync(f); os.write(f, b'two\\n'); print('ready', flush=True)\n\
+    for _ in sys.stdin:\n\
+    \x20   try: os.fsync(f); print('synced', flush=True)\n\
+    \x20   except OSError as error: print(error.errno, flush=True)\n";
+
+#[test]
+fn what_the_cell_refuses_to_append_keeps_nobody_from_reading() {
+    if !can_mount() {
+        return;
+    }
+    let cell = Cell::start();
+    let mount = cell.mount("acme/live");
+    let path = mount.path("log");
+    let mut appender = Command::new("python3");
+    appender.args(["-c", APPENDER]).arg(&path).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut appender = appender.spawn().unwrap();
+    let mut said = BufReader::new(appender.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+    let mut orders = appender.stdin.take().unwrap();
+    assert_eq!(said.next().unwrap(), "ready");
+    let mut sync = || {
+        orders.write_all(b"sync\n").unwrap();
+        said.next().unwrap()
+    };
+    cell.admin(&["volume", "set", "acme/live", "--read-only", "moving"]).ok();
+    assert_eq!(sync(), libc::EROFS.to_string(), "it is not at the cell");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+    assert_eq!(sync(), libc::EROFS.to_string(), "and still is not");
+    cell.admin(&["volume", "set", "acme/live", "--read-write"]).ok();
+    wait_for("the append", SOON, || sync() == "synced");
+    assert_eq!(fs::read_to_string(cell.mount("acme/live").path("log")).unwrap(), "one\ntwo\n");
+    drop(orders);
+    appender.wait().unwrap();
+}
+
+#[test]
+fn an_append_beyond_the_largest_file_leaves_nothing_behind() {
+    if !can_mount() {
+        return;
+    }
+    let demo = Demo::start();
+    let path = demo.path("log");
+    File::create(&path).unwrap();
+    let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+    let size = (16 << 40) - 2;
+    set_len(&path, size);
+    assert_eq!(file.write_all(b"abc").unwrap_err().raw_os_error(), Some(libc::EFBIG));
+    file.sync_all().unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), size);
+    let mut end = [9; 4];
+    assert_eq!(File::open(&path).unwrap().read_at(&mut end, size - 1).unwrap(), 1);
+    set_len(&path, 0);
+    file.write_all(b"abc").unwrap();
+    drop(file);
+    assert_eq!(fs::read(&path).unwrap(), b"abc");
+}
+
+#[test]
+fn large_appends_of_two_mounts_are_not_torn() {
+    const LEN: usize = 60_000;
+    if !can_mount() {
+        return;
+    }
+    let cell = Cell::start();
+    let mounts = [cell.mount("acme/live"), cell.mount("acme/live")];
+    drop(log(&mounts[0].path("log")));
+    thread::scope(|scope| {
+        for (number, mount) in mounts.iter().enumerate() {
+            scope.spawn(move || {
+                let mut file = log(&mount.path("log"));
+                for n in 0..40 {
+                    let byte = u8::try_from(number * 100 + n).unwrap();
+                    file.write_all(&vec![byte; LEN]).unwrap();
+                }
+            });
+        }
+    });
+    let path = mounts[0].path("log");
+    wait_for("all bytes", SOON, || fs::metadata(&path).unwrap().len() == 80 * LEN as u64);
+    let bytes = fs::read(&path).unwrap();
+    let torn = bytes.chunks(LEN).filter(|part| part.iter().any(|byte| *byte != part[0])).count();
+    assert_eq!(torn, 0, "writes that another one stands in");
+}
+
+#[test]
+fn an_append_takes_the_capabilities_of_a_program() {
+    const CAPABILITY: &[u8] = &[0, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    if !can_mount() || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let demo = Demo::start();
+    let path = demo.path("program");
+    fs::write(&path, "one").unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(&path, "security.capability", CAPABILITY, flags).unwrap();
+    let mut value = [0; 64];
+    let mut get = || rustix::fs::getxattr(&path, "security.capability", &mut value[..]);
+    assert_eq!(get(), Ok(CAPABILITY.len()));
+    let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all(b"two").unwrap();
+    assert_eq!(get(), Err(rustix::io::Errno::NODATA));
 }

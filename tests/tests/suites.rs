@@ -53,3 +53,11 @@ fn fio_verify() {
     let Some(demo) = demo() else { return };
     Suite::new("fio_verify.sh", demo.root()).env("SIZE", "16m").expect(&[]);
 }
+
+#[test]
+fn difffs_seeds_that_failed_once() {
+    let Some(demo) = demo() else { return };
+    for seed in [33, 172, 199, 204, 225, 227] {
+        Suite::new("difffs.py", demo.root()).args(&["--seeds", &format!("1@{seed}")]).expect(&[]);
+    }
+}

@@ -68,6 +68,10 @@ fn prepare_chunks(meta: &Meta, blobs: &BlobReader, captured: &Captured, wait: Du
     for window in captured.chunks.chunks(WINDOW) {
         let mut pieces: Vec<VerifiedBytes> = Vec::with_capacity(WINDOW);
         for chunk in window {
+            if captured.is_hole(*chunk) {
+                changed.push(ChunkLayout { chunk: *chunk, extents: Vec::new() });
+                continue;
+            }
             let bytes = captured.chunk(*chunk)?;
             if bytes.iter().all(|byte| *byte == 0) {
                 changed.push(ChunkLayout { chunk: *chunk, extents: Vec::new() });

@@ -58,9 +58,16 @@ pub struct Captured {
     pub whole: Option<Vec<u8>>,
     /// Reads chunks of a larger file.
     pub source: ChunkSource,
+    /// Those of the chunks that are known to be holes.
+    holes: BTreeSet<u32>,
 }
 
 impl Captured {
+    /// Whether `chunk` is known to have no bytes but zeros.
+    pub fn is_hole(&self, chunk: u32) -> bool {
+        self.holes.contains(&chunk)
+    }
+
     /// The bytes of `chunk`.
     pub fn chunk(&self, chunk: u32) -> Result<Vec<u8>> {
         match &self.whole {
@@ -365,6 +372,34 @@ impl Working {
         }
     }
 
+    /// The ranges with content of its own, ascending, as far as it is known without reading; in whole
+    /// chunks. Behind [`Self::base_len`] there is nothing else.
+    pub fn own_data(&self) -> Result<Vec<(u64, u64)>> {
+        let mut found = Vec::new();
+        for chunk in &self.local {
+            let start = u64::from(*chunk) * CHUNK_SIZE;
+            let end = (start + CHUNK_SIZE).min(self.size);
+            if start < end && self.has_data(start, end)? {
+                found.push((start, end));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether the content of `chunk` is here.
+    pub fn is_local(&self, chunk: u32) -> bool {
+        self.local.contains(&chunk)
+    }
+
+    fn has_data(&self, start: u64, end: u64) -> Result<bool> {
+        let Store::Disk(file) = &self.store else { return Ok(true) };
+        match rustix::fs::seek(&**file, rustix::fs::SeekFrom::Data(start)) {
+            Ok(at) => Ok(at < end),
+            Err(rustix::io::Errno::NXIO) => Ok(false),
+            Err(error) => Err(Error::io("looking for holes of the working copy", error.into())),
+        }
+    }
+
     /// Takes what has to be sent and counts it as sent; [`Self::restore`] takes that back.
     pub fn capture(&mut self) -> Result<Captured> {
         let whole = if self.size <= MEMORY_MAX { Some(self.read(0, usize_of(self.size))?) } else { None };
@@ -372,7 +407,10 @@ impl Working {
         // Chunks that the cell still has behind the shortest length would come back as old bytes.
         let stale_from = self.shortest.div_ceil(CHUNK_SIZE);
         let stale_to = self.cell_len.min(self.size).div_ceil(CHUNK_SIZE);
-        chunks.extend((stale_from..stale_to).filter_map(|chunk| u32::try_from(chunk).ok()));
+        // Nothing was written there since, or they would be dirty.
+        let stale = (stale_from..stale_to).filter_map(|chunk| u32::try_from(chunk).ok());
+        let holes: BTreeSet<u32> = stale.filter(|chunk| !chunks.contains(chunk)).collect();
+        chunks.extend(&holes);
         // A file that was whole in a row or in one small blob is sent again from its beginning.
         if whole.is_none() && self.cell_len <= MEMORY_MAX && self.local.contains(&0) {
             chunks.insert(0);
@@ -386,7 +424,7 @@ impl Working {
         };
         let before = (self.cell_len, self.shortest);
         (self.cell_len, self.shortest) = (self.size, self.size);
-        Ok(Captured { size: self.size, chunks: chunks.into_iter().collect(), before, whole, source })
+        Ok(Captured { size: self.size, chunks: chunks.into_iter().collect(), before, whole, source, holes })
     }
 
     /// The capture was not committed: it has to be sent again.
@@ -459,7 +497,10 @@ mod tests {
         working.resize(CHUNK_SIZE).unwrap();
         working.resize(3 * CHUNK_SIZE).unwrap();
         assert!(working.missing(CHUNK_SIZE, CHUNK_SIZE).is_empty());
-        assert_eq!(working.capture().unwrap().chunks, [1, 2]);
+        working.write(2 * CHUNK_SIZE, b"new").unwrap();
+        let captured = working.capture().unwrap();
+        assert_eq!(captured.chunks, [1, 2]);
+        assert_eq!((captured.is_hole(1), captured.is_hole(2)), (true, false), "only one has to be read");
     }
 
     #[test]

@@ -2,20 +2,24 @@
 //! the cell, so that several mounts write one log and lose nothing.
 //!
 //! Such a handle reads nothing and is never mapped, and the kernel's offset does not count. What it
-//! wrote is collected here for at most a second.
+//! wrote is collected here for at most a second, and stays here until the cell has it.
 
+use super::commit::Failed;
 use super::credit::Obstacle;
 use super::files::{Truncate, WriteKind};
-use super::node::{Node, NodeState, Tail};
-use super::{Cx, Fs, Op, lock};
-use crate::meta::Stop;
-use bytes::Bytes;
+use super::node::{Node, NodeState};
+use super::tail::{self, Next, Tail};
+use super::{Cx, Fs, Notice, Op, lock};
+use crate::meta::{Late, OpKey, Sent, Stop};
 use sitefs_base::limits::{FILE_MAX, HOT_MAX};
-use sitefs_base::{Errno, op};
+use sitefs_base::op::{self, Outcome};
+use sitefs_base::{Errno, Inode, Seq};
 use std::sync::Arc;
 
 /// Bytes that are collected before a write waits for the cell.
 const TAIL_MAX: usize = 4 * HOT_MAX;
+/// The extended attribute that gives a program capabilities.
+const CAPABILITY: &[u8] = b"security.capability";
 
 /// What a program wants to do with a file that it opens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +65,9 @@ impl NodeState {
     }
 }
 
+/// What was appended, with the position at which the cell did it; none if the file had no name.
+type Landed = (Option<Seq>, Vec<u8>);
+
 impl Fs {
     /// Collects what an append handle writes; `None` if it has to go into a working copy.
     pub(super) fn append(&self, cx: Cx, node: &Arc<Node>, bytes: &[u8], kind: WriteKind) -> Op<Option<u32>> {
@@ -70,12 +77,19 @@ impl Fs {
             if !state.only_appends() {
                 return Ok(None);
             }
-            state.tail.as_ref().map_or(0, |tail| tail.bytes.len())
+            if state.moving {
+                drop(state);
+                self.overcome(cx, node, Obstacle::Moving)?;
+                return self.append(cx, node, bytes, kind);
+            }
+            state.tail.as_ref().map_or(0, Tail::len)
         };
         if waiting + bytes.len() > TAIL_MAX {
             self.send_tail(cx, node)?;
         }
-        let size = self.inode_of(cx, node)?.0.attr.size;
+        let inode = self.inode_of(cx, node)?.0;
+        self.drop_capabilities(cx, node, &inode)?;
+        let size = inode.attr.size;
         let mut state = node.state();
         while state.only_appends()
             && let Some(more) = self.short_of(&mut state, len.into())
@@ -87,16 +101,39 @@ impl Fs {
         if !state.only_appends() {
             return Ok(None);
         }
+        if state.moving {
+            drop(state);
+            return self.append(cx, node, bytes, kind);
+        }
         let now = self.clock.now();
-        state.draft = None;
-        let tail = state.tail.get_or_insert_with(|| Tail::new(self.clock.boottime(), now));
-        let end = tail.promised.max(size).checked_add(len.into()).filter(|end| *end <= FILE_MAX);
-        tail.promised = end.ok_or(Errno::EFBIG)?;
-        tail.bytes.extend_from_slice(bytes);
-        tail.written = now;
-        tail.kill_setid |= kind.kill_setid;
-        state.page_cver = None;
+        let end = state.tail.as_ref().map_or(size, |tail| tail.promised.max(size));
+        let end = end.checked_add(len.into()).filter(|end| *end <= FILE_MAX).ok_or(Errno::EFBIG)?;
+        match &mut state.tail {
+            Some(tail) => tail.push(end, bytes, now, kind.kill_setid),
+            none => *none = Some(Tail::begin(end, self.clock.boottime(), bytes, now, kind.kill_setid)),
+        }
+        state.saw(inode);
+        (state.draft, state.page_cver) = (None, None);
         Ok(Some(len))
+    }
+
+    /// Capabilities of a program go when it is written to. The kernel sees to that, but not for handles
+    /// whose writes pass its pages by.
+    fn drop_capabilities(&self, cx: Cx, node: &Node, inode: &Inode) -> Op<()> {
+        if !inode.attr.flags.has_xattrs || inode.attr.nlink == 0 {
+            return Ok(());
+        }
+        let all = self.meta.xattrs(cx, inode.attr.ino)?;
+        if !all.iter().any(|(name, _)| name == CAPABILITY) {
+            return Ok(());
+        }
+        match cx {
+            Cx::Fast => Err(Stop::WouldBlock),
+            Cx::Slow => match self.removexattr(node.ino, CAPABILITY) {
+                Err(Stop::Errno(Errno::ENODATA)) => Ok(()),
+                done => done,
+            },
+        }
     }
 
     /// Sends what append handles have written; when it returns, a quorum has it.
@@ -111,46 +148,164 @@ impl Fs {
         self.send_tail_alone(node)
     }
 
-    /// [`Self::send_tail`] for callers that hold the node's commit lock.
-    pub(super) fn send_tail_alone(&self, node: &Arc<Node>) -> Op<()> {
-        loop {
-            // Not in the head of a loop: there the lock would be held all the way through.
-            let next = next_append(&mut node.state());
-            let Some((append, len)) = next else { return Ok(()) };
-            let sent = self.meta.mutate(append, self.close_deadline);
-            let mut state = node.state();
-            // Of an unknown outcome the session goes on to send the same operation: to send the bytes
-            // once more would double them. What was refused stays and is tried again.
-            if matches!(sent, Ok(_) | Err(Errno::EIO)) {
-                shorten(&mut state, len);
-                state.commits += 1;
-                state.recount();
-            }
-            state.last = None;
-            if sent.as_ref().is_ok_and(|outcome| outcome.extra == op::Extra::Dropped) {
-                (state.gone, state.tail) = (true, None);
-            }
-            drop(state);
-            self.notices.send(super::Notice::Attr(node.ino));
-            sent?;
+    /// [`Self::send_tail`] for readers: what the cell does not take does not keep them from reading.
+    pub(super) fn try_tail(&self, cx: Cx, node: &Arc<Node>) -> Op<()> {
+        let waits = {
+            let state = node.state();
+            !state.gone && state.retry_at > self.clock.boottime()
+        };
+        match if waits { Ok(()) } else { self.send_tail(cx, node) } {
+            Err(Stop::WouldBlock) => Err(Stop::WouldBlock),
+            Ok(()) | Err(Stop::Errno(_)) => Ok(()),
         }
     }
-}
 
-/// The oldest bytes of the tail as an operation, and how many they are. They stay until it is done.
-fn next_append(state: &mut NodeState) -> Option<(op::Op, usize)> {
-    let (ino, tail) = (state.row, state.tail.as_ref()?);
-    let len = tail.bytes.len().min(HOT_MAX);
-    let (changed, kill_setid) = (Some(tail.written), tail.kill_setid);
-    let bytes = Bytes::copy_from_slice(&tail.bytes[..len]);
-    Some((op::Op::Append { ino, bytes, changed, kill_setid }, len))
-}
-
-fn shorten(state: &mut NodeState, len: usize) {
-    if let Some(tail) = &mut state.tail {
-        tail.bytes.drain(..len);
-        if tail.bytes.is_empty() {
-            state.tail = None;
+    /// [`Self::send_tail`] for callers that hold the node's commit lock.
+    pub(super) fn send_tail_alone(&self, node: &Arc<Node>) -> Op<()> {
+        if node.state().tail.is_none() {
+            return Ok(());
         }
+        let mut landed = Vec::new();
+        let sent = self.send_pieces(node, &mut landed);
+        match sent {
+            Ok(()) => node.state().succeeded(),
+            Err(_) => node.state().failed(self.clock.boottime()),
+        }
+        self.see_appended(node, &landed);
+        self.go_on_here(node, landed)?;
+        Ok(sent?)
+    }
+
+    /// Sends piece after piece, while the file has a name.
+    fn send_pieces(&self, node: &Node, landed: &mut Vec<Landed>) -> Result<(), Failed> {
+        loop {
+            let next = {
+                let mut state = node.state();
+                let row = state.row;
+                if state.gone { None } else { state.tail.as_mut().and_then(|tail| tail.next(row)) }
+            };
+            let outcome = match next {
+                None => return Ok(()),
+                Some(Next::Ask(key)) => self.late_append(node, key)?,
+                Some(Next::Send(append)) => Some(self.send_append(node, *append)?),
+            };
+            let Some(outcome) = outcome else { continue };
+            let dropped = outcome.extra == op::Extra::Dropped;
+            let mut state = node.state();
+            landed.push(((!dropped).then_some(outcome.seq), tail::landed(&mut state.tail)));
+            state.gone |= dropped;
+            state.commits += 1;
+            state.recount();
+            drop(state);
+            self.notices.send(Notice::Attr(node.ino));
+        }
+    }
+
+    fn send_append(&self, node: &Node, append: op::Op) -> Result<Outcome, Failed> {
+        match self.meta.send(append, self.close_deadline) {
+            Sent::Answered(result) => result.map_err(Failed::Refused),
+            Sent::Unknown => Err(Failed::NoAnswer),
+            Sent::Late(key) => {
+                if let Some(tail) = &mut node.state().tail {
+                    tail.is_unsure(key);
+                }
+                Err(Failed::NoAnswer)
+            }
+        }
+    }
+
+    /// What became of an append that was not answered in time; nothing, if it has to be sent again.
+    fn late_append(&self, node: &Node, key: OpKey) -> Result<Option<Outcome>, Failed> {
+        let session = self.meta.session();
+        let late = session.late(key, self.close_deadline);
+        if late == Late::Waiting {
+            return Err(Failed::NoAnswer);
+        }
+        if let Some(tail) = &mut node.state().tail {
+            tail.give_up();
+        }
+        session.release(key);
+        match late {
+            Late::Answered(Ok(outcome)) => {
+                self.meta.take_in(&outcome);
+                Ok(Some(outcome))
+            }
+            Late::Lost => {
+                tracing::warn!(ino = %node.ino, "the cell has forgotten an append: it may be in the file twice");
+                Ok(None)
+            }
+            Late::Answered(Err(_)) | Late::Waiting => Ok(None),
+        }
+    }
+
+    /// Reads the row that has what was appended: it is what an open handle goes on with if another mount
+    /// removes the file.
+    fn see_appended(&self, node: &Node, landed: &[Landed]) {
+        let (row, gone) = {
+            let state = node.state();
+            (state.row, state.gone)
+        };
+        if gone || landed.is_empty() {
+            return;
+        }
+        // Without an answer the older row is as good as any.
+        if let Ok(found) = self.meta.inode(Cx::Slow, row) {
+            let mut state = node.state();
+            match found.value {
+                Some(inode) => state.saw(inode),
+                None => state.gone = true,
+            }
+        }
+    }
+
+    /// A file without a name goes on in a working copy: what waits for the cell goes there, and what the
+    /// cell took that the last known row does not have.
+    fn go_on_here(&self, node: &Arc<Node>, landed: Vec<Landed>) -> Op<()> {
+        let (bytes, tail) = {
+            let mut state = node.state();
+            if !state.gone {
+                return Ok(());
+            }
+            let seen = state.last.as_ref().map(|last| last.attr.cver);
+            let is_new = |seq: Option<Seq>| seq.is_none_or(|seq| seen.is_none_or(|seen| seen < seq));
+            let mut bytes: Vec<u8> =
+                landed.into_iter().filter(|(seq, _)| is_new(*seq)).flat_map(|(_, bytes)| bytes).collect();
+            let tail = state.tail.take();
+            bytes.extend(tail.iter().flat_map(Tail::bytes));
+            state.recount();
+            (bytes, tail)
+        };
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let kill_setid = tail.as_ref().is_some_and(Tail::kills_setid);
+        let written = self.write_here(
+            Cx::Slow,
+            node,
+            0,
+            &bytes,
+            WriteKind { append: true, kill_setid, from_pages: false },
+        );
+        let mut state = node.state();
+        match written {
+            Ok(_) => {
+                let key = tail.and_then(|mut tail| tail.give_up());
+                drop(state);
+                key.into_iter().for_each(|key| self.meta.session().release(key));
+                Ok(())
+            }
+            Err(stop) => {
+                state.tail = tail;
+                Err(stop)
+            }
+        }
+    }
+
+    /// Adds to what was read of `inode` what is to be behind its end.
+    pub(super) fn read_tail(node: &Node, inode: &Inode, offset: u64, len: usize, read: &mut Vec<u8>) {
+        let state = node.state();
+        let Some(tail) = &state.tail else { return };
+        let from = usize::try_from(offset.saturating_sub(inode.attr.size)).unwrap_or(usize::MAX);
+        read.extend(tail.bytes().into_iter().skip(from).take(len.saturating_sub(read.len())));
     }
 }

@@ -1,8 +1,8 @@
 //! Lookup and attributes.
 
 use super::commit::Purpose;
-use super::node::{Node, apply, without_setid};
-use super::{Cx, Fs, Op};
+use super::node::{Node, NodeState, without_setid};
+use super::{Cx, Fs, Op, lock};
 use crate::meta::Stop;
 use sitefs_base::limits::{FILE_MAX, INLINE_MAX, METADATA_DEADLINE};
 use sitefs_base::op::{self, Place, SetAttr};
@@ -52,7 +52,7 @@ impl Fs {
     /// A directory changed when the newest of its unpublished files was created.
     fn show_pending(&self, dir: InodeId, attr: &mut Attr) {
         let pending: Vec<Arc<Node>> = {
-            let pending = super::lock(&self.pending);
+            let pending = lock(&self.pending);
             pending.get(&dir).map(|names| names.values().cloned().collect()).unwrap_or_default()
         };
         for node in pending {
@@ -120,6 +120,22 @@ impl Fs {
         self.owner.may_set(set)?;
         let node = self.node(ino);
         self.send_tail(cx, &node)?;
+        if set.mtime.is_some() {
+            // Names that are not published yet would move the time again.
+            self.publish_names_in(cx, ino)?;
+        }
+        if let Some(mtime) = set.mtime {
+            let now = self.clock.now();
+            node.state().own_mtime =
+                Some(if mtime == op::SetTime::Now { op::SetTime::Written(now) } else { mtime });
+        }
+        // What waits for a commit that is under way would have to wait for another one.
+        while must_wait(&node.state(), set) {
+            match cx {
+                Cx::Fast => return Err(Stop::WouldBlock),
+                Cx::Slow => drop(lock(&node.committing)),
+            }
+        }
         if self.set_here(cx, &node, set)? {
             return self.getattr(cx, ino);
         }
@@ -152,6 +168,16 @@ impl Fs {
         Ok(())
     }
 
+    /// Takes set-group-id of a file whose access list was set, unless `may_stay` for its group.
+    pub fn clear_set_group_id(&self, ino: InodeId, may_stay: impl FnOnce(u32) -> bool) -> Op<()> {
+        let Attr { mode, gid, .. } = self.getattr(Cx::Slow, ino)?.attr;
+        if mode & 0o2000 != 0 && !may_stay(gid) {
+            let set = SetAttr { mode: Some(mode & !0o2000), ..SetAttr::default() };
+            self.setattr(Cx::Slow, ino, &set)?;
+        }
+        Ok(())
+    }
+
     /// Whether a handle of this mount can write the file.
     pub fn has_writers(&self, ino: InodeId) -> bool {
         self.known_node(ino).is_some_and(|node| node.state().writers > 0)
@@ -162,8 +188,8 @@ impl Fs {
         {
             let state = node.state();
             let has_acl = state.last.as_ref().is_some_and(|last| last.attr.flags.has_access_acl);
-            let ahead = state.gone || state.unpublished.is_some() || state.is_dirty();
-            if !ahead || (has_acl && set.mode.is_some()) {
+            let ahead = state.unpublished.is_some() || state.is_dirty() || state.sending.is_some();
+            if !state.gone && (!ahead || (has_acl && set.mode.is_some())) {
                 return Ok(false);
             }
         }
@@ -178,16 +204,21 @@ impl Fs {
                 *time = Some(op::SetTime::Written(now));
             }
         }
-        if state.gone {
-            if let Some(last) = &mut state.last {
-                apply(&mut last.attr, &rest, now);
-                last.attr.ctime = now;
-            }
-            return Ok(true);
-        }
         state.merge(&rest);
         state.changed = Some(now);
         Ok(true)
+    }
+
+    /// Publishes the files of a directory that the cell does not know yet.
+    fn publish_names_in(&self, cx: Cx, dir: InodeId) -> Op<()> {
+        let nodes: Vec<Arc<Node>> = {
+            let pending = lock(&self.pending);
+            pending.get(&dir).map(|names| names.values().cloned().collect()).unwrap_or_default()
+        };
+        match cx {
+            Cx::Fast if !nodes.is_empty() => Err(Stop::WouldBlock),
+            _ => nodes.iter().try_for_each(|node| self.publish(node)),
+        }
     }
 
     /// Whether a change of length has to be made on a working copy: there is one, or the content
@@ -216,10 +247,19 @@ impl Fs {
                 // The kernel has cut its own pages: they are of the new version.
                 state.page_cver = state.page_cver.map(|_| attr.cver);
                 state.last = None;
-            } else if let Some(Inode { attr: last, .. }) = &mut state.last {
+            } else if let Some(Inode { attr: last, .. }) =
+                state.last.as_mut().filter(|last| last.attr.cver == attr.cver)
+            {
                 *last = attr;
             }
         }
         Ok(())
     }
+}
+
+/// Whether attributes can only be set when the commit that is under way has ended: nothing here commits
+/// what they would leave behind, or the cell has to work out what they mean.
+fn must_wait(state: &NodeState, set: &SetAttr) -> bool {
+    let has_acl = state.last.as_ref().is_some_and(|last| last.attr.flags.has_access_acl);
+    state.sending.is_some() && !state.gone && (state.writers == 0 || (has_acl && set.mode.is_some()))
 }

@@ -189,7 +189,12 @@ impl Fs {
         };
         match sent {
             Sent::Answered(result) => result.map_err(Failed::Refused),
-            Sent::Unknown => Err(Failed::NoAnswer),
+            Sent::Unknown => {
+                if let Some(own) = &mut node.state().unpublished {
+                    own.sent = true;
+                }
+                Err(Failed::NoAnswer)
+            }
             Sent::Late(key) => {
                 let (publishes, content) = (taken.unpublished.is_some(), taken.captured.is_some());
                 let unsure = Unsure { key, publishes, content, all, changes: taken.changes };
@@ -209,6 +214,7 @@ impl Fs {
         let mut state = node.state();
         state.sending = None;
         state.commits += 1;
+        state.succeeded();
         if outcome.extra == Extra::Dropped {
             state.gone = true;
         }
@@ -234,7 +240,9 @@ impl Fs {
             let known = prepared.as_ref().and_then(|prepared| prepared.row.clone());
             let content = match (known, &state.last) {
                 (Some(content), _) => Some(content),
-                (None, Some(last)) if taken.captured.is_none() => Some(last.content.clone()),
+                (None, Some(last)) if taken.captured.is_none() && last.attr.cver == attr.cver => {
+                    Some(last.content.clone())
+                }
                 _ if taken.captured.is_none() && taken.unpublished.is_some() => Some(Content::Empty),
                 _ => None,
             };

@@ -1,7 +1,7 @@
 //! Room for what is written and created: claimed before the cell hears of it (DESIGN D17).
 
 use super::node::{Node, NodeState};
-use super::{Cx, Fs, Op};
+use super::{Cx, Fs, Op, lock};
 use crate::meta::{Claim, Growth, Stop};
 use sitefs_base::op::Credit;
 use std::sync::Arc;
@@ -16,6 +16,8 @@ pub(super) enum Obstacle {
     Missing(Vec<u32>),
     /// So much credit.
     Credit(Credit),
+    /// The cell is changing the file.
+    Moving,
 }
 
 impl Fs {
@@ -52,6 +54,11 @@ impl Fs {
         match obstacle {
             Obstacle::Missing(chunks) => self.fill(cx, node, &chunks),
             Obstacle::Credit(more) => self.wait_for_credit(cx, more),
+            Obstacle::Moving if cx == Cx::Fast => Err(Stop::WouldBlock),
+            Obstacle::Moving => {
+                drop(lock(&node.committing));
+                Ok(())
+            }
         }
     }
 

@@ -127,7 +127,7 @@ impl Fs {
             let sent = state.sending.as_ref().is_some_and(|sending| sending.content);
             let content = copy.map_or(0, |copy| if sent { copy.size() } else { copy.dirty_bytes() });
             dirty.files += 1;
-            dirty.bytes += content + state.tail.as_ref().map_or(0, |tail| tail.bytes.len() as u64);
+            dirty.bytes += content + state.tail.as_ref().map_or(0, |tail| tail.len() as u64);
         }
         dirty
     }

@@ -3,13 +3,13 @@
 use super::attrs::View;
 use super::commit::Purpose;
 use super::credit::{ONE_INODE, Obstacle};
-use super::node::{Draft, Node, Unpublished, without_setid};
+use super::node::{Draft, Node, Unpublished};
 use super::{Access, Cx, Fs, Handle, Op, lock};
 use crate::data::{Working, read_content};
 use crate::meta::Stop;
 use sitefs_base::limits::{CHUNK_SIZE, FILE_MAX};
 use sitefs_base::op::{Create, Credit, Place};
-use sitefs_base::{Attr, AttrFlags, Content, Errno, Error, FileKind, Inode, InodeId, Seq, Time};
+use sitefs_base::{Attr, AttrFlags, Errno, Error, FileKind, Inode, InodeId, Seq, Time};
 use std::sync::Arc;
 
 /// An opened file.
@@ -37,12 +37,15 @@ pub struct WriteKind {
     pub append: bool,
     /// By a program that may not keep set-id bits.
     pub kill_setid: bool,
+    /// From the kernel's pages: a program stored into a mapping, some time ago.
+    pub from_pages: bool,
 }
 
-/// The errno for a local failure: space is the only thing a program can act on.
+/// The errno for a local failure: space is the only thing a program can act on. (Most file systems hold
+/// files a little shorter than sitefs does.)
 fn local_errno(error: &Error) -> Errno {
     match error.errno() {
-        full @ (Errno::ENOSPC | Errno::EDQUOT) => full,
+        full @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => full,
         _ => Errno::EIO,
     }
 }
@@ -86,7 +89,13 @@ impl Fs {
             return self.create_at_cell(cx, place, create, exclusive, access);
         }
         if exclusive {
-            self.meta.reserve(cx, place.clone())?;
+            match self.meta.reserve(cx, place.clone()) {
+                // So many names are reserved that this one is published at once.
+                Err(Stop::Errno(Errno::EAGAIN)) => {
+                    return self.create_at_cell(cx, place, create, exclusive, access);
+                }
+                reserved => reserved?,
+            }
         }
         let ino = self.meta.new_number(cx)?;
         let create = own_create(create, &dir);
@@ -95,8 +104,14 @@ impl Fs {
         let (fh, view) = {
             let mut state = node.state();
             let since = self.clock.boottime();
-            state.unpublished =
-                Some(Unpublished { place: place.clone(), create, exclusive, since, attr: attr.clone() });
+            state.unpublished = Some(Unpublished {
+                place: place.clone(),
+                create,
+                exclusive,
+                sent: false,
+                since,
+                attr: attr.clone(),
+            });
             state.claim = Some(claim);
             let copy = Working::empty(&self.work_dir);
             state.draft = Some(Draft::new(copy, None, true));
@@ -156,6 +171,8 @@ impl Fs {
         {
             let mut state = node.state();
             state.handles += 1;
+            // A time that was set before counts for nothing that is written from now on.
+            state.own_mtime = state.own_mtime.filter(|_| state.writers > 0);
             state.writers += u32::from(access.writes());
             state.appenders += u32::from(access == Access::Append);
         }
@@ -173,9 +190,15 @@ impl Fs {
         }
         let node = self.node(ino);
         // Pages that the kernel fills from now on have what was appended here.
-        self.send_tail(cx, &node)?;
+        self.try_tail(cx, &node)?;
         let access = access.with(truncate);
-        let unpublished = node.state().unpublished.is_some();
+        let (unpublished, is_moving) = {
+            let state = node.state();
+            (state.unpublished.is_some(), state.moving)
+        };
+        if is_moving && truncate.is_some() {
+            self.overcome(cx, &node, Obstacle::Moving)?;
+        }
         let inode = if unpublished { None } else { Some(self.inode_of(cx, &node)?.0) };
         let keep_cache = {
             let mut state = node.state();
@@ -185,6 +208,11 @@ impl Fs {
                 }
                 None => true,
             };
+            // Where a tail will stand is not sure before the cell has it.
+            let keep = keep && state.tail.is_none();
+            if state.tail.is_some() {
+                state.page_cver = None;
+            }
             if inode.is_some() {
                 state.last = inode;
             }
@@ -226,7 +254,7 @@ impl Fs {
     /// Reads up to `len` bytes.
     pub fn read(&self, cx: Cx, fh: u64, offset: u64, len: usize) -> Op<Vec<u8>> {
         let node = Arc::clone(&self.handle(fh)?.node);
-        self.send_tail(cx, &node)?;
+        self.try_tail(cx, &node)?;
         let local = {
             let state = node.state();
             match &state.draft {
@@ -240,7 +268,9 @@ impl Fs {
         };
         let Some((mut bytes, missing, base_len, base)) = local else {
             let (inode, _) = self.inode_of(cx, &node)?;
-            return self.read_row(cx, &node, &inode, offset, len);
+            let mut bytes = self.read_row(cx, &node, &inode, offset, len)?;
+            Self::read_tail(&node, &inode, offset, len, &mut bytes);
+            return Ok(bytes);
         };
         let end = (offset + bytes.len() as u64).min(base_len);
         for chunk in missing {
@@ -266,33 +296,51 @@ impl Fs {
     pub fn write(&self, cx: Cx, fh: u64, offset: u64, bytes: &[u8], kind: WriteKind) -> Op<u32> {
         self.writable()?;
         let handle = self.handle(fh)?;
-        let node = &handle.node;
-        let len = bytes.len() as u64;
         if handle.access == Access::Append
-            && let Some(written) = self.append(cx, node, bytes, kind)?
+            && let Some(written) = self.append(cx, &handle.node, bytes, kind)?
         {
             return Ok(written);
         }
+        self.write_here(cx, &handle.node, offset, bytes, kind)
+    }
+
+    /// Writes into the working copy.
+    pub(super) fn write_here(
+        &self,
+        cx: Cx,
+        node: &Arc<Node>,
+        offset: u64,
+        bytes: &[u8],
+        kind: WriteKind,
+    ) -> Op<u32> {
+        let len = bytes.len() as u64;
         loop {
             // An event of another mount may drop a working copy that is not changed yet.
             self.begin_draft(cx, node)?;
             let obstacle = {
                 let mut state = node.state();
+                let is_moving = state.moving;
                 let Some(draft) = &mut state.draft else { continue };
                 draft.append |= kind.append;
                 let offset = if kind.append { draft.copy.size() } else { offset };
                 offset.checked_add(len).filter(|end| *end <= FILE_MAX).ok_or(Errno::EFBIG)?;
                 let missing = draft.copy.missing_for_write(offset, len);
                 let growth = draft.copy.growth_with(draft.allocated, offset, len);
-                if !missing.is_empty() {
+                if is_moving {
+                    Obstacle::Moving
+                } else if !missing.is_empty() {
                     Obstacle::Missing(missing)
                 } else if let Some(more) = self.short_of(&mut state, growth) {
                     Obstacle::Credit(more)
                 } else if let Some(draft) = &mut state.draft {
                     draft.copy.write(offset, bytes).map_err(|error| failed(&error))?;
                     draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
+                    let own_mtime = state.own_mtime.filter(|_| kind.from_pages);
                     state.wrote(self.clock.now());
-                    state.set.mtime = None;
+                    (state.own_mtime, state.set.mtime) = (own_mtime, own_mtime);
+                    if own_mtime.is_some() {
+                        state.written = None;
+                    }
                     if kind.kill_setid {
                         state.kill_setid();
                     }
@@ -344,11 +392,14 @@ impl Fs {
             self.begin_draft(cx, node)?;
             let obstacle = {
                 let mut state = node.state();
+                let is_moving = state.moving;
                 let Some(draft) = &mut state.draft else { continue };
                 let missing = draft.copy.missing_for_resize(size);
                 let grows = size > draft.copy.size();
                 let growth = if grows { draft.copy.growth_at(draft.allocated, size) } else { 0 };
-                if !missing.is_empty() {
+                if is_moving {
+                    Obstacle::Moving
+                } else if !missing.is_empty() {
                     Obstacle::Missing(missing)
                 } else if let Some(more) = self.short_of(&mut state, growth) {
                     Obstacle::Credit(more)
@@ -396,11 +447,17 @@ impl Fs {
             self.begin_draft(Cx::Slow, node)?;
             let obstacle = {
                 let mut state = node.state();
+                let is_moving = state.moving;
                 let Some(draft) = &mut state.draft else { continue };
                 let end = (offset + len).min(draft.copy.size());
+                if offset >= end {
+                    return Ok(());
+                }
                 let missing = draft.copy.missing_for_write(offset, len);
                 let growth = draft.copy.growth_with(draft.allocated, offset, end.saturating_sub(offset));
-                if !missing.is_empty() {
+                if is_moving {
+                    Obstacle::Moving
+                } else if !missing.is_empty() {
                     Obstacle::Missing(missing)
                 } else if let Some(more) = self.short_of(&mut state, growth) {
                     Obstacle::Credit(more)
@@ -415,46 +472,6 @@ impl Fs {
             };
             self.overcome(Cx::Slow, node, obstacle)?;
         }
-    }
-
-    /// The next data or hole from `offset`, by the layout of the committed file.
-    pub fn seek(&self, fh: u64, offset: u64, data: bool) -> Op<u64> {
-        let node = Arc::clone(&self.handle(fh)?.node);
-        if node.state().is_ahead() && !node.state().gone {
-            self.commit(&node, Purpose::Sync)?;
-        }
-        let local = {
-            let state = node.state();
-            state.draft.as_ref().filter(|_| state.gone).map(|draft| draft.copy.size())
-        };
-        if let Some(size) = local {
-            // Only here, and not known in detail: all of it counts as data.
-            return if offset >= size {
-                Err(Errno::ENXIO.into())
-            } else {
-                Ok(if data { offset } else { size })
-            };
-        }
-        let (inode, _) = self.inode_of(Cx::Slow, &node)?;
-        let size = inode.attr.size;
-        if offset >= size {
-            return Err(Errno::ENXIO.into());
-        }
-        if !matches!(inode.content, Content::Extents(_) | Content::Chunked | Content::Empty) {
-            return Ok(if data { offset } else { size });
-        }
-        let extents = lock(&node.layout).extents(Cx::Slow, &self.meta, &inode, offset, size - offset)?;
-        let mut at = offset;
-        for extent in extents {
-            if data && extent.end() > at {
-                return Ok(extent.offset.max(at));
-            }
-            if extent.offset > at {
-                break;
-            }
-            at = at.max(extent.end());
-        }
-        if data { Err(Errno::ENXIO.into()) } else { Ok(at.min(size)) }
     }
 
     /// A descriptor is being closed: what it wrote is committed when this returns, or in the journal.
@@ -529,12 +546,7 @@ pub(super) fn fresh_attr(ino: InodeId, create: &Create, now: Time) -> Attr {
 fn own_create(create: Create, dir: &Attr) -> Create {
     let inherits_group = dir.mode & 0o2000 != 0;
     let gid = if inherits_group { dir.gid } else { create.gid };
+    // The kernel has taken set-group-id from callers that may not give it away: it knows all their groups.
     let mode = create.mode & !create.umask & 0o7777;
-    // The kernel has taken set-group-id from callers that may not give it away.
-    let mode = if inherits_group && create.uid != 0 && create.gid != gid {
-        without_setid(mode) | (mode & 0o4000)
-    } else {
-        mode
-    };
     Create { mode, umask: 0, uid: create.uid, gid }
 }

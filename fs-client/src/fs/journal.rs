@@ -6,6 +6,7 @@
 
 use super::commit::{Failed, Taken, put_back};
 use super::node::{Kept, Node};
+use super::tail::Tail;
 use super::{Fs, Notice, Op, lock};
 use crate::journal::{ContentWriter, Journal, NewFile, Owner, Pending, Piece, Record, SentOp, Stored};
 use crate::meta::{Cx, Late, OldSessions, OpKey, Sent, Stop};
@@ -217,9 +218,12 @@ impl Fs {
 
     /// A file has no name any more: nobody needs to know what became of a commit.
     pub(super) fn abandon(&self, node: &Node) {
-        if let Some(unsure) = { node.state().unsure.take() } {
-            self.meta.session().release(unsure.key);
-        }
+        let keys = {
+            let mut state = node.state();
+            let commit = state.unsure.take().map(|unsure| unsure.key);
+            [commit, state.tail.as_mut().and_then(Tail::give_up)]
+        };
+        keys.into_iter().flatten().for_each(|key| self.meta.session().release(key));
     }
 
     /// The cell has everything, or nobody needs it: the record of a file goes.

@@ -18,6 +18,8 @@ mod node;
 mod owner;
 mod ranges;
 mod replay;
+mod seek;
+mod tail;
 mod xattrs;
 
 pub use append::Access;

@@ -2,7 +2,7 @@
 
 use super::attrs::View;
 use super::credit::ONE_INODE;
-use super::node::Node;
+use super::node::{Node, Unpublished};
 use super::{Caller, Cx, Fs, Op, lock};
 use sitefs_base::limits::{METADATA_DEADLINE, SYMLINK_MAX};
 use sitefs_base::op::{self, Create, Outcome, Place, RenameMode};
@@ -97,9 +97,7 @@ impl Fs {
         let _alone = lock(&node.committing);
         let unpublished = node.state().unpublished.clone();
         let Some(unpublished) = unpublished else { return Ok(false) };
-        // The cell may know a name whose commit it did not answer.
-        let may_be_there = { node.state().unsure.is_some() || node.state().kept.is_some() };
-        if unpublished.exclusive || may_be_there {
+        if unpublished.exclusive || self.may_be_there(node, &unpublished)? {
             self.publish_alone(node)?;
             return Ok(false);
         }
@@ -111,6 +109,16 @@ impl Fs {
         state.last = Some(Inode { attr, content: Content::Empty });
         state.recount();
         Ok(true)
+    }
+
+    /// Whether the cell may know a file whose commit it did not answer.
+    fn may_be_there(&self, node: &Node, own: &Unpublished) -> Op<bool> {
+        let (waits, row) = {
+            let state = node.state();
+            (state.unsure.is_some() || state.kept.is_some(), state.row)
+        };
+        // Otherwise nothing of it is on its way, and what is not there will not come.
+        Ok(waits || (own.sent && self.inode_now(row)?.is_some()))
     }
 
     /// Removes an empty directory.
@@ -164,8 +172,30 @@ impl Fs {
     fn victim(&self, at: &Place) -> Op<Option<Arc<Node>>> {
         let Some(inode) = self.meta.lookup(Cx::Slow, at)?.value else { return Ok(None) };
         let node = self.known_node(inode.attr.ino).unwrap_or_else(|| Arc::new(Node::new(inode.attr.ino)));
-        node.state().last = Some(inode);
+        let content = {
+            let mut state = node.state();
+            state.last = Some(inode.clone());
+            let base = state.draft.as_ref().and_then(|draft| draft.base.clone());
+            (state.handles > 0).then(|| base.unwrap_or_else(|| inode.clone()))
+        };
+        if let Some(content) = content {
+            self.remember_whole(&node, &inode, &content);
+        }
         Ok(Some(node))
+    }
+
+    /// Keeps what open handles of a file need when the cell does not know it any more. As far as it can be
+    /// had: a removal does not fail because of it.
+    fn remember_whole(&self, node: &Node, inode: &Inode, content: &Inode) {
+        if content.content == Content::Chunked {
+            let known = lock(&node.layout).extents(Cx::Slow, &self.meta, content, 0, content.attr.size);
+            if let Err(stop) = known {
+                tracing::warn!(ino = %node.ino, ?stop, "an open file may be unreadable once it is removed");
+            }
+        }
+        if inode.attr.flags.has_xattrs {
+            node.state().xattrs = self.meta.xattrs(Cx::Slow, inode.attr.ino).ok();
+        }
     }
 
     /// Takes in what a removal did to the inode that the name led to, as far as was known here.

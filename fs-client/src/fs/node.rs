@@ -1,12 +1,19 @@
 //! What the mount knows of an inode beside the cell's row: lookups, open handles, changes that are
 //! not committed yet.
 
+use super::tail::Tail;
 use crate::data::{LayoutView, Working};
-use crate::meta::{Claim, OpKey};
+use crate::meta::{Claim, OpKey, Xattrs};
 use sitefs_base::op::{Create, Credit, Place, SetAttr, SetTime};
 use sitefs_base::{Attr, FileKind, Inode, InodeId, Seq, Time};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// How soon something that failed is tried again; twice as long each time.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// The longest time between two attempts.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+const RETRY_DOUBLINGS: u32 = 4;
 
 /// An inode that the kernel knows, or that has open handles.
 #[derive(Debug)]
@@ -45,7 +52,11 @@ impl Node {
             changed: None,
             claim: None,
             retry_at: Duration::ZERO,
+            failures: 0,
             page_cver: None,
+            moving: false,
+            own_mtime: None,
+            xattrs: None,
         };
         Self { ino, committing: Mutex::new(()), layout: Mutex::default(), state: Mutex::new(state) }
     }
@@ -97,10 +108,18 @@ pub struct NodeState {
     pub changed: Option<Time>,
     /// The credit for what is not committed.
     pub claim: Option<Claim>,
-    /// CLOCK_BOOTTIME before which a failed commit is not tried again in the background.
+    /// CLOCK_BOOTTIME before which what failed is not tried again, unless somebody waits for it.
     pub retry_at: Duration,
+    /// How often it failed since it last succeeded.
+    pub failures: u32,
     /// The content version that fills the kernel's pages, if they hold one version.
     pub page_cver: Option<Seq>,
+    /// The cell is changing the content itself. Who wants to do so here waits for the commit lock first.
+    pub moving: bool,
+    /// The mtime that a program set since the last write that was more than the kernel's pages.
+    pub own_mtime: Option<SetTime>,
+    /// The extended attributes that a file had when its last name went.
+    pub xattrs: Option<Xattrs>,
 }
 
 /// Changes that are on their way to the cell.
@@ -155,32 +174,12 @@ pub struct Unpublished {
     pub create: Create,
     /// Whether the name is reserved for it at the cell.
     pub exclusive: bool,
+    /// Whether a commit of it was sent of which the cell never told what became of it.
+    pub sent: bool,
     /// CLOCK_BOOTTIME of its creation.
     pub since: Duration,
     /// Its attributes as far as they are known.
     pub attr: Attr,
-}
-
-/// Bytes for the end of a file, wherever that is by the time that they reach the cell.
-#[derive(Debug)]
-pub struct Tail {
-    /// The bytes.
-    pub bytes: Vec<u8>,
-    /// The file has at least so many bytes when they are there.
-    pub promised: u64,
-    /// CLOCK_BOOTTIME of the oldest.
-    pub since: Duration,
-    /// When the last were written.
-    pub written: Time,
-    /// Whether the writer may not keep set-id bits.
-    pub kill_setid: bool,
-}
-
-impl Tail {
-    /// A tail without bytes, begun now.
-    pub fn new(since: Duration, written: Time) -> Self {
-        Self { bytes: Vec::new(), promised: 0, since, written, kill_setid: false }
-    }
 }
 
 /// A working copy and the version that it began from.
@@ -229,7 +228,7 @@ impl NodeState {
             return Credit::NONE;
         }
         let sending = self.sending.as_ref().map_or(0, |sending| sending.growth);
-        let tail = self.tail.as_ref().map_or(0, |tail| tail.bytes.len() as u64);
+        let tail = self.tail.as_ref().map_or(0, |tail| tail.len() as u64);
         let bytes = growth.saturating_add(sending).saturating_add(tail);
         Credit { bytes, inodes: u64::from(self.unpublished.is_some()) }
     }
@@ -264,8 +263,10 @@ impl NodeState {
         }
         if let Some(tail) = &self.tail {
             attr.size = attr.size.max(tail.promised);
-            attr.mtime = attr.mtime.max(tail.written);
-            attr.ctime = attr.ctime.max(tail.written);
+            let written = tail.written().unwrap_or(attr.mtime);
+            attr.mtime = attr.mtime.max(written);
+            attr.ctime = attr.ctime.max(written);
+            attr.mode = if tail.kills_setid() { without_setid(attr.mode) } else { attr.mode };
         }
         if let Some(sending) = &self.sending {
             show(&mut attr, &sending.set, sending.written, sending.changed);
@@ -275,6 +276,25 @@ impl NodeState {
             attr.nlink = 0;
         }
         attr
+    }
+
+    /// The row as somebody just saw it, unless a newer one is known.
+    pub fn saw(&mut self, inode: Inode) {
+        if self.last.as_ref().is_none_or(|last| last.attr.cver <= inode.attr.cver) {
+            self.last = Some(inode);
+        }
+    }
+
+    /// Something did not reach the cell: it is tried again later and later, but never given up.
+    pub fn failed(&mut self, now: Duration) {
+        let wait = RETRY_AFTER.saturating_mul(1 << self.failures.min(RETRY_DOUBLINGS));
+        self.retry_at = now + wait.min(RETRY_MAX);
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// Something reached the cell.
+    pub fn succeeded(&mut self) {
+        (self.retry_at, self.failures) = (Duration::ZERO, 0);
     }
 
     /// Content changed at `now`.
@@ -326,7 +346,7 @@ fn show(attr: &mut Attr, set: &SetAttr, written: Option<Time>, changed: Option<T
 }
 
 /// Applies `set` to `attr` as the cell will: for views of what is not committed.
-pub fn apply(attr: &mut Attr, set: &SetAttr, now: Time) {
+fn apply(attr: &mut Attr, set: &SetAttr, now: Time) {
     let is_file = attr.kind != FileKind::Directory;
     if let Some(mode) = set.mode {
         attr.mode = mode;

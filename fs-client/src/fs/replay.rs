@@ -24,8 +24,6 @@ use std::{
 const EVERY: Duration = Duration::from_millis(250);
 /// After so many rounds records of dead mounts are looked at again, where the cell did not say.
 const INHERIT_ROUNDS: u32 = 8;
-/// How soon a file is tried again that the cell or the store refused.
-const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// The thread that replays the journal; it ends when this is dropped.
 #[derive(Debug)]
@@ -100,7 +98,7 @@ impl Fs {
             self.set_record_aside(node, "the file was removed");
         } else if let Err(stop) = self.commit(node, Purpose::Sync) {
             tracing::warn!(ino = %node.ino, ?stop, "a journaled file still could not be committed");
-            node.state().retry_at = self.clock.boottime() + RETRY_AFTER;
+            node.state().failed(self.clock.boottime());
         } else if !node.state().is_ahead() {
             self.drop_record(node);
         }
@@ -276,6 +274,7 @@ impl Fs {
                 place: new.place.clone(),
                 create: new.create.clone(),
                 exclusive: true,
+                sent: false,
                 since,
                 attr: fresh_attr(ino, &new.create, new.created),
             });

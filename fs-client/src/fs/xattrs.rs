@@ -1,10 +1,13 @@
 //! Extended attributes, ACLs among them.
 
+use super::node::{Node, NodeState};
 use super::{Cx, Fs, Op};
+use crate::meta::Xattrs;
 use bytes::Bytes;
 use sitefs_base::limits::{METADATA_DEADLINE, XATTR_NAME_MAX, XATTRS_MAX};
 use sitefs_base::op::{self, SetAttr, XattrMode};
 use sitefs_base::{Errno, InodeId};
+use std::sync::Arc;
 
 impl Fs {
     /// The value of an attribute.
@@ -24,10 +27,16 @@ impl Fs {
         Ok(names)
     }
 
-    fn all_xattrs(&self, cx: Cx, ino: InodeId) -> Op<std::sync::Arc<Vec<(Bytes, Bytes)>>> {
+    fn all_xattrs(&self, cx: Cx, ino: InodeId) -> Op<Xattrs> {
+        if let Some(node) = self.known_node(ino) {
+            let state = node.state();
+            if state.gone {
+                return Ok(state.xattrs.clone().unwrap_or_default());
+            }
+        }
         let view = self.getattr(cx, ino)?;
         if !view.attr.flags.has_xattrs || view.attr.nlink == 0 {
-            return Ok(std::sync::Arc::default());
+            return Ok(Xattrs::default());
         }
         self.meta.xattrs(cx, view.attr.ino)
     }
@@ -41,13 +50,24 @@ impl Fs {
             return Err(Errno::E2BIG.into());
         }
         let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
+        if let Some(node) = self.node_without_name(ino) {
+            return change_kept(&mut node.state(), &name, Some(value), mode);
+        }
         self.change_xattr(ino, |ino| op::Op::SetXattr { ino, name, value, mode })
     }
 
     /// Removes an attribute.
     pub fn removexattr(&self, ino: InodeId, name: &[u8]) -> Op<()> {
         let name = Bytes::copy_from_slice(name);
+        if let Some(node) = self.node_without_name(ino) {
+            return change_kept(&mut node.state(), &name, None, XattrMode::Replace);
+        }
         self.change_xattr(ino, |ino| op::Op::RemoveXattr { ino, name })
+    }
+
+    /// The node of an open file that the cell does not know any more.
+    fn node_without_name(&self, ino: InodeId) -> Option<Arc<Node>> {
+        self.known_node(ino).filter(|node| node.state().gone)
     }
 
     fn change_xattr(&self, ino: InodeId, op: impl FnOnce(InodeId) -> op::Op) -> Op<()> {
@@ -76,4 +96,22 @@ impl Fs {
         }
         Ok(())
     }
+}
+
+/// Sets or removes an attribute of a file without a name. The list is short, and only its handles see it.
+fn change_kept(state: &mut NodeState, name: &Bytes, value: Option<Bytes>, mode: XattrMode) -> Op<()> {
+    let mut all = state.xattrs.as_deref().cloned().unwrap_or_default();
+    let found = all.iter().position(|(known, _)| known == name);
+    match (found, mode) {
+        (Some(_), XattrMode::Create) => return Err(Errno::EEXIST.into()),
+        (None, XattrMode::Replace) => return Err(Errno::ENODATA.into()),
+        (Some(at), _) => drop(all.remove(at)),
+        (None, _) => {}
+    }
+    all.extend(value.map(|value| (name.clone(), value)));
+    if all.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > XATTRS_MAX {
+        return Err(Errno::ENOSPC.into());
+    }
+    state.xattrs = Some(Arc::new(all));
+    Ok(())
 }

@@ -1,32 +1,39 @@
 //! One method per request: convert, call, convert back. What can be answered from here is answered
 //! in the FUSE thread; the rest goes to a thread that may wait for the cell.
 
+use super::asker::{ACCESS_LIST, Asker};
+use super::capabilities::wanted_capabilities;
 use super::convert::{
-    BLOCK, GENERATION, attr, caller, create_args, entry_attr, errno, inode, kind_of_mode, no_entry,
+    BLOCK, COPY_MAX, GENERATION, attr, caller, create_args, entry_attr, errno, inode, kind_of_mode, no_entry,
     open_flags, permissions, place, set_time, ttl,
 };
 use super::entries::Entries;
 use super::replies::{finish, reply_empty, reply_xattr};
+use crate::ended::Ended;
 use crate::fs::{Access, CopyRange, Fs, Lifetime, Opened, Truncate, View, WriteKind};
 use crate::meta::{Cx, Op, Stop};
 use crate::metrics::{Call, Timer};
-use crate::mount::Ended;
 use crate::status::{Reporter, STATUS_LEN, STATUS_XATTR};
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 use sitefs_base::op::{RenameMode, SetAttr, XattrMode};
 use sitefs_base::{Errno, InodeId};
-use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path, sync::Arc, time::SystemTime};
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    sync::Arc,
+    time::SystemTime,
+};
 use tokio::runtime::Handle;
 
 /// The largest write request, in bytes.
 const MAX_WRITE: u32 = 1 << 20;
-/// The most that one request copies: its reply has 32 bits.
-const COPY_MAX: u64 = 1 << 31;
 
 /// Answers the kernel's requests with the operations of [`Fs`].
 pub struct Adapter {
@@ -34,13 +41,19 @@ pub struct Adapter {
     reporter: Arc<Reporter>,
     runtime: Handle,
     ended: Arc<Ended>,
+    panic_at: Option<OsString>,
 }
 
 impl Adapter {
     /// Answers with `fs`; what has to wait runs on blocking threads of `runtime`. `ended` is set
     /// when the kernel ends the session.
     pub fn new(fs: Arc<Fs>, reporter: Arc<Reporter>, runtime: Handle, ended: Arc<Ended>) -> Self {
-        Self { fs, reporter, runtime, ended }
+        Self { fs, reporter, runtime, ended, panic_at: None }
+    }
+
+    /// With a bug where a test wants one: it panics when this name is looked up.
+    pub fn with_bug(self, panic_at: Option<OsString>) -> Self {
+        Self { panic_at, ..self }
     }
 
     /// Tries `op` here; if it would have to wait, runs it where it may.
@@ -123,19 +136,6 @@ macro_rules! place_or {
     };
 }
 
-/// Not `FUSE_ATOMIC_O_TRUNC`: with it an open that is then refused, because the file is a running program
-/// (ETXTBSY), has emptied the file already.
-fn wanted_capabilities() -> [InitFlags; 6] {
-    [
-        InitFlags::FUSE_DONT_MASK,
-        InitFlags::FUSE_POSIX_ACL,
-        InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-        InitFlags::FUSE_DO_READDIRPLUS,
-        InitFlags::FUSE_PARALLEL_DIROPS,
-        InitFlags::FUSE_CACHE_SYMLINKS,
-    ]
-}
-
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for capability in wanted_capabilities() {
@@ -154,6 +154,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        assert!(self.panic_at.as_deref() != Some(name), "a test wants a panic here");
         let at = place_or!(reply, parent, name);
         let done = |reply: ReplyEntry, result: Result<(Option<View>, Lifetime), Errno>| match result {
             Ok((Some(view), entry)) => {
@@ -365,6 +366,7 @@ impl Filesystem for Adapter {
         let kind = WriteKind {
             append: flags.0 & libc::O_APPEND != 0 && !from_pages,
             kill_setid: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            from_pages,
         };
         let done = |reply: ReplyWrite, result: Result<u32, Errno>| match result {
             Ok(written) => reply.written(written),
@@ -459,7 +461,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -476,7 +478,15 @@ impl Filesystem for Adapter {
             _ => XattrMode::Any,
         };
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
-        self.wait(Call::Setxattr, reply, move |fs| fs.setxattr(inode(ino), &name, &value, mode), reply_empty);
+        let asker = Asker::of(req);
+        let set = move |fs: &Fs| {
+            fs.setxattr(inode(ino), &name, &value, mode)?;
+            if name == ACCESS_LIST {
+                fs.clear_set_group_id(inode(ino), |group| asker.may_keep_set_group_id(group))?;
+            }
+            Ok(())
+        };
+        self.wait(Call::Setxattr, reply, set, reply_empty);
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

@@ -13,6 +13,9 @@ use std::{
 /// How long the kernel may keep what the feed takes back: bounded, in case a notice is ever lost.
 pub const TTL: Duration = Duration::from_secs(3600);
 
+/// The most that one request copies: its reply has 32 bits.
+pub const COPY_MAX: u64 = 1 << 31;
+
 /// The block size that programs are told.
 pub const BLOCK: u32 = 4096;
 

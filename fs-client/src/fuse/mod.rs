@@ -1,6 +1,8 @@
 //! The edge to the kernel: converts requests to operations of [`crate::fs`] and back.
 
 mod adapter;
+mod asker;
+mod capabilities;
 mod convert;
 mod entries;
 mod kernel;

@@ -8,6 +8,7 @@ mod remote;
 mod service;
 mod session;
 
+pub use cache::Xattrs;
 pub use credit::{Claim, Growth};
 pub use listing::Listing;
 pub use recover::{Fate, OldSessions};

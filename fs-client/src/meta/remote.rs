@@ -195,6 +195,9 @@ pub async fn keep_attached(
     let mut backoff = BACKOFF_MIN;
     loop {
         session.link_down();
+        if session.is_leaving() {
+            return;
+        }
         tracing::warn!(reason = reason.chain(), "the session is not attached");
         let mut refused = false;
         loop {

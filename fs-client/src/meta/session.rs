@@ -72,6 +72,8 @@ struct State {
     renewed_at: Option<Duration>,
     /// Why nothing is sent any more.
     ended: Option<Errno>,
+    /// The mount has said, or is about to say, that it goes.
+    leaving: bool,
 }
 
 /// What `sitefs status` may tell of a session.
@@ -130,6 +132,7 @@ impl Session {
             settings: VolumeSettings::default(),
             renewed_at: None,
             ended: None,
+            leaving: false,
         };
         Self {
             state: Mutex::new(state),
@@ -502,9 +505,18 @@ impl Session {
         }
     }
 
+    /// Whether the mount is on its way out: a stream that ends then is no surprise.
+    pub fn is_leaving(&self) -> bool {
+        self.state().leaving
+    }
+
     /// Tells the cell that the session ends, if there is a stream.
     pub async fn detach(&self) {
-        let link = self.state().link.clone();
+        let link = {
+            let mut state = self.state();
+            state.leaving = true;
+            state.link.clone()
+        };
         if let Some(link) = link
             && link.send(ToCell::Detach).await.is_ok()
         {
