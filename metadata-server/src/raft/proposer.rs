@@ -220,7 +220,8 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
         | CommandBody::CreateVolume { .. }
         | CommandBody::ExpireSessions { .. }
         | CommandBody::Drained { .. }
-        | CommandBody::Verified { .. } => None,
+        | CommandBody::Verified { .. }
+        | CommandBody::Damaged { .. } => None,
     }
 }
 

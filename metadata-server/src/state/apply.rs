@@ -77,6 +77,9 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
         CommandBody::Verified { site, digest, generation } => {
             blobs::verified(scope, *site, digest, *generation)?;
         }
+        CommandBody::Damaged { site, digest, generation } => {
+            blobs::damaged(scope, *site, digest, *generation)?;
+        }
         CommandBody::Merged { volume, step: MergeStep::Upload { blob } } => {
             return reply(Reply::Upload(merge::upload(scope, *volume, blob)?));
         }

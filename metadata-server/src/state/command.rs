@@ -169,6 +169,16 @@ pub enum CommandBody {
         /// How.
         end: RestoreEnd,
     },
+    /// The cell has read the blob and its bytes are wrong or not there (DESIGN D33).
+    /// Does nothing unless the row still has this generation.
+    Damaged {
+        /// The site.
+        site: SiteId,
+        /// The blob.
+        digest: Digest,
+        /// Its generation.
+        generation: Generation,
+    },
 }
 
 /// What is brought back.

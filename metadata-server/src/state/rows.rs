@@ -160,6 +160,9 @@ pub(super) enum BlobState {
     Present,
     Condemned,
     Deleting,
+    /// The cell has read the object and it was wrong or not there. Rows go on naming it and it may still
+    /// be read, should it come back; whoever has the bytes puts them in its place.
+    Damaged,
 }
 
 /// Where the bytes of a blob are. Packs come later, as a new last variant (DESIGN D35).
