@@ -169,7 +169,7 @@ impl Fs {
         };
         let send = |commit, all| {
             let sent = self.send_one(node, taken, commit, all);
-            if let (Err(Errno::EAGAIN), Some(prepared)) = (&sent, &prepared) {
+            if let (Err(Failed::Refused(Errno::EAGAIN)), Some(prepared)) = (&sent, &prepared) {
                 self.blobs.forget_uploads(&prepared.uploaded);
             }
             sent

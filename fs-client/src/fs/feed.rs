@@ -6,7 +6,7 @@ use sitefs_base::op::{Change, Event, Place};
 use sitefs_base::{InodeId, Seq};
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
     mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
 };
 
@@ -33,6 +33,7 @@ pub enum Notice {
 pub struct Notices {
     sender: SyncSender<Notice>,
     lost: Arc<AtomicBool>,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Notices {
@@ -40,14 +41,28 @@ impl Notices {
     pub fn queue() -> (Self, Receiver<Notice>, Arc<AtomicBool>) {
         let (sender, receiver) = sync_channel(NOTICES_MAX);
         let lost = Arc::new(AtomicBool::new(false));
-        (Self { sender, lost: Arc::clone(&lost) }, receiver, lost)
+        (Self { sender, lost: Arc::clone(&lost), waiting: Arc::default() }, receiver, lost)
     }
 
     /// Puts a notice in the queue.
     pub fn send(&self, notice: Notice) {
-        if let Err(TrySendError::Full(_)) = self.sender.try_send(notice) {
-            self.lost.store(true, Ordering::Release);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        if let Err(refused) = self.sender.try_send(notice) {
+            self.taken();
+            if matches!(refused, TrySendError::Full(_)) {
+                self.lost.store(true, Ordering::Release);
+            }
         }
+    }
+
+    /// One has left the queue.
+    pub fn taken(&self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many are in the queue.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 }
 
@@ -100,6 +115,10 @@ impl Watcher for Fs {
     }
 
     fn resync(&self) {
+        // To begin with nothing is no loss.
+        if self.meta.session().counters().attached.get() > 0 {
+            self.metrics.resyncs.inc();
+        }
         let names = self.meta.clear();
         self.meta.drop_numbers();
         let nodes = self.known_nodes();

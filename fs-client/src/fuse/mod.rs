@@ -5,6 +5,7 @@ mod convert;
 mod entries;
 mod kernel;
 mod notify;
+mod replies;
 
 pub use adapter::Adapter;
-pub use kernel::{KernelMount, MountArgs};
+pub use kernel::{Atime, KernelFlags, KernelMount, MountArgs};

@@ -43,8 +43,11 @@ impl Notifier {
             // Only a weak reference: the queue's entrance is in `fs`, and must be able to close.
             let fs = { Arc::downgrade(&fs) };
             for notice in notices {
-                if let (Notice::Through(seq), Some(fs)) = (&notice, fs.upgrade()) {
-                    fs.meta().session().acknowledge(*seq);
+                if let Some(fs) = fs.upgrade() {
+                    fs.notices().taken();
+                    if let Notice::Through(seq) = &notice {
+                        fs.meta().session().acknowledge(*seq);
+                    }
                 }
                 self.send(&notice);
                 if lost.swap(false, Ordering::AcqRel)

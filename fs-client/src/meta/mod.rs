@@ -13,7 +13,7 @@ pub use listing::Listing;
 pub use recover::{Fate, OldSessions};
 pub use remote::{CellAddress, Channel, attach, keep_attached};
 pub use service::{Meta, Watcher};
-pub use session::{Late, OpKey, Sent, Session, SessionStatus};
+pub use session::{Late, OpKey, Sent, Session};
 
 use sitefs_base::Errno;
 

@@ -64,6 +64,7 @@ impl OldSessions {
                 claimed_identity: self.cell.identity.to_string(),
                 moment: None,
                 in_use: Credit::NONE,
+                hears_credit: false,
             };
             match attach_as(&self.channel, &self.cell, hello).await {
                 Ok(stream) => ask(stream, session, ops).await,

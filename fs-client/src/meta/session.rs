@@ -7,6 +7,7 @@ pub use late::{Late, OpKey, Sent, never_executed};
 
 use super::credit::Credits;
 use super::{Cx, Op, Stop};
+use crate::metrics::SessionCounters;
 use sitefs_base::limits::{METADATA_DEADLINE, SESSION_OPS_MAX};
 use sitefs_base::op::{Answer, AnswerBody, Credit, OpEnvelope, OpResult, Outcome, Query, Usage};
 use sitefs_base::session::{Attached, ToCell, ToMount};
@@ -62,6 +63,10 @@ struct State {
     applied: Seq,
     /// Events up to here are in force at the kernel too.
     acked: Seq,
+    /// The volume's position, as the cell last said.
+    watermark: Seq,
+    /// Events that came, and those that are in force at the kernel.
+    events: (u64, u64),
     usage: Usage,
     settings: VolumeSettings,
     renewed_at: Option<Duration>,
@@ -72,10 +77,14 @@ struct State {
 /// What `sitefs status` may tell of a session.
 #[derive(Clone, Debug)]
 pub struct SessionStatus {
+    /// The session.
+    pub id: SessionId,
     /// Whether a stream is attached now.
     pub connected: bool,
-    /// The last event or reply applied.
+    /// The volume's position, as the cell last said.
     pub seq: Seq,
+    /// Events that came and are not in force at the kernel yet.
+    pub behind: u64,
     /// Operations without a reply.
     pub unanswered: usize,
     /// How long ago the cell renewed the lease.
@@ -88,6 +97,7 @@ pub struct SessionStatus {
 pub struct Session {
     state: Mutex<State>,
     credits: Arc<Credits>,
+    counters: SessionCounters,
     /// Whether the settings say that nobody may write.
     read_only: AtomicBool,
     op_slots: Arc<Semaphore>,
@@ -114,6 +124,8 @@ impl Session {
             attached: None,
             applied: Seq::ZERO,
             acked: Seq::ZERO,
+            watermark: Seq::ZERO,
+            events: (0, 0),
             usage: Usage::default(),
             settings: VolumeSettings::default(),
             renewed_at: None,
@@ -122,6 +134,7 @@ impl Session {
         Self {
             state: Mutex::new(state),
             credits: Arc::default(),
+            counters: SessionCounters::default(),
             read_only: AtomicBool::new(false),
             op_slots: Arc::new(Semaphore::new(SESSION_OPS_MAX)),
             query_slots: Semaphore::new(QUERIES_MAX),
@@ -162,6 +175,11 @@ impl Session {
     /// The session's credit.
     pub fn credits(&self) -> &Arc<Credits> {
         &self.credits
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> &SessionCounters {
+        &self.counters
     }
 
     /// Whether operators made the volume read-only.
@@ -249,9 +267,11 @@ impl Session {
     pub fn status(&self) -> SessionStatus {
         let state = self.state();
         SessionStatus {
+            id: state.id,
+            behind: state.events.0.saturating_sub(state.events.1),
             connected: state.link.is_some(),
             settings: state.settings.clone(),
-            seq: state.applied,
+            seq: state.applied.max(state.watermark),
             unanswered: state.ops.len(),
             since_renewal: state.renewed_at.map(|at| self.clock.boottime().saturating_sub(at)),
         }
@@ -260,9 +280,13 @@ impl Session {
     /// Executes a mutation. Waits for a place, then at most `deadline` for the reply; after that
     /// the operation goes on in the background and its outcome is unknown (`EIO`).
     pub fn mutate(&self, body: op::Op, deadline: Duration) -> Result<Outcome, Errno> {
+        self.counters.operations.inc();
         self.handle.block_on(async {
             let answered = async { self.begin(None, body).await?.1.await.unwrap_or(Err(Errno::EIO)) };
-            tokio::time::timeout(deadline, answered).await.unwrap_or(Err(Errno::EIO))
+            tokio::time::timeout(deadline, answered).await.unwrap_or_else(|_| {
+                self.counters.unanswered.inc();
+                Err(Errno::EIO)
+            })
         })
     }
 
@@ -321,6 +345,7 @@ impl Session {
         if cx == Cx::Fast {
             return Err(Stop::WouldBlock);
         }
+        self.counters.questions.inc();
         let answer = self.handle.block_on(async {
             let answered = async {
                 let _slot = self.query_slots.acquire().await.map_err(|_| Errno::EIO)?;
@@ -340,13 +365,17 @@ impl Session {
                 }
                 answer.await.unwrap_or(Err(Errno::EIO))
             };
-            tokio::time::timeout(METADATA_DEADLINE, answered).await.unwrap_or(Err(Errno::EIO))
+            tokio::time::timeout(METADATA_DEADLINE, answered).await.unwrap_or_else(|_| {
+                self.counters.unanswered.inc();
+                Err(Errno::EIO)
+            })
         })?;
         Ok((answer.seq, answer.body))
     }
 
     /// A stream is attached: everything unanswered has to be sent again, in this order.
     pub fn link_up(&self, attached: Attached, link: mpsc::Sender<ToCell>) -> Vec<ToCell> {
+        self.counters.attached.inc();
         let mut state = self.state();
         // The questions of callers that gave up need no answer.
         state.queries.retain(|_, (_, reply)| !reply.is_closed());
@@ -357,6 +386,7 @@ impl Session {
         if !attached.resumed {
             state.applied = attached.seq;
             state.acked = attached.seq;
+            state.watermark = attached.seq;
         }
         state.attached = Some(attached);
         state.link = Some(link);
@@ -442,7 +472,8 @@ impl Session {
                 drop(state);
                 let _ = reply.send(result);
             }
-            ToMount::Renew { client_time, quorum_age, usage, settings, credit, .. } => {
+            ToMount::Renew { client_time, quorum_age, watermark, usage, settings, credit } => {
+                state.watermark = watermark;
                 self.heard_settings(&mut state, settings);
                 state.renewed_at = Some(client_time.saturating_sub(quorum_age));
                 state.usage = usage;
@@ -458,10 +489,14 @@ impl Session {
                     self.ask_for_credit();
                 }
             }
-            ToMount::Event(event) => state.applied = state.applied.max(event.seq),
+            ToMount::Event(event) => {
+                state.applied = state.applied.max(event.seq);
+                state.events.0 += 1;
+            }
             ToMount::Resync { floor } => {
                 state.applied = floor;
                 state.acked = floor;
+                state.events.1 = state.events.0;
             }
             ToMount::Attached(_) | ToMount::Closing(_) => {}
         }
@@ -483,6 +518,11 @@ impl Session {
     pub fn acknowledge(&self, seq: Seq) {
         let mut state = self.state();
         state.acked = state.acked.max(seq);
+        state.events.1 += 1;
+        if seq == state.applied {
+            // Notices in between were lost to a full queue, which took back everything.
+            state.events.1 = state.events.0;
+        }
         if let Some(link) = &state.link {
             let _ = link.try_send(ToCell::Ack { seq });
         }
