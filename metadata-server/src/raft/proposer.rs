@@ -216,7 +216,8 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
         | CommandBody::CreateSnapshot { volume, .. }
         | CommandBody::DeleteSnapshot { volume, .. }
         | CommandBody::MoveHorizon { volume, .. }
-        | CommandBody::Merged { volume, .. } => Some(*volume),
+        | CommandBody::Merged { volume, .. }
+        | CommandBody::Shorten { volume, .. } => Some(*volume),
         CommandBody::Noop
         | CommandBody::Init { .. }
         | CommandBody::CreateVolume { .. }

@@ -8,7 +8,7 @@ use super::{
     rows::{ReceiptRow, SessionRow, VolumeRow},
     scope::Scope,
     session::{self, Admission},
-    settings, snapshots,
+    settings, shorten, snapshots,
     stop::{Step, Stop, refuse},
     volume, xattr,
 };
@@ -79,6 +79,10 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
         }
         CommandBody::Damaged { site, digest, generation } => {
             blobs::damaged(scope, *site, digest, *generation)?;
+        }
+        CommandBody::Shorten { volume, ino, size } => {
+            let (cver, event) = shorten::shorten(scope, *volume, *ino, *size)?;
+            return with_event(*volume, Reply::Shortened(cver), event);
         }
         CommandBody::Merged { volume, step: MergeStep::Upload { blob } } => {
             return reply(Reply::Upload(merge::upload(scope, *volume, blob)?));

@@ -179,6 +179,16 @@ pub enum CommandBody {
         /// Its generation.
         generation: Generation,
     },
+    /// Makes a large file shorter by about 1,000 chunks, before an operation that would cut off more
+    /// (see [`cuts`](super::cuts)). Does nothing if it is not longer than that.
+    Shorten {
+        /// The volume.
+        volume: VolumeId,
+        /// The file.
+        ino: InodeId,
+        /// Its length from now on.
+        size: u64,
+    },
 }
 
 /// What is brought back.
@@ -320,6 +330,8 @@ pub enum Reply {
         /// Whether there is more to remove.
         more: bool,
     },
+    /// To `Shorten`: the file's content version, if this step made it.
+    Shortened(Option<Seq>),
     /// To the commands of a restore.
     Restore(RestoreState),
     /// To [`MergeStep::Upload`]: the generation, or `None` if the store has the blob.
