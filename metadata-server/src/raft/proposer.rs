@@ -206,6 +206,7 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
     match body {
         CommandBody::OpenSession { volume, .. }
         | CommandBody::CloseSession { volume, .. }
+        | CommandBody::ResumeSession { volume, .. }
         | CommandBody::Op { volume, .. }
         | CommandBody::SetVolume { volume, .. }
         | CommandBody::DeleteVolume { volume }

@@ -102,16 +102,22 @@ impl Stream {
     /// others hold and do not use. One that was executed before adds nothing.
     async fn debit(&self, envelope: &OpEnvelope) -> Result<Credit, Errno> {
         let (volume, errno) = (self.member.volume, |error: Error| error.errno());
-        let bound = state::growth_bound(&self.cell.group.reader(), volume, &envelope.body).map_err(errno)?;
-        if bound == Credit::NONE {
-            return Ok(bound);
-        }
         let Cell { credits, clock, sessions, .. } = &*self.cell;
         let until = clock.boottime() + CREDIT_WAIT;
         loop {
             let (now, freed) = (clock.boottime(), credits.freed());
-            let usage = standing(&self.cell, &self.member).map_err(errno)?.usage;
-            let debit = credits.debit(self.holder, envelope.op, bound, &usage, now);
+            // What others did while this one waited may make it grow more.
+            let bound = state::growth_bound(&self.cell.group.reader(), volume, &envelope.body);
+            let bound = bound.map_err(errno)?;
+            if bound == Credit::NONE {
+                credits.give_up(self.holder, envelope.op);
+                return Ok(bound);
+            }
+            let debit = {
+                let mut ledger = credits.ledger();
+                let usage = standing(&self.cell, &self.member).map_err(errno)?.usage;
+                ledger.debit(self.holder, envelope.op, bound, &usage, now)
+            };
             match debit {
                 Debit::SetAside(credit) => return Ok(credit),
                 Debit::Awaited(_) | Debit::Refused if self.is_answered(envelope)? => {

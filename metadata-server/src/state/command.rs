@@ -189,6 +189,13 @@ pub enum CommandBody {
         /// Its length from now on.
         size: u64,
     },
+    /// Finds a session again that was begun before; `ESTALE` if it is forgotten (DESIGN D12).
+    ResumeSession {
+        /// The volume.
+        volume: VolumeId,
+        /// The session.
+        session: SessionId,
+    },
 }
 
 /// What is brought back.
@@ -303,7 +310,7 @@ pub enum Reply {
     Done,
     /// To `CreateVolume`.
     Volume(VolumeId),
-    /// To `OpenSession`.
+    /// To `OpenSession` and `ResumeSession`.
     Session {
         /// The site of the volume.
         site: SiteId,
