@@ -6,6 +6,7 @@ use super::{
     check::Checked,
     credit::Debit,
     outbox::{Outgoing, standing},
+    query::off_thread,
     session::Stream,
 };
 use crate::state::{self, Applied, CommandBody, Reply};
@@ -72,9 +73,12 @@ impl Stream {
     /// If it is not finished the file has a length in between, and the operation can be repeated.
     async fn shorten(&self, envelope: &mut OpEnvelope) -> Result<()> {
         let volume = self.member.volume;
-        let Some(cuts) = state::cuts(&self.cell.group.reader(), volume, &envelope.body)? else {
+        if !state::must_be_cut(&self.cell.group.reader(), volume, &envelope.body)? {
             return Ok(());
-        };
+        }
+        let (group, op) = (self.cell.group.clone(), envelope.body.clone());
+        let cuts = off_thread(move || state::cuts(&group.reader(), volume, &op)).await?;
+        let Some(cuts) = cuts else { return Ok(()) };
         let answered =
             state::is_answered(&self.cell.group.reader(), volume, self.member.session, envelope.op);
         if answered? {

@@ -32,7 +32,8 @@ impl<'a> Room<'a> {
     pub async fn find(cell: &'a Cell, volume: VolumeId, wanted: Credit) -> Result<Self> {
         // In the place of a session's id: those of mounts are random.
         let number = cell.rooms.fetch_add(1, Ordering::Relaxed);
-        let holder = Holder { volume, session: SessionId::new(u128::MAX - u128::from(number)), stream: number };
+        let holder =
+            Holder { volume, session: SessionId::new(u128::MAX - u128::from(number)), stream: number };
         cell.credits.ledger().enter(holder, &usage(cell, volume)?);
         let room = Self { cell, holder, left: wanted };
         let until = cell.clock.boottime() + WAIT;

@@ -28,16 +28,30 @@ pub struct Cuts {
     pub sizes: Vec<u64>,
 }
 
-/// What has to be cut off in steps before `op` is proposed; `None` for nearly every operation.
-pub fn cuts(read: &dyn Read, volume: VolumeId, op: &Op) -> Result<Option<Cuts>> {
+/// Whether an operation would cut off more rows than one command should: for nearly none.
+pub fn must_be_cut(read: &dyn Read, volume: VolumeId, op: &Op) -> Result<bool> {
+    let Some((prefix, from, ..)) = range(read, volume, op)? else { return Ok(false) };
+    Ok(read.scan(Family::Chunk, &prefix, &from, SLICE_ROWS + 1)?.len() > SLICE_ROWS)
+}
+
+/// The chunk rows of a file behind its new end: their prefix, where they begin, the file and its length.
+type Range = (Vec<u8>, Vec<u8>, InodeId, u64);
+
+fn range(read: &dyn Read, volume: VolumeId, op: &Op) -> Result<Option<Range>> {
     let Some((node, size)) = shortened(read, volume, op)? else { return Ok(None) };
     if node.row.content != Content::Chunked || size >= node.row.size {
         return Ok(None);
     }
     // The chunk of the new end keeps its row.
     let first = layout::chunk_of(size.next_multiple_of(CHUNK_SIZE));
-    let mut found = Vec::new();
     let (prefix, from) = (keys::chunks(volume, node.ino), keys::chunk(volume, node.ino, first));
+    Ok(Some((prefix, from, node.ino, size)))
+}
+
+/// What has to be cut off in steps before `op` is proposed. Reads all rows that go.
+pub fn cuts(read: &dyn Read, volume: VolumeId, op: &Op) -> Result<Option<Cuts>> {
+    let Some((prefix, from, ino, size)) = range(read, volume, op)? else { return Ok(None) };
+    let mut found = Vec::new();
     reads::walk(read, Family::Chunk, &prefix, &from, |key, _| {
         found.push(layout::chunk_in(key)?);
         Ok(true)
@@ -47,7 +61,7 @@ pub fn cuts(read: &dyn Read, volume: VolumeId, op: &Op) -> Result<Option<Cuts>> 
     }
     let starts = found.chunks(SLICE_ROWS).rev().filter_map(<[u32]>::first);
     let sizes = starts.map(|chunk| (u64::from(*chunk) * CHUNK_SIZE).max(size)).collect();
-    Ok(Some(Cuts { ino: node.ino, sizes }))
+    Ok(Some(Cuts { ino, sizes }))
 }
 
 /// The file that an operation makes shorter, and to what; no more than a guess: apply decides.
