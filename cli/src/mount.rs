@@ -5,6 +5,7 @@ use crate::{
     failure::{Failure, Hint},
     metrics::{self, Page},
     mountpoint::{self, Missing},
+    open_files,
     options::{self, Options, Unknown},
     output::Output,
     places,
@@ -187,6 +188,7 @@ pub(crate) fn start(config: MountConfig) -> Result<Arc<Mount>, Failure> {
         places::outside_cells(journal, "journal")?;
         places::on_own_disk(journal, "journal")?;
     }
+    open_files::raise();
     let _progress = Progress::show("mounting");
     let (cell, view, at) = (config.cell.clone(), config.view.clone(), config.mountpoint.clone());
     let error = match Mount::start(config) {

@@ -16,8 +16,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Blobs kept open, so that a read of one needs no look at the cache. They are pinned there.
-const OPEN_MAX: NonZeroUsize = non_zero(64);
+/// Blobs kept open at most, so that a read of one needs no look at the cache. They are pinned there.
+const OPEN_MAX: u64 = 64;
 /// Blobs up to this size are kept in memory when they were just written or fetched.
 const IN_MEMORY_MAX: usize = 64 * 1024;
 /// Uploads that are remembered, so that a commit that is tried again does not repeat them.
@@ -54,6 +54,13 @@ impl Blob {
     }
 }
 
+/// How many blobs are kept open: few where the process may have few files open.
+fn open_max() -> NonZeroUsize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let max = (files.unwrap_or(u64::MAX) / 16).clamp(4, OPEN_MAX);
+    non_zero(usize::try_from(max).unwrap_or(1))
+}
+
 type Flight = Arc<Mutex<()>>;
 
 /// Reads blobs of the mounted volume.
@@ -73,7 +80,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl BlobReader {
     /// Reads through `cache`, and through `cell` what is not there.
     pub fn new(meta: Arc<Meta>, cell: CellBlobs, cache: DiskCache) -> Self {
-        let open = Mutex::new(LruCache::new(OPEN_MAX));
+        let open = Mutex::new(LruCache::new(open_max()));
         let uploads = Mutex::new(LruCache::new(UPLOADS_MAX));
         Self { meta, cell, cache, open, flights: Mutex::default(), uploads }
     }

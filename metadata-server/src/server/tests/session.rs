@@ -10,6 +10,7 @@ use sitefs_base::{
     session::{Attach, Closing, CreditUse, ToCell, ToMount},
 };
 use sitefs_blobstore::VerifiedBytes;
+use sitefs_proto::pb;
 use std::time::Duration;
 
 fn mkdir(name: &[u8]) -> Op {
@@ -285,6 +286,43 @@ async fn large_file(mount: &mut Mount) -> (InodeId, Seq) {
         seq = mount.op(Op::Commit(new)).await.unwrap().seq;
     }
     (ino, seq)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_cannot_be_is_refused_and_ends_nothing_else() {
+    let cell = TestCell::start().await;
+    let mut mount = cell.mount(1).await;
+    let first = mount.envelope(mkdir(b"a"));
+    mount.send(ToCell::Op(first.clone())).await;
+    let bad = pb::OpEnvelope {
+        session: Bytes::copy_from_slice(&mount.session.to_key()),
+        op: first.op.next().get(),
+        ack_below: 1,
+        body: Some(pb::op_envelope::Body::Unlink(pb::Place { parent: 1, name: "a/b".into() })),
+    };
+    let frame = |frame| pb::ClientFrame { frame: Some(frame) };
+    mount.send_raw(frame(pb::client_frame::Frame::Op(bad.clone()))).await;
+    mount.send_raw(frame(pb::client_frame::Frame::Query(pb::AskQuery { tag: 99, query: None }))).await;
+    let (mut done, mut refused, mut unanswered) = (false, false, false);
+    while !(done && refused && unanswered) {
+        match mount.next().await.expect("the stream goes on") {
+            ToMount::OpReply { op, result, .. } if op == first.op => done = result.is_ok(),
+            ToMount::OpReply { result, .. } => refused = result == Err(Errno::EINVAL),
+            ToMount::Answer { tag: 99, result } => unanswered = result.is_err(),
+            other => panic!("{other:?}"),
+        }
+    }
+    // It was not executed: its number is still free.
+    mount.repeat(OpEnvelope { op: first.op.next(), ..mount_op(&first, mkdir(b"b")) }).await.unwrap();
+
+    let foreign = pb::OpEnvelope { session: Bytes::from_static(&[7; 16]), ..bad };
+    mount.send_raw(frame(pb::client_frame::Frame::Op(foreign))).await;
+    assert!(matches!(mount.next().await, Some(ToMount::Closing(Closing::Refused { .. }))));
+    cell.stop().await;
+}
+
+fn mount_op(like: &OpEnvelope, body: Op) -> OpEnvelope {
+    OpEnvelope { body, ..like.clone() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
