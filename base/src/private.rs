@@ -20,6 +20,9 @@ pub fn make_private_dir(path: &Path) -> Result<()> {
     }
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            Err(Error::invalid(format!("{} is there and is not a directory", path.display())))
+        }
         made => made.map_err(doing),
     }
 }

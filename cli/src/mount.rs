@@ -196,6 +196,9 @@ pub(crate) fn start(config: MountConfig) -> Result<Arc<Mount>, Failure> {
         Err(error) => error.while_doing(format_args!("mounting {view} at {}", at.display())),
     };
     let hint = match error.kind() {
+        Kind::NotFound if error.named_errno().is_some_and(places::is_no_place) => {
+            places::CHOOSE_A_DISK.to_owned()
+        }
         Kind::Unavailable => format!("is a cell running at {cell}?"),
         // An errno is one of this machine's files; the cell gives none for a missing volume.
         Kind::NotFound if error.named_errno().is_none() && view.at.is_none() => {
