@@ -90,7 +90,8 @@ async fn what_one_session_was_promised_another_cannot_use() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_takes_nothing_that_a_session_was_promised() {
     let cell = small().await;
-    let mut one = cell.attach(to_small(attach(1))).await.unwrap();
+    let hears = Attach { hears_credit: true, ..to_small(attach(1)) };
+    let mut one = cell.attach(hears).await.unwrap();
     for (name, kib) in [("a", 60), ("bb", 40)] {
         write(&mut one, name, kib).await.unwrap();
     }
@@ -120,21 +121,23 @@ async fn a_restore_takes_nothing_that_a_session_was_promised() {
     for name in [b"a".as_slice(), b"bb"] {
         one.op(Op::Unlink { at: place(name) }).await.unwrap();
     }
-    // All but 50 KiB are in use on the mount, which has committed nothing of it.
-    let (told, _) = ping(&mut one, LIMIT - 50 * KIB, 1).await;
-    assert_eq!(told.bytes, LIMIT);
-    let (told, _) = ping(&mut one, LIMIT - 50 * KIB, 2).await;
-    assert!(told.bytes >= LIMIT - 50 * KIB);
+    // The attach and six replies told it its credit. All but 50 KiB are in use, and nothing of it is committed.
+    let mut frames = 7;
+    assert_eq!(ping(&mut one, LIMIT - 50 * KIB, frames).await.0.bytes, LIMIT);
+    frames += 1;
     let refused = restore("a").await.unwrap_err();
     assert_eq!(refused.named_errno(), Some(Errno::EDQUOT), "{refused}");
     assert!(refused.chain().contains("--bytes-limit"), "{refused}");
-    assert_eq!(ping(&mut one, LIMIT - 50 * KIB, 3).await.1.bytes_used, 0, "nothing was begun");
 
-    // Less is in use: as soon as it has heard so there is room, and the limit is not passed.
-    ping(&mut one, 150 * KIB, 4).await;
-    ping(&mut one, 150 * KIB, 5).await;
-    assert_eq!(restore("bb").await.unwrap(), 40 * KIB);
-    let (told, usage) = ping(&mut one, 150 * KIB, 6).await;
+    // Less is in use: it is asked to give the rest back, and the limit is not passed.
+    assert_eq!(ping(&mut one, 150 * KIB, frames).await.1.bytes_used, 0, "nothing was begun");
+    frames += 1;
+    let restored = tokio::select! {
+        restored = restore("bb") => restored,
+        () = idles(&mut one, 150 * KIB, &mut frames) => panic!("it goes on"),
+    };
+    assert_eq!(restored.unwrap(), 40 * KIB);
+    let (told, usage) = ping(&mut one, 150 * KIB, frames).await;
     assert_eq!(usage.bytes_used, 40 * KIB);
     assert!(told.bytes >= 150 * KIB && told.bytes + usage.bytes_used <= LIMIT, "{told:?}");
     cell.stop().await;
