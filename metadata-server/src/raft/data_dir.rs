@@ -28,10 +28,6 @@ impl DataDir {
     pub(crate) fn open(path: &Path, cell: &str, group: GroupId, node: NodeId) -> Result<Self> {
         check_name(cell)?;
         make_private_dir(path)?;
-        if let Some(mode) = mode_for_others(path)? {
-            let (path, mode) = (path.display(), format!("{mode:o}"));
-            tracing::warn!(%path, mode, "other users may read the data directory: chmod 700");
-        }
         let wanted = Format { cell: cell.to_owned(), group: group.get(), node: node.get() };
         // Before the lock, so that nothing is written into a directory of something else; and again
         // under it, because another process may have been faster.
@@ -39,6 +35,10 @@ impl DataDir {
         let lock = lock(path)?;
         if !is_made(path, &wanted)? {
             write_durably(&path.join("format"), wanted.text().as_bytes())?;
+        }
+        if let Some(mode) = mode_for_others(path)? {
+            let (path, mode) = (path.display(), format!("{mode:o}"));
+            tracing::warn!(%path, mode, "other users may read the data directory: chmod 700");
         }
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
