@@ -85,7 +85,7 @@ impl Error {
             Errno::ENOENT | Errno::ENODATA => Kind::NotFound,
             Errno::EEXIST => Kind::AlreadyExists,
             Errno::ESTALE => Kind::Conflict,
-            Errno::ENOSPC | Errno::EDQUOT | Errno::EMLINK => Kind::Limit,
+            Errno::ENOSPC | Errno::EDQUOT | Errno::EMLINK | Errno::EMFILE | Errno::ENFILE => Kind::Limit,
             Errno::EACCES | Errno::EPERM | Errno::EROFS => Kind::Denied,
             _ => Kind::Invalid,
         };
@@ -197,6 +197,16 @@ mod tests {
         ];
         for (kind, errno) in table {
             assert_eq!(Error::new(kind, "x").errno(), errno, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn too_many_open_files_are_no_full_disk() {
+        for errno in [Errno::EMFILE, Errno::ENFILE] {
+            let error = Error::io("opening a blob", std::io::Error::from_raw_os_error(errno.get()));
+            assert_eq!((error.kind(), error.errno()), (Kind::Limit, errno));
+            // As it comes back over the wire.
+            assert_eq!(Error::refused(errno, "opening a blob").kind(), error.kind());
         }
     }
 

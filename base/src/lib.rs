@@ -13,6 +13,7 @@ pub mod metrics;
 mod moment;
 mod name;
 pub mod op;
+mod private;
 mod seams;
 pub mod session;
 mod settings;
@@ -27,6 +28,7 @@ pub use id::{Generation, GroupId, Incarnation, InodeId, NodeId, OpId, Seq, Sessi
 pub use identity::{Identity, Role};
 pub use moment::{Moment, SnapshotName, VolumeView};
 pub use name::{Name, SiteName, VolumeName};
+pub use private::{make_private_dir, mode_for_others};
 pub use seams::{Clock, ManualClock, OsRandom, Random, SeededRandom, SystemClock, Tasks};
 pub use settings::{
     HistoryLimit, READ_ONLY_REASON_MAX, ServeStale, VolumeAccess, VolumeChange, VolumeSettings, check_reason,

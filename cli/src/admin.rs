@@ -9,7 +9,7 @@ use sitefs_proto::{
 };
 use std::future::Future;
 use tonic::{
-    Response, Status,
+    Code, Response, Status,
     transport::{Channel, Endpoint},
 };
 
@@ -133,7 +133,16 @@ fn answer<T>(
     runtime: &tokio::runtime::Runtime,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, Error> {
-    runtime.block_on(call).map(Response::into_inner).map_err(|status| error_from_status(&status))
+    runtime.block_on(call).map(Response::into_inner).map_err(|status| match status.code() {
+        // A deadline that has passed here is Cancelled; the cell itself says neither.
+        Code::Cancelled | Code::DeadlineExceeded => Error::unavailable(format!(
+            "the cell took the call and did not answer within {} s: it is stopped, or its disk is stuck; \
+             look at its log, and at `sitefs status`",
+            METADATA_DEADLINE.as_secs()
+        ))
+        .because(error_from_status(&status)),
+        _ => error_from_status(&status),
+    })
 }
 
 /// Who calls, until certificates say it: a cell in insecure mode takes the word for it and does

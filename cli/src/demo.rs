@@ -13,7 +13,7 @@ use crate::{
 };
 use rustix::fs::FlockOperation;
 use serde_json::json;
-use sitefs_base::{Error, Result, VolumeName, VolumeView};
+use sitefs_base::{Error, Result, VolumeName, VolumeView, make_private_dir};
 use sitefs_client::Mount;
 use sitefs_metadata::server::{Server, ServerConfig};
 use std::{
@@ -192,8 +192,10 @@ fn default_data() -> Result<PathBuf> {
 /// Makes the data directory or takes it over, and keeps others out of it while the file is open.
 fn own(data: &Path) -> std::result::Result<File, Failure> {
     let shown = data.display();
-    fs::create_dir_all(data)
-        .map_err(|error| Error::io(format!("making the data directory {shown}"), error))?;
+    make_private_dir(data).or_else(|error| match error.named_errno() {
+        Some(errno) if places::is_no_place(errno) => Err(error).hint(places::CHOOSE_A_DISK),
+        _ => Err(error.into()),
+    })?;
     let mark = data.join(MARK);
     let foreign = || -> std::io::Result<bool> { Ok(!mark.exists() && fs::read_dir(data)?.next().is_some()) };
     if foreign().map_err(|error| Error::io(format!("reading the data directory {shown}"), error))? {

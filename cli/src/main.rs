@@ -16,6 +16,8 @@ mod metrics;
 mod mount;
 #[cfg(feature = "mount")]
 mod mountpoint;
+#[cfg(any(feature = "server", feature = "mount"))]
+mod open_files;
 #[cfg(feature = "mount")]
 mod options;
 mod output;

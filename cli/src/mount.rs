@@ -5,6 +5,7 @@ use crate::{
     failure::{Failure, Hint},
     metrics::{self, Page},
     mountpoint::{self, Missing},
+    open_files,
     options::{self, Options, Unknown},
     output::Output,
     places,
@@ -187,6 +188,7 @@ pub(crate) fn start(config: MountConfig) -> Result<Arc<Mount>, Failure> {
         places::outside_cells(journal, "journal")?;
         places::on_own_disk(journal, "journal")?;
     }
+    open_files::raise();
     let _progress = Progress::show("mounting");
     let (cell, view, at) = (config.cell.clone(), config.view.clone(), config.mountpoint.clone());
     let error = match Mount::start(config) {
@@ -198,6 +200,9 @@ pub(crate) fn start(config: MountConfig) -> Result<Arc<Mount>, Failure> {
         Err(error) => error.while_doing(format_args!("mounting {view} at {}", at.display())),
     };
     let hint = match error.kind() {
+        Kind::NotFound if error.named_errno().is_some_and(places::is_no_place) => {
+            places::CHOOSE_A_DISK.to_owned()
+        }
         Kind::Unavailable => format!("is a cell running at {cell}?"),
         // An errno is one of this machine's files; the cell gives none for a missing volume.
         Kind::NotFound if error.named_errno().is_none() && view.at.is_none() => {

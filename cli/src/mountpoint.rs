@@ -41,6 +41,12 @@ pub(crate) fn prepare(path: &Path, missing: Missing) -> Result<PathBuf> {
         (_, Some(mount)) if mount.is_ours() && life(&path) == Life::Dead => detach(&path)?,
         (_, Some(mount)) => return Err(taken(&path, &mount)),
         (Err(error), None) if error.kind() == io::ErrorKind::NotFound => make(&path, missing)?,
+        (Err(error), None) if error.kind() == io::ErrorKind::NotADirectory => {
+            return Err(Error::invalid(format!(
+                "{} leads through a file, so it cannot be a mount point",
+                path.display()
+            )));
+        }
         (Err(error), None) => return Err(Error::io(format!("looking at {}", path.display()), error)),
         (Ok(_), None) => {}
     }
@@ -60,7 +66,13 @@ fn make(path: &Path, missing: Missing) -> Result<()> {
     if missing == Missing::Refuse {
         return Err(Error::not_found(format!("{} does not exist: mkdir it first", path.display())));
     }
-    fs::create_dir_all(path).map_err(|error| Error::io(format!("making {}", path.display()), error))
+    fs::create_dir_all(path).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Error::already_exists(format!(
+            "{} is a link that leads nowhere: remove it, or choose another mount point",
+            path.display()
+        )),
+        _ => Error::io(format!("making the mount point {}", path.display()), error),
+    })
 }
 
 fn empty_directory(path: &Path) -> Result<()> {

@@ -25,7 +25,6 @@ impl Output {
     }
 
     /// Tells the user something that is no result.
-    #[cfg(feature = "mount")]
     pub(crate) fn say(&self, text: &str) {
         if !self.json {
             // Nobody is left to tell when stderr is closed.

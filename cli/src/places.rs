@@ -1,6 +1,6 @@
 //! Paths that people give: their absolute form, and where directories of sitefs must not lie.
 
-use sitefs_base::{Error, Result};
+use sitefs_base::{Errno, Error, Result};
 use std::{
     ffi::OsString,
     fs,
@@ -28,6 +28,15 @@ pub(crate) fn outside_cells(path: &Path, what: &str) -> Result<()> {
             cell.display()
         ))),
     }
+}
+
+/// What is said of a path where no directory can be made.
+pub(crate) const CHOOSE_A_DISK: &str =
+    "choose a directory on a disk of this host, in which this user may make files";
+
+/// Whether an errno says that a path is no place for a directory of ours.
+pub(crate) fn is_no_place(errno: Errno) -> bool {
+    [Errno::ENOENT, Errno::ENOTDIR, Errno::EEXIST, Errno::EACCES, Errno::EPERM, Errno::EROFS].contains(&errno)
 }
 
 /// Refuses a path on a mount of sitefs: the mount would wait for itself, or die with another cell.

@@ -4,6 +4,7 @@ use crate::{
     Done,
     failure::{Failure, Hint},
     metrics::{self, Page},
+    open_files,
     output::Output,
     places,
     progress::Progress,
@@ -118,6 +119,7 @@ pub(crate) fn page_of(server: &Server) -> Page {
 /// Starts a server and shows that this takes time.
 pub(crate) async fn start(config: ServerConfig) -> Result<Server, Failure> {
     places::on_own_disk(&config.data_dir, "data directory")?;
+    open_files::raise();
     let _progress = Progress::show("starting the cell");
     let with_bucket = matches!(config.backend, BackendConfig::S3 { .. });
     let data = config.data_dir.display().to_string();
@@ -127,6 +129,7 @@ pub(crate) async fn start(config: ServerConfig) -> Result<Server, Failure> {
         Err(error) => error.while_doing(format_args!("starting the cell in {data}")),
     };
     let hint = match error.kind() {
+        _ if error.named_errno().is_some_and(places::is_no_place) => places::CHOOSE_A_DISK,
         _ if !with_bucket => return Err(error.into()),
         Kind::Denied => {
             "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do with the bucket"

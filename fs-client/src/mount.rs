@@ -11,6 +11,7 @@ use crate::status::{Facts, Reporter};
 use sitefs_base::session::Attached;
 use sitefs_base::{
     Clock, Errno, Error, Identity, Kind, OsRandom, Random, Result, SessionId, SystemClock, Tasks, VolumeView,
+    make_private_dir, mode_for_others,
 };
 use sitefs_blobstore::{CacheOptions, DiskCache};
 use std::{
@@ -140,8 +141,16 @@ impl Drop for Network {
     }
 }
 
-fn prepare_dir(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(|error| Error::io(format!("making {}", path.display()), error))
+/// Makes the cache directory and the one for working copies in it. They hold what customers store.
+fn prepare_dirs(cache: &Path) -> Result<PathBuf> {
+    make_private_dir(cache)?;
+    if let Some(mode) = mode_for_others(cache)? {
+        let (cache, mode) = (cache.display(), format!("{mode:o}"));
+        tracing::warn!(%cache, mode, "other users may read the cache directory: chmod 700");
+    }
+    let work = cache.join("work");
+    make_private_dir(&work)?;
+    Ok(work)
 }
 
 fn check_mountpoint(path: &Path) -> Result<()> {
@@ -171,8 +180,7 @@ impl Mount {
     /// Attaches to the cell and mounts. When it returns, the tree can be used.
     pub fn start(config: MountConfig) -> Result<Self> {
         check_mountpoint(&config.mountpoint)?;
-        let work_dir = config.cache_dir.join("work");
-        prepare_dir(&work_dir)?;
+        let work_dir = prepare_dirs(&config.cache_dir)?;
         let cache = open_cache(&config)?;
         let journal = open_journal(&config)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);

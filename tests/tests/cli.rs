@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
-use sitefs_tests::{Cell, Demo, MountPoint, can_mount, scratch, sitefs};
-use std::{fs, path::Path};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sitefs_tests::{Cell, Demo, Finished, MountPoint, Running, can_mount, scratch, sitefs};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 fn text(path: &Path) -> String {
     path.display().to_string()
@@ -69,6 +70,94 @@ fn unusable_mount_points_are_refused() {
     mount(&path.join("empty"), &path.join("empty/cache")).refused(65, "must not contain each other");
     mount(&path.join("empty"), &path.join("cache")).refused(69, "127.0.0.1:1");
     assert_eq!(fs::read_dir(path.join("full")).unwrap().count(), 1);
+}
+
+#[test]
+fn what_customers_store_is_for_the_owner_alone() {
+    let (_dir, path) = scratch();
+    let data = path.join("data");
+    let log = path.join("log");
+    assert_eq!(server_on(&data, &log).stop(), 0);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&data), mode(&data.join("blobs"))), (0o700, 0o700));
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
+    let server = server_on(&data, &log);
+    assert!(server.log().contains("other users may read the data directory"), "{}", server.log());
+    assert_eq!(server.stop(), 0);
+    assert_eq!(mode(&data), 0o755, "what somebody chose stays");
+    if !can_mount() {
+        return;
+    }
+    let demo = Demo::start();
+    for dir in ["", "cell", "cell/blobs", "cache", "cache/work", "cache/journal", "cache/blobs"] {
+        assert_eq!(mode(&demo.data().join(dir)), 0o700, "{dir:?}");
+    }
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised() {
+    let (_dir, path) = scratch();
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(512), ..limit }).unwrap();
+    let server = server_on(&path.join("data"), &path.join("log"));
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let [soft, hard] = [3, 4].map(|at| line.split_whitespace().nth(at).unwrap());
+    assert_eq!(soft, hard, "{line}");
+    assert_eq!(server.stop(), 0);
+}
+
+fn server_on(data: &Path, log: &Path) -> Running {
+    let mut arguments = vec!["server".to_owned(), text(data), "--insecure".to_owned()];
+    for listen in ["--listen", "--admin-listen"] {
+        arguments.extend([listen.to_owned(), "127.0.0.1:0".to_owned()]);
+    }
+    Running::start(&arguments, &[], log).unwrap()
+}
+
+#[test]
+fn errors_are_one_line_that_says_what_to_do() {
+    let (_dir, path) = scratch();
+    let one_line = |ended: Finished, code: i32, says: &str| ended.refused(code, says);
+    let server = |data: &Path| {
+        let listen = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--insecure"];
+        sitefs(&[&["server", &text(data)], &listen[..]].concat())
+    };
+    one_line(server(Path::new("/proc/x")), 66, "choose a directory on a disk of this host");
+    fs::write(path.join("file"), "").unwrap();
+    one_line(server(&path.join("file")), 65, "is not a directory");
+    one_line(
+        sitefs(&["status", "--admin", "127.0.0.1:1"]),
+        69,
+        "is `sitefs server` or `sitefs demo` running?",
+    );
+
+    // A cell that takes calls and does not answer.
+    let cell = Cell::start();
+    cell.freeze();
+    one_line(cell.admin(&["volume", "list"]), 69, "did not answer within 5 s");
+    cell.thaw();
+    cell.admin(&["volume", "list"]).ok();
+
+    if !can_mount() {
+        return;
+    }
+    std::os::unix::fs::symlink("/nowhere/at/all", path.join("dangling")).unwrap();
+    let demo = |at: &Path, data: &Path| sitefs(&["demo", &text(at), "--data", &text(data)]);
+    one_line(demo(&path.join("dangling"), &path.join("data")), 76, "choose another mount point");
+    one_line(demo(&path.join("file/below"), &path.join("data")), 65, "cannot be a mount point");
+    one_line(demo(&path.join("mount"), Path::new("/proc/x")), 66, "choose a directory on a disk");
+}
+
+#[test]
+fn a_volume_that_is_made_smaller_than_it_is_warns() {
+    let cell = Cell::start();
+    cell.admin(&["volume", "create", "acme/small"]).ok();
+    let set = cell.admin(&["volume", "set", "acme/small", "--bytes-limit", "0"]).ok();
+    assert!(set.stderr.contains("nothing more can be written"), "{set:#?}");
+    let set = cell.admin(&["volume", "set", "acme/small", "--bytes-limit", "1GiB"]).ok();
+    assert_eq!(set.stderr, "", "{set:#?}");
 }
 
 #[test]

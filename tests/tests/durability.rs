@@ -160,6 +160,45 @@ fn a_blob_damaged_in_the_store_is_an_error_never_wrong_bytes() {
 }
 
 #[test]
+fn a_blob_damaged_or_lost_in_the_store_is_whole_again_once_its_content_is_written_again() {
+    if !can_mount() {
+        return;
+    }
+    let mut demo = Demo::start();
+    // Large content, which is uploaded, and small content, which the cell drains.
+    let sizes = [("damaged", (1 << 20) + 7), ("lost", (1 << 20) + 8), ("drained", 20_001)];
+    let whole = |name: &str, len| content(name.len() as u64, len);
+    for (name, len) in sizes {
+        fs::write(demo.path(name), whole(name, len)).unwrap();
+    }
+    let blobs = demo.data().join("cell/blobs");
+    let objects = |len: usize| files_of_size(&blobs, len as u64);
+    wait_for("the small blob to be drained", SOON, || objects(20_001).len() == 1);
+    assert_eq!(demo.stop(), 0);
+    for (name, len) in sizes {
+        let found = objects(len);
+        assert_eq!(found.len(), 1, "{name}: {found:?}");
+        if name == "lost" { fs::remove_file(&found[0]).unwrap() } else { damage(&found[0]) }
+    }
+    fs::remove_dir_all(demo.data().join("cache")).unwrap();
+    demo.start_again();
+    for (name, len) in sizes {
+        let error = fs::read(demo.path(name)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "{name}");
+        // Under another name: all files of this content are whole again.
+        fs::write(demo.path("copy"), whole(name, len)).unwrap();
+        assert!(fs::read(demo.path(name)).unwrap() == whole(name, len), "{name}");
+    }
+    wait_for("the small blob to be drained again", SOON, || objects(20_001).len() == 2);
+    assert_eq!(demo.stop(), 0);
+    fs::remove_dir_all(demo.data().join("cache")).unwrap();
+    demo.start_again();
+    for (name, len) in sizes {
+        assert!(fs::read(demo.path(name)).unwrap() == whole(name, len), "{name} with an empty cache");
+    }
+}
+
+#[test]
 fn a_blob_damaged_in_the_cache_is_fetched_again() {
     if !can_mount() {
         return;

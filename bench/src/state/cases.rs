@@ -9,9 +9,11 @@ use crate::say;
 use bytes::Bytes;
 use rustix::time::ClockId::{ProcessCPUTime, ThreadCPUTime};
 use sitefs_base::{
-    Content, Digest, Error, Extent, InodeId, Name, Result, SnapshotName, limits::CHUNK_SIZE, op::*,
+    Content, Digest, Error, Extent, InodeId, Name, Result, SnapshotName,
+    limits::{CHUNK_SIZE, COMMIT_CHUNKS_MAX},
+    op::*,
 };
-use sitefs_metadata::state::CommandBody;
+use sitefs_metadata::state::{self, CommandBody};
 use std::{fs, path::Path, time::Duration};
 
 /// Files per directory, but for the large one.
@@ -52,6 +54,8 @@ pub(super) fn run(dir: &Path, million: u64) -> Result<Vec<Measured>> {
     note(&mut found, disk_of(&tree, &history), "bytes", per_file(&tree, dir)?, None);
     tree.cell.forget_history()?;
     disk(&mut found, &tree, dir)?;
+    // Its history is no part of what files take.
+    large_file(&mut found, &mut tree, million)?;
     Ok(found)
 }
 
@@ -358,6 +362,40 @@ fn appends(found: &mut Vec<Measured>, tree: &mut Tree) -> Result<()> {
         })
     })?;
     note(found, "append 200 bytes to a file of 100 MiB", "us", micros(time, lines), 250.0);
+    Ok(())
+}
+
+/// Emptying a file of a million chunks, as the leader does it: in steps, of which none holds up the cell.
+fn large_file(found: &mut Vec<Measured>, tree: &mut Tree, million: u64) -> Result<()> {
+    let ino = tree.cell.number()?;
+    tree.commit(small(ino, place(InodeId::ROOT, "large-file")?))?;
+    let upload = tree.uploads(1)?.remove(0);
+    let each = COMMIT_CHUNKS_MAX as u64;
+    let commits = million.div_ceil(each);
+    for part in 0..commits {
+        let layout = |chunk: u64| {
+            let offset = chunk * CHUNK_SIZE;
+            let extent = Extent { offset, len: FILE_LEN, digest: upload.digest, blob_offset: 0 };
+            ChunkLayout { chunk: chunk as u32, extents: vec![extent] }
+        };
+        let changed = (part * each..(part + 1) * each).map(layout).collect();
+        let content = NewContent::Chunks { size: (part + 1) * each * CHUNK_SIZE, changed };
+        tree.commit(Commit { content: Some(content), ..blob(ino, &upload) })?;
+    }
+    tree.cell.rest()?;
+    let empty = Op::SetAttr { ino, set: SetAttr { size: Some(0), ..SetAttr::default() } };
+    let volume = tree.cell.volume;
+    let (cuts, looking) = cpu(ThreadCPUTime, || state::cuts(&tree.cell.store.reader(), volume, &empty))?;
+    let (mut longest, mut all) = (Duration::ZERO, looking);
+    for size in cuts.ok_or_else(|| unexpected("a look at a large file"))?.sizes {
+        let step = CommandBody::Shorten { volume, ino, size };
+        let (_, took) = cpu(ThreadCPUTime, || tree.cell.command(step))?;
+        (longest, all) = (longest.max(took), all + took);
+    }
+    tree.cell.op(empty)?;
+    let chunks = commits * each;
+    note(found, "longest command of emptying a large file", "ms", longest.as_secs_f64() * 1e3, 50.0);
+    note(found, format!("emptying a file of {chunks} chunks"), "us/chunk", micros(all, chunks), 20.0);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use super::{Backend, BoxFuture, Listed, OBJECT_MAX, SignedRequest};
 use crate::ObjectKey;
 use bytes::Bytes;
-use sitefs_base::{Clock, Error, OsRandom, Random, Result, SystemClock, Time};
+use sitefs_base::{Clock, Error, OsRandom, Random, Result, SystemClock, Time, make_private_dir};
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
@@ -27,6 +27,7 @@ impl DirBackend {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let doing = |error| Error::io(format!("opening the blob directory {}", path.display()), error);
+        make_private_dir(path)?;
         fs::create_dir_all(path.join(TEMP_DIR)).map_err(doing)?;
         sync_dir(path).map_err(doing)?;
         remove_old_temps(&path.join(TEMP_DIR)).map_err(doing)?;

@@ -9,8 +9,9 @@ use crate::{
 use serde_json::json;
 use sitefs_base::{
     ByteSize, Error, HistoryLimit, ServeStale, VolumeAccess, VolumeChange, VolumeName, check_reason,
+    display_bytes, op::Usage,
 };
-use sitefs_proto::manage::SetVolume;
+use sitefs_proto::manage::{SetVolume, VolumeDetails};
 
 /// Changes limits and settings of a volume; what is not given stays.
 #[derive(clap::Args)]
@@ -23,7 +24,8 @@ pub(super) struct Arguments {
     /// How many files and directories it may hold.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     inodes_limit: Option<u64>,
-    /// How much its history may take beside snapshots: a size, or default for as much as the volume.
+    /// How much its history may take beside snapshots: a size, or default for as much as the volume (at
+    /// least 16 MiB).
     #[arg(long, value_name = "SIZE|default", value_parser = history_limit)]
     history_limit: Option<HistoryLimit>,
     /// What mounts do while no cell answers: off (nothing), or reads (answer from what they know).
@@ -59,8 +61,34 @@ pub(super) fn run(arguments: &Arguments, output: &Output) -> Done {
             .hint("`sitefs volume set --help` lists what can be changed");
     }
     let request = SetVolume { name: name.clone(), change, claimed_identity: operator() };
-    Admin::connect(&arguments.target)?.set_volume(request.into())?;
+    let mut admin = Admin::connect(&arguments.target)?;
+    let before = match (arguments.bytes_limit, arguments.history_limit) {
+        (Some(_), None) => Some(admin.show_volume(name)?),
+        _ => None,
+    };
+    admin.set_volume(request.into())?;
+    if let Some(before) = before {
+        warnings(&before, &admin.show_volume(name)?).iter().for_each(|warning| output.say(warning));
+    }
     output.result(&json!({ "name": name.to_string(), "changed": true }), || format!("changed {name}"))
+}
+
+/// What a smaller volume means for what is there.
+fn warnings(before: &VolumeDetails, after: &VolumeDetails) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let Usage { bytes_used, bytes_limit, .. } = after.volume.usage;
+    if bytes_used >= bytes_limit {
+        let (used, limit) = (display_bytes(bytes_used), display_bytes(bytes_limit));
+        warnings.push(format!("warning: it holds {used} of {limit}: nothing more can be written"));
+    }
+    if let (None, Some(kept)) = (before.history_limit, after.history_limit) {
+        warnings.push(format!(
+            "warning: its history ({}) stays and may take {} as before; --history-limit gives some of it up",
+            display_bytes(after.history_bytes),
+            display_bytes(kept)
+        ));
+    }
+    warnings
 }
 
 fn change(arguments: &Arguments) -> VolumeChange {

@@ -4,7 +4,10 @@ use super::transfer::CellBlobs;
 use crate::meta::{Cx, Meta, Op, Stop};
 use bytes::Bytes;
 use lru::LruCache;
-use sitefs_base::{Digest, Errno, Error, Generation, InodeId, Kind, Result, op::Uploaded};
+use sitefs_base::{
+    Digest, Errno, Error, Generation, InodeId, Kind, Result,
+    op::{Location, Uploaded},
+};
 use sitefs_blobstore::{CacheStats, CachedBlob, DiskCache, VerifiedBytes};
 use std::{
     collections::HashMap,
@@ -13,8 +16,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Blobs kept open, so that a read of one needs no look at the cache. They are pinned there.
-const OPEN_MAX: NonZeroUsize = non_zero(64);
+/// Blobs kept open at most, so that a read of one needs no look at the cache. They are pinned there.
+const OPEN_MAX: u64 = 64;
 /// Blobs up to this size are kept in memory when they were just written or fetched.
 const IN_MEMORY_MAX: usize = 64 * 1024;
 /// Uploads that are remembered, so that a commit that is tried again does not repeat them.
@@ -51,6 +54,13 @@ impl Blob {
     }
 }
 
+/// How many blobs are kept open: few where the process may have few files open.
+fn open_max() -> NonZeroUsize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let max = (files.unwrap_or(u64::MAX) / 16).clamp(4, OPEN_MAX);
+    non_zero(usize::try_from(max).unwrap_or(1))
+}
+
 type Flight = Arc<Mutex<()>>;
 
 /// Reads blobs of the mounted volume.
@@ -70,7 +80,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl BlobReader {
     /// Reads through `cache`, and through `cell` what is not there.
     pub fn new(meta: Arc<Meta>, cell: CellBlobs, cache: DiskCache) -> Self {
-        let open = Mutex::new(LruCache::new(OPEN_MAX));
+        let open = Mutex::new(LruCache::new(open_max()));
         let uploads = Mutex::new(LruCache::new(UPLOADS_MAX));
         Self { meta, cell, cache, open, flights: Mutex::default(), uploads }
     }
@@ -147,26 +157,27 @@ impl BlobReader {
         Ok(blob)
     }
 
-    /// Fetches from where the cell says; a second time if the first brought wrong bytes.
+    /// Fetches from where the cell says; through the cell if that brought wrong bytes or none. The cell
+    /// looks for itself then, and a blob that it finds damaged can be stored again (DESIGN D33).
     fn fetch(&self, ino: InodeId, digest: Digest) -> Op<VerifiedBytes> {
-        for last in [false, true] {
-            let locations = self.meta.resolve(Cx::Slow, ino, vec![digest])?;
-            let Some(Some(location)) = locations.first() else {
-                tracing::error!(%digest, %ino, "the cell knows no place of a blob that the file needs");
-                return Err(Errno::EIO.into());
-            };
-            match self.cell.fetch(ino, digest, location) {
-                Ok(bytes) => return Ok(bytes),
-                Err(error) if error.kind() == Kind::Corrupt && !last => {
-                    tracing::error!(%digest, error = error.chain(), "a blob arrived damaged; fetching it again");
-                }
-                Err(error) => {
-                    tracing::error!(%digest, error = error.chain(), "a blob cannot be fetched");
-                    break;
-                }
+        let locations = self.meta.resolve(Cx::Slow, ino, vec![digest])?;
+        let Some(Some(location)) = locations.first() else {
+            tracing::error!(%digest, %ino, "the cell knows no place of a blob that the file needs");
+            return Err(Errno::EIO.into());
+        };
+        let fetched = self.cell.fetch(ino, digest, location).or_else(|error| {
+            if !matches!(error.kind(), Kind::Corrupt | Kind::NotFound) {
+                return Err(error);
             }
-        }
-        Err(Errno::EIO.into())
+            tracing::error!(%digest, error = error.chain(), "a blob arrived damaged; asking the cell for it");
+            // What this mount has uploaded is not worth more than what there is.
+            lock(&self.uploads).pop(&digest);
+            self.cell.fetch(ino, digest, &Location::Cell)
+        });
+        fetched.map_err(|error| {
+            tracing::error!(%digest, error = error.chain(), "a blob cannot be fetched");
+            Stop::Errno(Errno::EIO)
+        })
     }
 
     fn admit(&self, blob: VerifiedBytes) -> Blob {

@@ -1,6 +1,6 @@
 //! Moves hot blobs from the cell to the object store (DESIGN D31, D35).
 
-use super::{Blobs, checked, outage::Outage, within};
+use super::{Blobs, checked, is_damage, outage::Outage, verify, within};
 use crate::state::{self, CommandBody, HotBlob};
 use sitefs_base::{Error, Generation, Kind, Result, SiteId, Time, limits::CONTENT_DEADLINE};
 use sitefs_blobstore::ObjectKey;
@@ -141,7 +141,13 @@ async fn move_out(blobs: Arc<Blobs>, key: ObjectKey) -> Moved {
         let Some(bytes) = state::hot_bytes(&blobs.group.reader(), key.site, key.generation)? else {
             return Ok(()); // gone since it was listed
         };
-        let bytes = checked(&key, bytes.into()).await?;
+        let bytes = match checked(&key, bytes.into()).await {
+            Err(error) if is_damage(&error) => {
+                verify::report_damaged(&blobs, key).await?;
+                return Err(error);
+            }
+            checked => checked?,
+        };
         let len = bytes.len() as u64;
         if blobs.backend.uses_own_disk() && blobs.group.is_disk_short(len)? {
             return Err(Error::limit("the disk of the cell is nearly full, hot blobs stay in its log"));

@@ -20,7 +20,7 @@ use crate::{
 };
 use bytes::Bytes;
 use sitefs_base::{
-    Error, Result, SiteId, VolumeId,
+    Error, Kind, Result, SiteId, VolumeId,
     limits::{CONTENT_DEADLINE, METADATA_DEADLINE},
     op::Location,
 };
@@ -97,20 +97,51 @@ impl Blobs {
         digest: sitefs_base::Digest,
     ) -> Result<Option<VerifiedBytes>> {
         // A hot blob may be drained between the two reads; it is an object then.
+        let mut missing = None;
         for _ in 0..2 {
             let reader = self.group.reader();
             let Some(place) = state::locate(&reader, volume, &[digest])?.pop().flatten() else {
                 return Ok(None);
             };
             let key = ObjectKey { site: place.site, digest, generation: place.generation };
-            if !place.hot {
-                return self.read(&key).await.map(Some);
-            }
-            if let Some(bytes) = state::hot_bytes(&reader, key.site, key.generation)? {
-                return checked(&key, bytes.into()).await.map(Some);
+            let read = if place.hot { self.read_hot(&key).await } else { self.read(&key).await.map(Some) };
+            match read.transpose() {
+                Some(read) => return self.noted(&place, &key, read).await.map(Some),
+                None if missing == Some(key) => {
+                    let gone = Error::not_found(format!("the cell has lost blob {}", digest.short()));
+                    return self.noted(&place, &key, Err(gone)).await.map(Some);
+                }
+                None => missing = Some(key),
             }
         }
         Err(Error::unavailable(format!("blob {} is on its way to the object store", digest.short())))
+    }
+
+    async fn read_hot(&self, key: &ObjectKey) -> Result<Option<VerifiedBytes>> {
+        match state::hot_bytes(&self.group.reader(), key.site, key.generation)? {
+            Some(bytes) => checked(key, bytes.into()).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// What was found of a blob is written down if it is news: that it is damaged, so that it can be
+    /// stored again, or that it is not any more.
+    async fn noted(
+        &self,
+        place: &BlobPlace,
+        key: &ObjectKey,
+        read: Result<VerifiedBytes>,
+    ) -> Result<VerifiedBytes> {
+        let noted = match &read {
+            Ok(_) if place.damaged => verify::report(self, *key).await,
+            Err(error) if is_damage(error) && !place.damaged => verify::report_damaged(self, *key).await,
+            _ => Ok(()),
+        };
+        if let Err(error) = noted {
+            // The next who reads it says so again.
+            tracing::debug!(error = error.chain(), "the state of a blob was not noted");
+        }
+        read
     }
 
     /// Reads an object and proves its digest.
@@ -161,6 +192,11 @@ impl Blobs {
     }
 }
 
+/// Whether an error says that the bytes are wrong or gone, and not that they cannot be had now.
+fn is_damage(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Corrupt | Kind::NotFound)
+}
+
 fn location(signed: SignedRequest) -> Location {
     Location::Url { url: signed.url, headers: signed.headers, expires: signed.expires }
 }
@@ -169,7 +205,7 @@ fn location(signed: SignedRequest) -> Location {
 async fn checked(key: &ObjectKey, bytes: Bytes) -> Result<VerifiedBytes> {
     let result = hashed(key.digest, bytes).await;
     if let Err(error) = &result
-        && error.kind() == sitefs_base::Kind::Corrupt
+        && error.kind() == Kind::Corrupt
     {
         tracing::error!(
             site = key.site.get(), digest = %key.digest, generation = %key.generation, error = error.chain(),

@@ -57,17 +57,24 @@ async fn step(blobs: &Blobs, wrong: &mut HashSet<ObjectKey>) -> Result<bool> {
     Ok(more && wrong.len() < WRONG_MAX)
 }
 
-/// Reads one object and reports it as verified. `false`: it is wrong or not there, which is logged.
+/// Reads one object and reports it as verified. `false`: it is wrong or not there, which is logged, and
+/// written down if it was committed.
 pub(super) async fn prove(blobs: &Blobs, key: ObjectKey) -> Result<bool> {
     match blobs.read(&key).await {
         Ok(_) => report(blobs, key).await.map(|()| true),
-        Err(error) if error.kind() == Kind::Corrupt => Ok(false),
+        Err(error) if error.kind() == Kind::Corrupt => report_damaged(blobs, key).await.map(|()| false),
         Err(error) if error.kind() == Kind::NotFound => {
             tracing::error!(site = key.site.get(), digest = %key.digest, "uploaded blob is not in the store");
-            Ok(false)
+            report_damaged(blobs, key).await.map(|()| false)
         }
         Err(error) => Err(error),
     }
+}
+
+/// The blob can be stored again from now on.
+pub(super) async fn report_damaged(blobs: &Blobs, key: ObjectKey) -> Result<()> {
+    let body = CommandBody::Damaged { site: key.site, digest: key.digest, generation: key.generation };
+    blobs.group.propose(body).await.map(|_| ())
 }
 
 pub(super) async fn report(blobs: &Blobs, key: ObjectKey) -> Result<()> {

@@ -1,7 +1,7 @@
 //! The directory of a node: whose it is, and that only one process uses it.
 
 use rustix::fs::{FlockOperation, flock};
-use sitefs_base::{Error, GroupId, NodeId, Result};
+use sitefs_base::{Error, GroupId, NodeId, Result, make_private_dir, mode_for_others};
 use std::{
     fs::{self, File},
     io::Write,
@@ -27,7 +27,7 @@ impl DataDir {
     /// Locks `path` and checks that it belongs to this node; an empty directory becomes this node's.
     pub(crate) fn open(path: &Path, cell: &str, group: GroupId, node: NodeId) -> Result<Self> {
         check_name(cell)?;
-        fs::create_dir_all(path).map_err(|error| Error::io(format!("creating {}", path.display()), error))?;
+        make_private_dir(path)?;
         let wanted = Format { cell: cell.to_owned(), group: group.get(), node: node.get() };
         // Before the lock, so that nothing is written into a directory of something else; and again
         // under it, because another process may have been faster.
@@ -35,6 +35,10 @@ impl DataDir {
         let lock = lock(path)?;
         if !is_made(path, &wanted)? {
             write_durably(&path.join("format"), wanted.text().as_bytes())?;
+        }
+        if let Some(mode) = mode_for_others(path)? {
+            let (path, mode) = (path.display(), format!("{mode:o}"));
+            tracing::warn!(%path, mode, "other users may read the data directory: chmod 700");
         }
         Ok(Self { path: path.to_owned(), _lock: lock })
     }

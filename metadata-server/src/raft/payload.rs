@@ -78,7 +78,7 @@ fn decode(bytes: &[u8]) -> Result<(Command, &[u8])> {
     Ok((command, rest))
 }
 
-const KINDS: std::ops::RangeInclusive<u16> = 0..=18;
+const KINDS: std::ops::RangeInclusive<u16> = 0..=21;
 
 /// The number of a kind of command in the log; never reused.
 const fn kind(body: &CommandBody) -> u16 {
@@ -102,6 +102,9 @@ const fn kind(body: &CommandBody) -> u16 {
         CommandBody::StepRestore { .. } => 16,
         CommandBody::EndRestore { .. } => 17,
         CommandBody::Merged { .. } => 18,
+        CommandBody::Damaged { .. } => 19,
+        CommandBody::Shorten { .. } => 20,
+        CommandBody::ResumeSession { .. } => 21,
     }
 }
 

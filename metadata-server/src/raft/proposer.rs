@@ -206,6 +206,7 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
     match body {
         CommandBody::OpenSession { volume, .. }
         | CommandBody::CloseSession { volume, .. }
+        | CommandBody::ResumeSession { volume, .. }
         | CommandBody::Op { volume, .. }
         | CommandBody::SetVolume { volume, .. }
         | CommandBody::DeleteVolume { volume }
@@ -216,13 +217,15 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
         | CommandBody::CreateSnapshot { volume, .. }
         | CommandBody::DeleteSnapshot { volume, .. }
         | CommandBody::MoveHorizon { volume, .. }
-        | CommandBody::Merged { volume, .. } => Some(*volume),
+        | CommandBody::Merged { volume, .. }
+        | CommandBody::Shorten { volume, .. } => Some(*volume),
         CommandBody::Noop
         | CommandBody::Init { .. }
         | CommandBody::CreateVolume { .. }
         | CommandBody::ExpireSessions { .. }
         | CommandBody::Drained { .. }
-        | CommandBody::Verified { .. } => None,
+        | CommandBody::Verified { .. }
+        | CommandBody::Damaged { .. } => None,
     }
 }
 

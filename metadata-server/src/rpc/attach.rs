@@ -33,7 +33,7 @@ pub(super) async fn attach(cell: &Arc<Cell>, attach: Attach, wire: &Wire) -> Res
     let caller = cell.auth.caller(&attach.claimed_identity).map_err(refused)?;
     let access = Auth::access(&caller, &attach.volume).map_err(refused)?;
     let volume = find_volume(cell, &attach).map_err(refused)?;
-    still_known(cell, volume, &attach)?;
+    same_incarnation(cell, &attach)?;
 
     // Subscribed before the seq is read: nothing can fall between.
     let events = cell.group.events();
@@ -56,7 +56,11 @@ pub(super) async fn attach(cell: &Arc<Cell>, attach: Attach, wire: &Wire) -> Res
     let credit = match access {
         Access::Read => Credit::NONE,
         Access::Write => {
-            let told = cell.credits.attach(holder, attach.in_use, &usage, now);
+            let told = {
+                let mut ledger = cell.credits.ledger();
+                let usage = standing(cell, &member).map_or(usage, |standing| standing.usage);
+                ledger.attach(holder, attach.in_use, &usage, now)
+            };
             cell.sessions.tell_credit(&told.ask);
             told.credit
         }
@@ -109,15 +113,12 @@ fn find_volume(cell: &Cell, attach: &Attach) -> Result<VolumeId> {
     })
 }
 
-/// A session that was attached before must still be there, or its operations could run twice
-/// (DESIGN D12).
-fn still_known(cell: &Cell, volume: VolumeId, attach: &Attach) -> Result<(), Closing> {
-    let Some(known) = attach.incarnation else { return Ok(()) };
-    let there = state::session_info(&cell.group.reader(), volume, attach.session).map_err(refused)?;
-    if known != cell.group.info().incarnation || there.is_none() {
-        return Err(Closing::SessionGone);
+/// What a session was told by a cell that was restored since is not true of this one.
+fn same_incarnation(cell: &Cell, attach: &Attach) -> Result<(), Closing> {
+    match attach.incarnation {
+        Some(known) if known != cell.group.info().incarnation => Err(Closing::SessionGone),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// A session that was begun or found.
@@ -128,7 +129,12 @@ struct Opened {
 }
 
 async fn open(cell: &Cell, volume: VolumeId, attach: &Attach) -> Result<Opened, Closing> {
-    let body = CommandBody::OpenSession { volume, session: attach.session, at: attach.moment.clone() };
+    // One that was attached before must still be there, or its operations could run twice (DESIGN D12):
+    // apply decides that, for it may expire while this is on its way.
+    let body = match attach.incarnation {
+        Some(_) => CommandBody::ResumeSession { volume, session: attach.session },
+        None => CommandBody::OpenSession { volume, session: attach.session, at: attach.moment.clone() },
+    };
     match (cell.group.propose(body).await.map_err(refused)?.reply, &attach.moment) {
         (Ok(Reply::Session { site, op_high_water, at, .. }), moment) if at.is_some() == moment.is_some() => {
             Ok(Opened { site, op_high_water, at })
@@ -137,6 +143,7 @@ async fn open(cell: &Cell, volume: VolumeId, attach: &Attach) -> Result<Opened, 
             Err(refused(Error::invalid("this session shows the past, another one shows the volume as it is")))
         }
         (Ok(_), _) => Err(refused(Error::internal("opening a session gave another reply"))),
+        (Err(Errno::ESTALE), _) if attach.incarnation.is_some() => Err(Closing::SessionGone),
         (Err(errno), Some(moment)) => Err(refused(no_such_moment(errno, &attach.volume, moment))),
         (Err(Errno::ESTALE), None) => Err(Closing::SessionGone),
         (Err(errno), None) => Err(refused(Error::refused(errno, format!("opening the session: {errno}")))),

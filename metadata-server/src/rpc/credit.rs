@@ -70,13 +70,9 @@ pub(crate) struct Credits {
 }
 
 impl Credits {
-    /// A session begins a stream and says what it counts on. The credit for its first frame.
-    pub fn attach(&self, holder: Holder, counts_on: Credit, usage: &Usage, now: Duration) -> Told {
-        let mut books = self.lock();
-        let book = books.entry(holder.volume).or_default();
-        book.forget_absent(now);
-        book.attach(holder, counts_on, usage);
-        book.answer(holder, usage, now)
+    /// The ledger, while nobody else changes it.
+    pub fn ledger(&self) -> Ledger<'_> {
+        Ledger { books: self.lock() }
     }
 
     /// What a session says of its credit.
@@ -88,22 +84,6 @@ impl Credits {
         if gave_back {
             self.freed.notify_waiters();
         }
-    }
-
-    /// The credit for the next frame of a stream; nothing for sessions that have none.
-    pub fn answer(&self, holder: Holder, usage: &Usage, now: Duration) -> Told {
-        let mut books = self.lock();
-        let Some(book) = books.get_mut(&holder.volume) else { return Told::default() };
-        book.forget_absent(now);
-        book.answer(holder, usage, now)
-    }
-
-    /// Sets `bound` of a session's credit aside for an operation, and what is free beside; a retry
-    /// gets what was set aside before. Refused if that is not enough: others were promised the rest.
-    pub fn debit(&self, holder: Holder, op: OpId, bound: Credit, usage: &Usage, now: Duration) -> Debit {
-        let mut books = self.lock();
-        let book = books.get_mut(&holder.volume);
-        book.map_or(Debit::Refused, |book| book.debit(holder, op, bound, usage, now))
     }
 
     /// Completes when credit was given back after the call.
@@ -146,6 +126,42 @@ impl Credits {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<VolumeId, Book>> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The ledger while it is locked. The usage that it is asked with is read meanwhile: an operation is
+/// settled after it was applied, so a usage from before would count what it added neither as used nor as
+/// promised.
+pub(crate) struct Ledger<'a> {
+    books: MutexGuard<'a, HashMap<VolumeId, Book>>,
+}
+
+impl Ledger<'_> {
+    /// A session begins a stream and says what it counts on. The credit for its first frame.
+    pub fn attach(&mut self, holder: Holder, counts_on: Credit, usage: &Usage, now: Duration) -> Told {
+        let book = self.books.entry(holder.volume).or_default();
+        book.forget_absent(now);
+        book.attach(holder, counts_on, usage);
+        book.answer(holder, usage, now)
+    }
+
+    /// One that is told nothing begins: it gets credit by [`Self::debit`] only.
+    pub fn enter(&mut self, holder: Holder, usage: &Usage) {
+        self.books.entry(holder.volume).or_default().attach(holder, Credit::NONE, usage);
+    }
+
+    /// The credit for the next frame of a stream; nothing for sessions that have none.
+    pub fn answer(&mut self, holder: Holder, usage: &Usage, now: Duration) -> Told {
+        let Some(book) = self.books.get_mut(&holder.volume) else { return Told::default() };
+        book.forget_absent(now);
+        book.answer(holder, usage, now)
+    }
+
+    /// Sets `bound` of a session's credit aside for an operation, and what is free beside; a retry
+    /// gets what was set aside before. Refused if that is not enough: others were promised the rest.
+    pub fn debit(&mut self, holder: Holder, op: OpId, bound: Credit, usage: &Usage, now: Duration) -> Debit {
+        let book = self.books.get_mut(&holder.volume);
+        book.map_or(Debit::Refused, |book| book.debit(holder, op, bound, usage, now))
     }
 }
 

@@ -13,6 +13,7 @@ mod outbox;
 mod query;
 mod reserve;
 mod restore;
+mod room;
 mod session;
 mod sessions;
 mod snapshots;
@@ -28,7 +29,7 @@ use credit::Credits;
 use reserve::Reservations;
 use sessions::{Member, Sessions};
 use sitefs_base::{Clock, NodeId, Tasks};
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use watch::Watchers;
@@ -67,6 +68,8 @@ pub(crate) struct Cell {
     reserved: Reservations,
     credits: Credits,
     watchers: Watchers,
+    /// How many rooms were set aside.
+    rooms: AtomicU64,
 }
 
 impl Cell {
@@ -86,6 +89,7 @@ impl Cell {
             sessions: Sessions::default(),
             reserved: Reservations::default(),
             credits: Credits::default(),
+            rooms: AtomicU64::new(0),
         }
     }
 
@@ -99,7 +103,8 @@ impl Cell {
     /// be forgotten.
     pub async fn touch_sessions(&self) {
         for Member { volume, session, .. } in self.sessions.members() {
-            let body = CommandBody::OpenSession { volume, session, at: None };
+            // One that is forgotten all the same stays so: its next operation says so.
+            let body = CommandBody::ResumeSession { volume, session };
             if let Err(error) = self.group.propose(body).await {
                 tracing::debug!(error = error.chain(), "session not noted as in use");
                 return;

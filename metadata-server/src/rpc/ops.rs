@@ -6,6 +6,7 @@ use super::{
     check::Checked,
     credit::Debit,
     outbox::{Outgoing, standing},
+    query::off_thread,
     session::Stream,
 };
 use crate::state::{self, Applied, CommandBody, Reply};
@@ -33,24 +34,9 @@ struct Rest {
 
 /// Executes one operation and sends its reply.
 pub(super) async fn run(stream: Arc<Stream>, envelope: OpEnvelope) {
-    let mut rest = Rest::of(&envelope);
-    let reply = match stream.check(&envelope).await {
-        Err(errno) => Outgoing::Reply { op: rest.op, result: Err(errno) },
-        Ok(checked) => {
-            if checked == Checked::Answered {
-                rest.uploaded.clear();
-            }
-            match stream.debit(&envelope).await {
-                Err(errno) => Outgoing::Reply { op: rest.op, result: Err(errno) },
-                Ok(credit) => {
-                    let body = CommandBody::Op { volume: stream.member.volume, envelope, credit };
-                    let applied = stream.cell.group.propose(body).await;
-                    stream.finish(rest, applied).await
-                }
-            }
-        }
-    };
-    stream.send(reply).await;
+    let op = envelope.op;
+    let reply = stream.execute(envelope).await;
+    stream.send(reply.unwrap_or_else(|errno| Outgoing::Reply { op, result: Err(errno) })).await;
 }
 
 impl Rest {
@@ -69,20 +55,73 @@ impl Rest {
 }
 
 impl Stream {
+    async fn execute(&self, mut envelope: OpEnvelope) -> Result<Outgoing, Errno> {
+        let mut rest = Rest::of(&envelope);
+        if self.check(&envelope).await? == Checked::Answered {
+            rest.uploaded.clear();
+        }
+        if let Err(error) = self.shorten(&mut envelope).await {
+            return Ok(failed(rest.op, error));
+        }
+        let credit = self.debit(&envelope).await?;
+        let body = CommandBody::Op { volume: self.member.volume, envelope, credit };
+        let applied = self.cell.group.propose(body).await;
+        Ok(self.finish(rest, applied).await)
+    }
+
+    /// Makes a file shorter in steps before an operation that would cut off more than one command may.
+    /// If it is not finished the file has a length in between, and the operation can be repeated.
+    async fn shorten(&self, envelope: &mut OpEnvelope) -> Result<()> {
+        let volume = self.member.volume;
+        if !state::must_be_cut(&self.cell.group.reader(), volume, &envelope.body)? {
+            return Ok(());
+        }
+        let (group, op) = (self.cell.group.clone(), envelope.body.clone());
+        let cuts = off_thread(move || state::cuts(&group.reader(), volume, &op)).await?;
+        let Some(cuts) = cuts else { return Ok(()) };
+        let answered =
+            state::is_answered(&self.cell.group.reader(), volume, self.member.session, envelope.op);
+        if answered? {
+            return Ok(());
+        }
+        let mut made = None;
+        for size in cuts.sizes {
+            let step = CommandBody::Shorten { volume, ino: cuts.ino, size };
+            match self.cell.group.propose(step).await?.reply {
+                Ok(Reply::Shortened(cver)) => made = cver.or(made),
+                Ok(_) => return Err(Error::internal("making a file shorter gave another reply")),
+                Err(errno) => return Err(Error::refused(errno, "making a file shorter")),
+            }
+        }
+        // The version that the operation is for is the one that is left of it.
+        if let (Op::Commit(Commit { expect_cver: Some(expected), .. }), Some(made)) =
+            (&mut envelope.body, made)
+        {
+            *expected = made;
+        }
+        Ok(())
+    }
+
     /// Sets credit aside for what an operation may add to the volume (DESIGN D17), waiting for what
     /// others hold and do not use. One that was executed before adds nothing.
     async fn debit(&self, envelope: &OpEnvelope) -> Result<Credit, Errno> {
         let (volume, errno) = (self.member.volume, |error: Error| error.errno());
-        let bound = state::growth_bound(&self.cell.group.reader(), volume, &envelope.body).map_err(errno)?;
-        if bound == Credit::NONE {
-            return Ok(bound);
-        }
         let Cell { credits, clock, sessions, .. } = &*self.cell;
         let until = clock.boottime() + CREDIT_WAIT;
         loop {
             let (now, freed) = (clock.boottime(), credits.freed());
-            let usage = standing(&self.cell, &self.member).map_err(errno)?.usage;
-            let debit = credits.debit(self.holder, envelope.op, bound, &usage, now);
+            // What others did while this one waited may make it grow more.
+            let bound = state::growth_bound(&self.cell.group.reader(), volume, &envelope.body);
+            let bound = bound.map_err(errno)?;
+            if bound == Credit::NONE {
+                credits.give_up(self.holder, envelope.op);
+                return Ok(bound);
+            }
+            let debit = {
+                let mut ledger = credits.ledger();
+                let usage = standing(&self.cell, &self.member).map_err(errno)?.usage;
+                ledger.debit(self.holder, envelope.op, bound, &usage, now)
+            };
             match debit {
                 Debit::SetAside(credit) => return Ok(credit),
                 Debit::Awaited(_) | Debit::Refused if self.is_answered(envelope)? => {

@@ -7,7 +7,7 @@ use super::{Cell, credit::Holder, query::ask, sessions::Member};
 use crate::state::{self, VolumeInfo};
 use sitefs_base::{
     Errno, Error, OpId, Result, Seq,
-    op::{Answer, AnswerBody, Credit, Event, OpResult, Query, Usage},
+    op::{Answer, AnswerBody, Credit, Event, OpResult, Query},
     session::{Closing, ToMount},
 };
 use sitefs_proto::pb;
@@ -88,7 +88,7 @@ impl Outbox {
         self.drain().await?;
         let frame = match outgoing {
             Outgoing::Reply { op, result } => {
-                let credit = self.credit(&self.standing()?.usage);
+                let (_, credit) = self.standing_and_credit()?;
                 ToMount::OpReply { op, result, credit }
             }
             Outgoing::Answer { tag, result } => ToMount::Answer { tag, result },
@@ -176,8 +176,7 @@ impl Outbox {
             // Its credit goes on without the lease.
             return self.credit_news(false);
         }
-        let VolumeInfo { seq: watermark, usage, settings, .. } = self.standing()?;
-        let credit = self.credit(&usage);
+        let (VolumeInfo { seq: watermark, usage, settings, .. }, credit) = self.standing_and_credit()?;
         Ok(Some(ToMount::Renew { client_time, quorum_age, watermark, usage, settings, credit }))
     }
 
@@ -185,11 +184,20 @@ impl Outbox {
         standing(&self.cell, &self.member)
     }
 
-    /// The credit for a frame that is sent now. Others are asked for what is missing.
-    fn credit(&self, usage: &Usage) -> Credit {
-        let told = self.cell.credits.answer(self.holder, usage, self.cell.clock.boottime());
+    /// How the volume stands, and the credit for a frame that is sent now. Others are asked for what is
+    /// missing. Who reads the past has none.
+    fn standing_and_credit(&self) -> Result<(VolumeInfo, Credit)> {
+        if self.member.at.is_some() {
+            return Ok((self.standing()?, Credit::NONE));
+        }
+        let (info, told) = {
+            let mut ledger = self.cell.credits.ledger();
+            let info = self.standing()?;
+            let told = ledger.answer(self.holder, &info.usage, self.cell.clock.boottime());
+            (info, told)
+        };
         self.cell.sessions.tell_credit(&told.ask);
-        told.credit
+        Ok((info, told.credit))
     }
 
     /// The credit by itself; with `answer` the mount says at once what it needs of it. Nothing where
@@ -198,8 +206,7 @@ impl Outbox {
         if self.hears_credit.is_none() || super::query::quorum_age(&self.cell.group).is_none() {
             return Ok(None);
         }
-        let usage = self.standing()?.usage;
-        let credit = self.credit(&usage);
+        let (VolumeInfo { usage, .. }, credit) = self.standing_and_credit()?;
         Ok(Some(ToMount::Credit { credit, usage, answer }))
     }
 }

@@ -1,6 +1,6 @@
 //! Restores: the path is looked up in the past, then the copy is made step by step (`state::restore`).
 
-use super::{AdminService, Cell, query::off_thread};
+use super::{AdminService, Cell, query::off_thread, room::Room};
 use crate::{
     raft::Group,
     state::{self, CommandBody, Reply, RestoreEnd, RestoreState, seq_at},
@@ -8,7 +8,7 @@ use crate::{
 use sitefs_base::{
     Errno, Error, FileKind, Inode, InodeId, Moment, Name, Result, Seq, Time, VolumeId,
     limits::LISTING_PAGE,
-    op::{AnswerBody, Place, Query},
+    op::{AnswerBody, Credit, Place, Query},
 };
 use sitefs_proto::{manage::Restore, pb, status_from_error};
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -66,12 +66,16 @@ async fn run(
     let tell = progress.clone();
     let found = off_thread(move || {
         let found = find(&group, volume, &names, &at, now)?;
-        let measured = if dry_run { Some(measure(&group, volume, &found, &tell)?) } else { None };
-        Ok((found, measured))
+        let measured = measure(&group, volume, &found, dry_run.then_some(&tell))?;
+        let in_place = in_place(&group, volume, &found, &measured)?;
+        Ok((found, measured, in_place))
     });
     match found.await? {
-        (_, Some(measured)) => Ok(measured),
-        (found, None) => bring_back(cell, volume, found, progress).await,
+        (_, measured, _) if dry_run => Ok(measured),
+        (found, measured, in_place) => {
+            let whole = Credit { bytes: measured.bytes, inodes: measured.entries };
+            bring_back(cell, volume, found, (in_place, whole), progress).await
+        }
     }
 }
 
@@ -143,8 +147,18 @@ fn inode(answer: Result<sitefs_base::op::Answer, Errno>) -> Result<Option<Inode>
     }
 }
 
+/// By how much the volume grows if a file has its content back in its place, which is refused to what is
+/// no file or is elsewhere now.
+fn in_place(group: &Group, volume: VolumeId, found: &Found, past: &RestoreState) -> Result<Option<Credit>> {
+    let lookup = Query::Lookup { at: found.to.clone() };
+    let there = inode(state::query(&group.reader(), volume, &lookup)?)?;
+    let same = there.filter(|there| there.attr.ino == found.source && there.attr.kind == FileKind::File);
+    let grown = |there: Inode| Credit { bytes: past.bytes.saturating_sub(there.attr.allocated), inodes: 0 };
+    Ok(same.map(grown))
+}
+
 /// Counts what a restore would bring back.
-fn measure(group: &Group, volume: VolumeId, found: &Found, tell: &Progress) -> Result<RestoreState> {
+fn measure(group: &Group, volume: VolumeId, found: &Found, tell: Option<&Progress>) -> Result<RestoreState> {
     let reader = group.reader();
     let gone = |errno| Error::refused(errno, "counting what there was");
     let past = state::as_of(&reader, volume, found.seq)?.map_err(gone)?;
@@ -164,7 +178,7 @@ fn measure(group: &Group, volume: VolumeId, found: &Found, tell: &Progress) -> R
         if told.elapsed() >= TELL_EVERY {
             told = Instant::now();
             // Only talk: what does not fit is not needed.
-            let _ = tell.try_send(Ok(as_progress(total)));
+            let _ = tell.map(|tell| tell.try_send(Ok(as_progress(total))));
         }
     };
     root.iter().for_each(|inode| count(inode, &mut dirs));
@@ -186,19 +200,31 @@ fn measure(group: &Group, volume: VolumeId, found: &Found, tell: &Progress) -> R
     Ok(total)
 }
 
-/// Copies and gives the copy its name; a copy that cannot be finished is removed.
+/// Copies and gives the copy its name; a copy that cannot be finished is removed. There must be room for
+/// all of it beside what mounts were promised: `in_place` if that is all it takes, else `whole`.
 async fn bring_back(
     cell: &Cell,
     volume: VolumeId,
     found: Found,
+    (in_place, whole): (Option<Credit>, Credit),
     progress: &Progress,
 ) -> Result<RestoreState> {
     let Found { seq, source, to } = found;
     let restore = state::Restore { seq, source, to };
-    let begun = command(cell, volume, CommandBody::StartRestore { volume, restore }).await?;
+    let mut room = room_for(cell, volume, in_place.unwrap_or(whole)).await?;
+    let begun = command(cell, &mut room, CommandBody::StartRestore { volume, restore }).await?;
     let Some(job) = begun.job else { return Ok(begun) };
-    let end = |end| command(cell, volume, CommandBody::EndRestore { volume, job, end });
-    let ended = match copy(cell, volume, job, progress).await {
+    let copied = async {
+        if in_place.is_some() {
+            // It was too large for that, or is not in its place any more.
+            room = room_for(cell, volume, whole).await?;
+        }
+        copy(cell, &mut room, job, progress).await
+    };
+    let copied = copied.await;
+    let end = async |end| command(cell, &mut room, CommandBody::EndRestore { volume, job, end }).await;
+    let mut end = end;
+    let ended = match copied {
         Ok(()) => end(RestoreEnd::Publish).await,
         Err(error) => Err(error),
     };
@@ -212,10 +238,19 @@ async fn bring_back(
     ended
 }
 
-async fn copy(cell: &Cell, volume: VolumeId, job: InodeId, progress: &Progress) -> Result<()> {
+async fn room_for(cell: &Cell, volume: VolumeId, wanted: Credit) -> Result<Room<'_>> {
+    let room = Room::find(cell, volume, wanted).await;
+    room.map_err(|error| match error.named_errno() {
+        Some(errno) => Error::refused(errno, why(errno)),
+        None => error,
+    })
+}
+
+async fn copy(cell: &Cell, room: &mut Room<'_>, job: InodeId, progress: &Progress) -> Result<()> {
+    let volume = room.volume();
     let mut told = Instant::now();
     loop {
-        let state = command(cell, volume, CommandBody::StepRestore { volume, job }).await?;
+        let state = command(cell, room, CommandBody::StepRestore { volume, job }).await?;
         if progress.is_closed() {
             return Err(Error::unavailable("the caller has gone"));
         }
@@ -231,8 +266,10 @@ async fn copy(cell: &Cell, volume: VolumeId, job: InodeId, progress: &Progress) 
 }
 
 /// Executes a step; mounts know of it when this returns.
-async fn command(cell: &Cell, volume: VolumeId, body: CommandBody) -> Result<RestoreState> {
+async fn command(cell: &Cell, room: &mut Room<'_>, body: CommandBody) -> Result<RestoreState> {
     let applied = cell.group.propose(body).await?;
+    room.used(applied.grown)?;
+    let volume = room.volume();
     if let Some((_, event)) = &applied.event
         && !event.changes.is_empty()
     {
@@ -247,9 +284,12 @@ async fn command(cell: &Cell, volume: VolumeId, body: CommandBody) -> Result<Res
 
 fn why(errno: Errno) -> String {
     match errno {
-        Errno::ENOSPC | Errno::EDQUOT => {
-            "no room for the copy beside what is there now: raise the limits of the volume".to_owned()
+        Errno::EDQUOT => {
+            "no room for the copy beside what is there now and what mounts were promised: raise the limits of \
+             the volume (sitefs volume set --bytes-limit, --inodes-limit)"
+                .to_owned()
         }
+        Errno::ENOSPC => "the disk of the cell is nearly full: make room on it".to_owned(),
         Errno::ESTALE => "history no longer holds that moment".to_owned(),
         Errno::ENOENT => "the directory has gone meanwhile".to_owned(),
         Errno::EBUSY => "too many restores of this volume are under way: try again later".to_owned(),

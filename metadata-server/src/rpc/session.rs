@@ -11,11 +11,14 @@ use super::{
 };
 use crate::state::CommandBody;
 use sitefs_base::{
-    Error, Result, Tasks,
+    Error, OpId, Result, Tasks,
     limits::{METADATA_DEADLINE, SESSION_OPS_MAX},
     session::{Attach, Closing, ToCell, ToMount},
 };
-use sitefs_proto::{error_from_status, pb, pb::session_server::Session};
+use sitefs_proto::{
+    error_from_status, pb,
+    pb::{client_frame::Frame, session_server::Session},
+};
 use std::{
     future::{Future, poll_fn},
     sync::Arc,
@@ -66,6 +69,23 @@ pub(super) struct Stream {
     ops: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     queries: Arc<Semaphore>,
+}
+
+/// What a frame asks to be answered.
+enum Asked {
+    Op(OpId),
+    Query(u64),
+}
+
+impl Asked {
+    /// The answer where the frame is none that there can be.
+    fn refused(self, error: &Error) -> Outgoing {
+        tracing::debug!(error = error.chain(), "a frame is refused");
+        match self {
+            Self::Op(op) => Outgoing::Reply { op, result: Err(error.errno()) },
+            Self::Query(tag) => Outgoing::Answer { tag, result: Err(error.errno()) },
+        }
+    }
 }
 
 /// How a stream ended.
@@ -174,11 +194,9 @@ impl Stream {
                 }
                 frame = inbound.message() => frame,
             };
-            let frame = match frame {
-                Ok(Some(frame)) => ToCell::try_from(frame),
-                Ok(None) | Err(_) => return End::Lost,
-            };
-            match frame {
+            let Ok(Some(frame)) = frame else { return End::Lost };
+            let asked = self.asked(&frame);
+            match ToCell::try_from(frame) {
                 Ok(ToCell::Detach) => {
                     self.finish_ops(METADATA_DEADLINE).await;
                     return End::Detached;
@@ -188,8 +206,23 @@ impl Stream {
                         return End::Closed(closing);
                     }
                 }
-                Err(error) => return End::Closed(refused(error)),
+                // What can be answered ends nothing but itself: others of the session are under way.
+                Err(error) => match asked {
+                    Some(asked) => self.send(asked.refused(&error)).await,
+                    None => return End::Closed(refused(error)),
+                },
             }
+        }
+    }
+
+    /// Who waits for an answer to a frame, as far as that can be seen before it is read in full.
+    fn asked(&self, frame: &pb::ClientFrame) -> Option<Asked> {
+        match frame.frame.as_ref()? {
+            Frame::Op(envelope) if envelope.session[..] == self.member.session.to_key() => {
+                Some(Asked::Op(OpId::new(envelope.op)))
+            }
+            Frame::Query(ask) => Some(Asked::Query(ask.tag)),
+            _ => None,
         }
     }
 

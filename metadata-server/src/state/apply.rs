@@ -8,7 +8,7 @@ use super::{
     rows::{ReceiptRow, SessionRow, VolumeRow},
     scope::Scope,
     session::{self, Admission},
-    settings, snapshots,
+    settings, shorten, snapshots,
     stop::{Step, Stop, refuse},
     volume, xattr,
 };
@@ -66,6 +66,7 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
         CommandBody::OpenSession { volume, session, at } => {
             return open_session(scope, *volume, *session, at.as_ref());
         }
+        CommandBody::ResumeSession { volume, session } => return resume_session(scope, *volume, *session),
         CommandBody::CloseSession { volume, session } => session::close(scope, *volume, *session)?,
         CommandBody::ExpireSessions { before } => session::expire(scope, *before)?,
         CommandBody::Op { volume, envelope, credit } => {
@@ -76,6 +77,13 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
         }
         CommandBody::Verified { site, digest, generation } => {
             blobs::verified(scope, *site, digest, *generation)?;
+        }
+        CommandBody::Damaged { site, digest, generation } => {
+            blobs::damaged(scope, *site, digest, *generation)?;
+        }
+        CommandBody::Shorten { volume, ino, size } => {
+            let (cver, event) = shorten::shorten(scope, *volume, *ino, *size)?;
+            return with_event(*volume, Reply::Shortened(cver), event);
         }
         CommandBody::Merged { volume, step: MergeStep::Upload { blob } } => {
             return reply(Reply::Upload(merge::upload(scope, *volume, blob)?));
@@ -90,16 +98,16 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
             return with_event(*volume, Reply::Reaped { more }, event);
         }
         CommandBody::StartRestore { volume, restore } => {
-            let (reply, event) = restore::start(scope, *volume, restore)?;
-            return with_event(*volume, Reply::Restore(reply), event);
+            let answer = restore::start(scope, *volume, restore)?;
+            return restored(*volume, answer);
         }
         CommandBody::StepRestore { volume, job } => {
-            let (reply, event) = restore::step(scope, *volume, *job)?;
-            return with_event(*volume, Reply::Restore(reply), event);
+            let answer = restore::step(scope, *volume, *job)?;
+            return restored(*volume, answer);
         }
         CommandBody::EndRestore { volume, job, end } => {
-            let (reply, event) = restore::end(scope, *volume, *job, *end)?;
-            return with_event(*volume, Reply::Restore(reply), event);
+            let answer = restore::end(scope, *volume, *job, *end)?;
+            return restored(*volume, answer);
         }
         CommandBody::CreateSnapshot { volume, name, at } => {
             return reply(Reply::Snapshot(snapshots::create(scope, *volume, name, *at)?));
@@ -113,6 +121,10 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
     reply(Reply::Done)
 }
 
+fn restored(volume: VolumeId, (state, event, grown): restore::Answer) -> Step<Applied> {
+    Ok(Applied { grown, ..with_event(volume, Reply::Restore(state), event)? })
+}
+
 fn open_session(
     scope: &mut Scope,
     volume: VolumeId,
@@ -122,6 +134,12 @@ fn open_session(
     let row = reads::live(&scope.rows, volume)?.ok_or(Errno::ENOENT)?;
     let (site, seq) = (row.site, row.seq);
     let SessionRow { op_high_water, at, .. } = session::open(scope, volume, row, session, at)?;
+    reply(Reply::Session { site, seq, op_high_water, at })
+}
+
+fn resume_session(scope: &mut Scope, volume: VolumeId, session: SessionId) -> Step<Applied> {
+    let VolumeRow { site, seq, .. } = reads::live(&scope.rows, volume)?.ok_or(Errno::ENOENT)?;
+    let SessionRow { op_high_water, at, .. } = session::resume(scope, volume, session)?;
     reply(Reply::Session { site, seq, op_high_water, at })
 }
 

@@ -27,8 +27,14 @@ fn fetch(scope: &Scope, site: SiteId, digest: &Digest) -> Step<Option<BlobRow>> 
 }
 
 impl BlobRow {
-    fn is_readable(&self) -> bool {
+    /// Whether its bytes are where they should be, as far as the cell knows.
+    fn is_sound(&self) -> bool {
         matches!(self.state, BlobState::Present | BlobState::Condemned)
+    }
+
+    /// Whether rows may name it and readers may try to read it.
+    pub(super) fn is_readable(&self) -> bool {
+        self.is_sound() || self.state == BlobState::Damaged
     }
 }
 
@@ -50,8 +56,9 @@ pub(super) fn reference(
     };
     let verified = granted.as_ref().is_some_and(|(_, upload)| upload.verified);
     let row = match fetch(m.scope, site, digest)? {
-        // Bytes that nobody has verified give way to verified ones.
-        Some(row) if row.is_readable() && (row.verified || !verified) => {
+        // Bytes that nobody has verified give way to verified ones, damaged ones to any that are proven
+        // (see `UploadSlot::contested`).
+        Some(row) if row.is_sound() && (row.verified || !verified) => {
             let own = row.vols.contains(&m.id) && (row.verified || upload == Some(row.generation));
             require(verified || own || content::names(m, node, digest)?, Errno::EAGAIN)?;
             row
@@ -142,7 +149,9 @@ fn note(m: &mut Mutation, site: SiteId, digest: &Digest, mut row: BlobRow) -> St
 }
 
 fn save(m: &mut Mutation, site: SiteId, digest: &Digest, mut row: BlobRow) -> Step<()> {
-    row.state = BlobState::Present;
+    if row.state == BlobState::Condemned {
+        row.state = BlobState::Present;
+    }
     row.last_ref = m.scope.mark()?;
     if let Err(place) = row.vols.binary_search(&m.id) {
         row.vols.insert(place, m.id);
@@ -205,11 +214,11 @@ pub(super) enum Fate {
 }
 
 /// References a blob whose bytes came with the command. They are dropped if the site has the blob
-/// already; otherwise the cell keeps them, in place of an object that nobody has verified.
+/// already; otherwise the cell keeps them, in place of an object that is damaged or that nobody has verified.
 pub(super) fn store_hot(m: &mut Mutation, digest: &Digest, bytes: &[u8], fate: Fate) -> Step<()> {
     let site = m.volume.site;
     match fetch(m.scope, site, digest)? {
-        Some(row) if row.is_readable() && row.verified => {
+        Some(row) if row.is_sound() && row.verified => {
             require(row.len as usize == bytes.len(), Errno::EINVAL)?;
             note(m, site, digest, row)
         }
@@ -270,7 +279,8 @@ fn of_generation(
 
 /// The object store has the bytes of a hot blob now.
 pub(super) fn drained(scope: &mut Scope, site: SiteId, digest: &Digest, generation: Generation) -> Step<()> {
-    if let Some(row) = of_generation(scope, site, digest, generation)?.filter(|row| row.loc == Loc::Hot) {
+    let waits = |row: &BlobRow| row.loc == Loc::Hot && row.is_sound();
+    if let Some(row) = of_generation(scope, site, digest, generation)?.filter(waits) {
         let row = BlobRow { loc: Loc::Object, tail: false, ..row };
         scope.put(Family::Blob, &keys::blob(site, digest), &row)?;
         unlist(scope, site, generation);
@@ -286,10 +296,25 @@ pub(super) fn verified(scope: &mut Scope, site: SiteId, digest: &Digest, generat
     if let Some(upload) = upload.filter(|upload| upload.digest == *digest) {
         scope.put(Family::Blob, &key, &UploadRow { verified: true, ..upload })?;
     }
-    if let Some(row) = of_generation(scope, site, digest, generation)?.filter(|row| !row.verified) {
-        let row = BlobRow { verified: true, ..row };
+    // What the cell holds itself does not come back.
+    let is_news = |row: &BlobRow| !row.verified && row.loc == Loc::Object;
+    if let Some(row) = of_generation(scope, site, digest, generation)?.filter(is_news) {
+        let state = if row.state == BlobState::Damaged { BlobState::Present } else { row.state };
+        let row = BlobRow { verified: true, state, ..row };
         scope.put(Family::Blob, &keys::blob(site, digest), &row)?;
         scope.rows.delete(Family::Meta, &keys::unverified(site, generation));
+    }
+    Ok(())
+}
+
+/// The cell has read a blob, and its bytes were wrong or not there (DESIGN D33): from now on the site
+/// does not have it, so that the next who writes this content is asked for the bytes.
+pub(super) fn damaged(scope: &mut Scope, site: SiteId, digest: &Digest, generation: Generation) -> Step<()> {
+    if let Some(row) = of_generation(scope, site, digest, generation)?.filter(BlobRow::is_sound) {
+        unlist(scope, site, generation);
+        scope.rows.delete(Family::Meta, &keys::unverified(site, generation));
+        let row = BlobRow { state: BlobState::Damaged, verified: false, ..row };
+        scope.put(Family::Blob, &keys::blob(site, digest), &row)?;
     }
     Ok(())
 }

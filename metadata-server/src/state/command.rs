@@ -169,6 +169,33 @@ pub enum CommandBody {
         /// How.
         end: RestoreEnd,
     },
+    /// The cell has read the blob and its bytes are wrong or not there (DESIGN D33).
+    /// Does nothing unless the row still has this generation.
+    Damaged {
+        /// The site.
+        site: SiteId,
+        /// The blob.
+        digest: Digest,
+        /// Its generation.
+        generation: Generation,
+    },
+    /// Makes a large file shorter by about 1,000 chunks, before an operation that would cut off more
+    /// (see [`cuts`](super::cuts)). Does nothing if it is not longer than that.
+    Shorten {
+        /// The volume.
+        volume: VolumeId,
+        /// The file.
+        ino: InodeId,
+        /// Its length from now on.
+        size: u64,
+    },
+    /// Finds a session again that was begun before; `ESTALE` if it is forgotten (DESIGN D12).
+    ResumeSession {
+        /// The volume.
+        volume: VolumeId,
+        /// The session.
+        session: SessionId,
+    },
 }
 
 /// What is brought back.
@@ -283,7 +310,7 @@ pub enum Reply {
     Done,
     /// To `CreateVolume`.
     Volume(VolumeId),
-    /// To `OpenSession`.
+    /// To `OpenSession` and `ResumeSession`.
     Session {
         /// The site of the volume.
         site: SiteId,
@@ -310,6 +337,8 @@ pub enum Reply {
         /// Whether there is more to remove.
         more: bool,
     },
+    /// To `Shorten`: the file's content version, if this step made it.
+    Shortened(Option<Seq>),
     /// To the commands of a restore.
     Restore(RestoreState),
     /// To [`MergeStep::Upload`]: the generation, or `None` if the store has the blob.

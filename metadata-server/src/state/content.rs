@@ -5,6 +5,7 @@ use super::{
     layout,
     mutation::Mutation,
     reads::Node,
+    shorten::require_few_rows,
     stop::{Step, refuse, require},
 };
 use bytes::Bytes;
@@ -52,10 +53,12 @@ pub(super) fn write(
 ) -> Step<()> {
     match content {
         NewContent::Inline(bytes) => {
+            require_few_rows(m, node, 0)?;
             layout::change(m, node, 0, &[])?;
             set_inline(node, bytes.clone());
         }
         NewContent::Hot { digest, bytes } => {
+            require_few_rows(m, node, 0)?;
             blobs::store_hot(m, digest, bytes, Fate::Drained)?;
             layout::change(m, node, 0, &[])?;
             let len = bytes.len() as u32;
@@ -65,6 +68,7 @@ pub(super) fn write(
             node.row.allocated = u64::from(len);
         }
         NewContent::Chunks { size, changed } => {
+            require_few_rows(m, node, *size)?;
             reference_all(m, node, changed, uploaded)?;
             layout::change(m, node, *size, changed)?;
         }
@@ -131,6 +135,7 @@ pub(super) fn truncate(m: &mut Mutation, node: &mut Node, size: u64) -> Step<()>
         bytes.resize(len, 0);
         set_inline(node, bytes.into());
     } else {
+        require_few_rows(m, node, size)?;
         layout::change(m, node, size, &[])?;
     }
     node.row.cver = m.seq;

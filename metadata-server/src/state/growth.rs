@@ -7,8 +7,9 @@ use sitefs_base::{
     op::{Commit, Credit, NewContent, Op},
 };
 
-/// The most by which executing `op` now makes `volume` larger. Never less than it turns out, unless
-/// another operation on the same file comes between.
+/// The most by which executing `op` now makes `volume` larger. It can turn out to be more if another
+/// operation comes between, on the same file or on the source of a copy: apply refuses then what goes
+/// beyond a limit and was not promised.
 pub fn growth_bound(read: &dyn Read, volume: VolumeId, op: &Op) -> Result<Credit> {
     match op {
         Op::Commit(commit) => commit_bound(read, volume, commit),

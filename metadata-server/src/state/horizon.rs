@@ -58,7 +58,7 @@ fn aged(read: &dyn Read, id: VolumeId, row: &VolumeRow, before: Time) -> Result<
 
 /// The oldest end of a second since which history is within its budget; the last one if there is none.
 fn affordable(read: &dyn Read, id: VolumeId, row: &VolumeRow, now: Time) -> Result<Seq> {
-    let limit = row.history_limit.unwrap_or(row.limits.bytes);
+    let limit = row.history_budget();
     if row.history_bytes <= limit {
         return Ok(row.horizon);
     }

@@ -38,6 +38,7 @@ mod rows;
 mod scope;
 mod session;
 mod settings;
+mod shorten;
 mod snapshots;
 mod stop;
 mod stored;
@@ -69,6 +70,7 @@ pub use reap::volumes_to_reap;
 pub use restore::{RestoreJob, restores};
 pub use retention::{Retention, retention};
 pub use settings::{history_bytes, time_of};
+pub use shorten::{Cuts, cuts, must_be_cut};
 pub use snapshots::{SnapshotInfo, snapshots};
 pub use view::{Family, Read, Row, View};
 pub use volume::{

@@ -19,6 +19,8 @@ pub struct BlobPlace {
     pub hot: bool,
     /// Whether the cell knows that the bytes have the digest.
     pub verified: bool,
+    /// Whether the cell has found it wrong or missing.
+    pub damaged: bool,
 }
 
 /// A blob that the cell holds, or that it has to verify.
@@ -55,16 +57,14 @@ fn place(read: &dyn Read, site: SiteId, volume: VolumeId, digest: &Digest) -> Re
         len: row.len,
         hot: row.loc == Loc::Hot,
         verified: row.verified,
+        damaged: row.state == BlobState::Damaged,
     }))
 }
 
 /// The row of a blob whose bytes are there.
 fn present(read: &dyn Read, site: SiteId, digest: &Digest) -> Result<Option<BlobRow>> {
     let row: Option<BlobRow> = rows::fetch(read, Family::Blob, &keys::blob(site, digest))?;
-    let readable = |row: &BlobRow| {
-        row.rest == digest.rest() && matches!(row.state, BlobState::Present | BlobState::Condemned)
-    };
-    Ok(row.filter(readable))
+    Ok(row.filter(|row| row.rest == digest.rest() && row.is_readable()))
 }
 
 /// The bytes of a blob that the cell holds.
@@ -137,7 +137,8 @@ pub struct UploadSlot {
     /// The length of the blob.
     pub len: u32,
     /// Whether a commit of it is refused until the cell has verified the bytes: there are other
-    /// bytes of this digest, which the volume may not name, or which nobody has verified.
+    /// bytes of this digest, which the volume may not name, which nobody has verified, or which are
+    /// damaged.
     pub contested: bool,
 }
 
@@ -149,7 +150,10 @@ pub fn upload_slot(
     generation: Generation,
 ) -> Result<Option<UploadSlot>> {
     let present = present(read, site, digest)?;
-    let own = |row: &BlobRow| row.vols.contains(&volume) && (row.verified || row.generation == generation);
+    let own = |row: &BlobRow| {
+        let known = row.verified || row.generation == generation;
+        row.vols.contains(&volume) && known && row.state != BlobState::Damaged
+    };
     let slot: Option<UploadRow> = rows::fetch(read, Family::Blob, &keys::upload(site, generation))?;
     if let Some(slot) = slot.filter(|slot| slot.digest == *digest && slot.volume == volume) {
         let contested = !slot.verified && present.is_some_and(|row| !own(&row));

@@ -28,7 +28,8 @@ use sitefs_base::{
 /// Restores of one volume that may be under way.
 const JOBS_MAX: usize = 16;
 
-type Answer = (RestoreState, Option<Event>);
+/// Where it stands, what watchers hear, and by how much the volume has grown.
+pub(super) type Answer = (RestoreState, Option<Event>, Credit);
 
 /// Begins a restore, or does it at once. Refused: `ENOENT` if the source was not there or the directory
 /// is not there, `ESTALE` if history does not hold the moment, `EBUSY` if too many are under way.
@@ -43,7 +44,7 @@ pub(super) fn start(scope: &mut Scope, id: VolumeId, restore: &Restore) -> Step<
         let bytes = source.row.allocated;
         take_back(&mut m, &past, source, chunks)?;
         let state = RestoreState { job: None, entries: 1, bytes, more: false };
-        return Ok((state, m.finish(Credit::NONE)?.event));
+        return answer(state, m);
     }
     let prefix = keys::restores(id);
     let jobs = m.scope.rows.scan(Family::Meta, &prefix, &prefix, JOBS_MAX)?;
@@ -105,8 +106,12 @@ pub(super) fn end(scope: &mut Scope, id: VolumeId, job: InodeId, end: RestoreEnd
     pins::release(m.scope, id, &mut m.volume, row.seq, Holder::Restore(job))?;
     m.scope.rows.delete(Family::Meta, &keys::restore(id, job));
     reap::wake(m.scope, id)?;
-    let Finished { event, .. } = m.finish(Credit::NONE)?;
-    Ok((RestoreState { job: None, entries: row.entries, bytes: row.bytes, more: false }, event))
+    answer(RestoreState { job: None, entries: row.entries, bytes: row.bytes, more: false }, m)
+}
+
+fn answer(state: RestoreState, m: Mutation) -> Step<Answer> {
+    let Finished { event, grown, .. } = m.finish(Credit::NONE)?;
+    Ok((state, event, grown))
 }
 
 /// Gives the copy its name. What had the name goes.
@@ -166,7 +171,7 @@ impl Copier<'_, '_> {
         let state =
             RestoreState { job: Some(self.job), entries: self.row.entries, bytes: self.row.bytes, more };
         self.m.scope.put(Family::Meta, &keys::restore(self.m.id, self.job), &self.row)?;
-        Ok((state, self.m.finish(Credit::NONE)?.event))
+        answer(state, self.m)
     }
 
     fn spend(&mut self, rows: usize) {

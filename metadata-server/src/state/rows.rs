@@ -160,6 +160,9 @@ pub(super) enum BlobState {
     Present,
     Condemned,
     Deleting,
+    /// The cell has read the object and it was wrong or not there. Rows go on naming it and it may still
+    /// be read, should it come back; whoever has the bytes puts them in its place.
+    Damaged,
 }
 
 /// Where the bytes of a blob are. Packs come later, as a new last variant (DESIGN D35).
@@ -296,10 +299,21 @@ pub(super) struct VolumeRow {
     /// Bytes of all rows that went to history so far, with the content that only they name.
     #[serde(deserialize_with = "bounds::count")]
     pub history_bytes: u64,
-    /// How many of these bytes history may hold beside pins; as many as the volume itself if not set.
+    /// How many of these bytes history may hold beside pins, if somebody has set that.
     pub history_limit: Option<u64>,
     /// Since when the volume is deleted; its rows are being removed.
     pub deleted: Option<Time>,
+}
+
+/// What history may take at least where nobody has set its limit: a volume that is small, or may hold
+/// nothing more, has a past all the same.
+const HISTORY_FLOOR: u64 = 16 << 20;
+
+impl VolumeRow {
+    /// How many bytes history may hold beside pins.
+    pub(super) fn history_budget(&self) -> u64 {
+        self.history_limit.unwrap_or(self.limits.bytes.max(self.bytes_used).max(HISTORY_FLOOR))
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -44,6 +44,16 @@ pub(super) fn open(
     Ok(row)
 }
 
+/// Finds a session again; it has been used now. One that is forgotten is not begun anew: its operations
+/// could run twice (DESIGN D12).
+pub(super) fn resume(scope: &mut Scope, id: VolumeId, session: SessionId) -> Step<SessionRow> {
+    let key = keys::session(id, session);
+    let row: SessionRow = rows::fetch(&scope.rows, Family::Meta, &key)?.ok_or(Errno::ESTALE)?;
+    let row = SessionRow { last_used: scope.at, ..row };
+    scope.put(Family::Meta, &key, &row)?;
+    Ok(row)
+}
+
 fn pin(
     scope: &mut Scope,
     id: VolumeId,

@@ -12,6 +12,7 @@ use sitefs_base::{
 /// Changes settings and limits. Limits below what is used are legal: nothing more may be written then.
 pub(super) fn set(scope: &mut Scope, id: VolumeId, change: &VolumeChange) -> Step<()> {
     let mut row = reads::live(&scope.rows, id)?.ok_or(Errno::ENOENT)?;
+    let budget = row.history_budget();
     row.limits.bytes = change.bytes_limit.unwrap_or(row.limits.bytes);
     row.limits.inodes = change.inodes_limit.unwrap_or(row.limits.inodes);
     require(row.limits.inodes >= 1, Errno::EINVAL)?;
@@ -19,6 +20,11 @@ pub(super) fn set(scope: &mut Scope, id: VolumeId, change: &VolumeChange) -> Ste
         None => {}
         Some(HistoryLimit::Default) => row.history_limit = None,
         Some(HistoryLimit::Bytes(bytes)) => row.history_limit = Some(bytes),
+    }
+    // A smaller volume refuses new bytes. It gives up no history that is there without being told to:
+    // as little as 0 bytes is a way to stop writing.
+    if change.history_limit.is_none() && row.history_budget() < history_bytes(&scope.rows, id)?.min(budget) {
+        row.history_limit = Some(budget);
     }
     row.settings.serve_stale = change.serve_stale.unwrap_or(row.settings.serve_stale);
     match &change.access {

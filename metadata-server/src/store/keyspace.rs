@@ -1,6 +1,6 @@
 //! How each family is stored: RocksDB options by what its keys and values are like.
 
-use super::history::Needed;
+use super::{history::Needed, rocks};
 use crate::state::Family;
 use rocksdb::{
     BlockBasedOptions, BlockBasedTablePinningTier, Cache, ColumnFamilyDescriptor, DBCompactionStyle,
@@ -73,7 +73,7 @@ pub(super) fn db_options(write_buffer_bytes: usize) -> Options {
     options.set_allow_concurrent_memtable_write(false);
     options.set_db_write_buffer_size(write_buffer_bytes);
     options.set_max_background_jobs(2);
-    options.set_max_open_files(1000);
+    options.set_max_open_files(rocks::open_files_max());
     options.set_keep_log_file_num(4);
     options.set_max_log_file_size(4 * MIB);
     options.set_log_level(LogLevel::Warn);

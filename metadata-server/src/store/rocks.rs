@@ -1,7 +1,7 @@
 //! Opening RocksDB directories so that a wrong one is refused with a reason.
 
 use rocksdb::{ColumnFamilyDescriptor, DB, Options};
-use sitefs_base::{Error, Result};
+use sitefs_base::{Errno, Error, Result};
 use std::{collections::BTreeSet, path::Path};
 
 /// The row, in the default column family, that says what a database is.
@@ -35,10 +35,24 @@ pub(crate) fn open(
     Ok(db)
 }
 
+/// Files that one database keeps open: of the two of a node, and of a mount in the same process, none may
+/// take all that the process may have.
+pub(crate) fn open_files_max() -> i32 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    i32::try_from(limit.unwrap_or(u64::MAX) / 4).unwrap_or(i32::MAX).clamp(32, 1000)
+}
+
 /// A RocksDB error as ours; `Corruption` stays recognisable.
 pub(crate) fn failed(doing: impl Into<std::borrow::Cow<'static, str>>, error: rocksdb::Error) -> Error {
     match error.kind() {
         rocksdb::ErrorKind::Corruption => Error::corrupt(doing).because(error),
+        // RocksDB gives the text of strerror(3) only.
+        rocksdb::ErrorKind::IOError if error.as_ref().contains("Too many open files in system") => {
+            Error::refused(Errno::ENFILE, doing).because(error)
+        }
+        rocksdb::ErrorKind::IOError if error.as_ref().contains("Too many open files") => {
+            Error::refused(Errno::EMFILE, doing).because(error)
+        }
         _ => Error::unavailable(doing).because(error),
     }
 }

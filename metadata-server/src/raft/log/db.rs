@@ -151,6 +151,7 @@ fn options() -> Options {
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_max_total_wal_size(256 * MIB as u64);
     options.set_max_background_jobs(2);
+    options.set_max_open_files(rocks::open_files_max());
     options.set_keep_log_file_num(4);
     options.set_max_log_file_size(4 * MIB);
     options.set_log_level(LogLevel::Warn);

@@ -33,6 +33,18 @@ const LONG_AFTER: Duration = Duration::from_secs(1);
 
 /// The ledger of one volume, at one moment where it does not matter.
 impl Credits {
+    fn attach(&self, holder: Holder, counts_on: Credit, usage: &Usage, now: Duration) -> Told {
+        self.ledger().attach(holder, counts_on, usage, now)
+    }
+
+    fn answer(&self, holder: Holder, usage: &Usage, now: Duration) -> Told {
+        self.ledger().answer(holder, usage, now)
+    }
+
+    fn debit(&self, holder: Holder, op: OpId, bound: Credit, usage: &Usage, now: Duration) -> Debit {
+        self.ledger().debit(holder, op, bound, usage, now)
+    }
+
     fn begin(&self, holder: Holder, counts_on: Credit, usage: &Usage) -> Credit {
         self.attach(holder, counts_on, usage, START).credit
     }

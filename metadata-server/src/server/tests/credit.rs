@@ -1,17 +1,18 @@
 //! Credits as mounts see them: what a session was promised is never refused, and never too much.
 
-use super::harness::{Mount, TestCell, attach, attach_again, commit, owner, place};
+use super::harness::{Mount, OPERATOR, TestCell, attach, attach_again, commit, owner, place};
 use crate::{
     rpc::NewVolume,
     state::{CommandBody, VolumeLimits},
 };
 use bytes::Bytes;
 use sitefs_base::{
-    Errno, OpId, SessionId, Time,
+    Errno, Moment, OpId, SessionId, Time,
     op::{Credit, NewContent, Op, OpEnvelope, OpResult, Usage},
     session::{Attach, Closing, CreditUse, ToCell, ToMount},
 };
 use sitefs_blobstore::VerifiedBytes;
+use sitefs_proto::{error_from_status, manage::Restore, pb, pb::admin_client::AdminClient};
 use std::time::Duration;
 
 const KIB: u64 = 1024;
@@ -83,6 +84,62 @@ async fn what_one_session_was_promised_another_cannot_use() {
     assert_eq!(used, LIMIT - 30 * KIB);
     two.op(Op::Unlink { at: place(b"a") }).await.unwrap();
     write(&mut two, "two", 40).await.unwrap();
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_takes_nothing_that_a_session_was_promised() {
+    let cell = small().await;
+    let hears = Attach { hears_credit: true, ..to_small(attach(1)) };
+    let mut one = cell.attach(hears).await.unwrap();
+    for (name, kib) in [("a", 60), ("bb", 40)] {
+        write(&mut one, name, kib).await.unwrap();
+    }
+    let begun = cell.server.cell.clock.now().secs();
+    while cell.server.cell.clock.now().secs() == begun {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let at = Moment::Time(Time::new(begun + 1, 0));
+    let restore = async |name: &str| {
+        let mut admin = AdminClient::connect(format!("http://{}", cell.server.admin_addr())).await.unwrap();
+        let restore = Restore {
+            name: "acme/small".parse().unwrap(),
+            path: name.into(),
+            at: at.clone(),
+            dry_run: false,
+            claimed_identity: OPERATOR.to_owned(),
+        };
+        let mut told = admin.restore(pb::RestoreRequest::from(restore)).await.unwrap().into_inner();
+        loop {
+            match told.message().await {
+                Ok(Some(progress)) if progress.done => return Ok(progress.bytes),
+                Ok(progress) => assert!(progress.is_some(), "a last word"),
+                Err(status) => return Err(error_from_status(&status)),
+            }
+        }
+    };
+    for name in [b"a".as_slice(), b"bb"] {
+        one.op(Op::Unlink { at: place(name) }).await.unwrap();
+    }
+    // The attach and six replies told it its credit. All but 50 KiB are in use, and nothing of it is committed.
+    let mut frames = 7;
+    assert_eq!(ping(&mut one, LIMIT - 50 * KIB, frames).await.0.bytes, LIMIT);
+    frames += 1;
+    let refused = restore("a").await.unwrap_err();
+    assert_eq!(refused.named_errno(), Some(Errno::EDQUOT), "{refused}");
+    assert!(refused.chain().contains("--bytes-limit"), "{refused}");
+
+    // Less is in use: it is asked to give the rest back, and the limit is not passed.
+    assert_eq!(ping(&mut one, 150 * KIB, frames).await.1.bytes_used, 0, "nothing was begun");
+    frames += 1;
+    let restored = tokio::select! {
+        restored = restore("bb") => restored,
+        () = idles(&mut one, 150 * KIB, &mut frames) => panic!("it goes on"),
+    };
+    assert_eq!(restored.unwrap(), 40 * KIB);
+    let (told, usage) = ping(&mut one, 150 * KIB, frames).await;
+    assert_eq!(usage.bytes_used, 40 * KIB);
+    assert!(told.bytes >= 150 * KIB && told.bytes + usage.bytes_used <= LIMIT, "{told:?}");
     cell.stop().await;
 }
 

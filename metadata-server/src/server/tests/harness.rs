@@ -139,6 +139,11 @@ impl Mount {
         self.frames.send(frame.into()).await.unwrap();
     }
 
+    /// Sends a frame that need not be one that there can be.
+    pub async fn send_raw(&self, frame: pb::ClientFrame) {
+        self.frames.send(frame).await.unwrap();
+    }
+
     pub async fn next(&mut self) -> Option<ToMount> {
         receive(&mut self.inbound).await
     }

@@ -1,11 +1,16 @@
 //! What a session promises.
 
-use super::harness::{READER, TestCell, attach, attach_again, commit, owner, place};
+use super::harness::{Mount, READER, TestCell, attach, attach_again, commit, owner, place};
+use crate::state::CommandBody;
+use bytes::Bytes;
 use sitefs_base::{
-    Errno, FileKind, Kind, Seq, VolumeName,
-    op::{AnswerBody, Change, NewContent, Op, OpEnvelope, Query, RenameMode},
+    Errno, Extent, FileKind, InodeId, Kind, Seq, VolumeName,
+    limits::CHUNK_SIZE,
+    op::{AnswerBody, Change, ChunkLayout, Commit, NewContent, Op, OpEnvelope, Query, RenameMode, SetAttr},
     session::{Attach, Closing, CreditUse, ToCell, ToMount},
 };
+use sitefs_blobstore::VerifiedBytes;
+use sitefs_proto::pb;
 use std::time::Duration;
 
 fn mkdir(name: &[u8]) -> Op {
@@ -213,6 +218,111 @@ async fn a_forgotten_session_is_told_so() {
     let again = cell.attach(attach_again(1, incarnation, Seq::ZERO)).await;
     assert_eq!(again.err(), Some(Closing::SessionGone));
     cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attached_session_that_was_forgotten_is_not_begun_again() {
+    let cell = TestCell::start().await;
+    let mut mount = cell.mount(1).await;
+    let envelope = mount.envelope(mkdir(b"a"));
+    mount.repeat(envelope.clone()).await.unwrap();
+    let before = cell.server.cell.clock.now().plus(Duration::from_secs(60));
+    cell.server.cell.group.propose(CommandBody::ExpireSessions { before }).await.unwrap().reply.unwrap();
+    cell.server.cell.touch_sessions().await;
+    let next = mount.envelope(Op::Rmdir { at: place(b"a") });
+    mount.send(ToCell::Op(next)).await;
+    assert_eq!(mount.next().await, Some(ToMount::Closing(Closing::SessionGone)));
+    let again = attach_again(1, mount.attached.incarnation, Seq::ZERO);
+    assert_eq!(cell.attach(again).await.err(), Some(Closing::SessionGone));
+    cell.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_is_cut_in_steps_and_the_operation_is_executed_once() {
+    let cell = TestCell::start().await;
+    let (mut one, mut two) = (cell.mount(1).await, cell.mount(2).await);
+    let (ino, cver) = large_file(&mut one).await;
+    let resize = |size| Op::SetAttr { ino, set: SetAttr { size: Some(size), ..SetAttr::default() } };
+    let envelope = one.envelope(resize(1100 * CHUNK_SIZE));
+    let cut = one.repeat(envelope.clone()).await.unwrap();
+    assert_eq!(cut.attrs[0].size, 1100 * CHUNK_SIZE);
+    assert!(cut.seq.get() > cver.get() + 1, "in steps");
+    // Somebody makes it large again; the repeated operation cuts nothing.
+    two.op(resize(9000 * CHUNK_SIZE)).await.unwrap();
+    assert_eq!(one.repeat(envelope).await.unwrap().attrs[0].size, 9000 * CHUNK_SIZE);
+    assert!(two.events().iter().any(|event| event.changes == [Change::Content(ino)]));
+
+    // A commit for the version that is there is no conflict with its own steps.
+    let there = two.lookup(b"large").await.unwrap().unwrap().attr.cver;
+    let new = Commit { expect_cver: Some(there), link: None, create: None, ..new_content(ino, b"new") };
+    let replaced = one.op(Op::Commit(new)).await.unwrap();
+    assert_eq!((replaced.attrs[0].size, replaced.attrs[0].allocated), (3, 3));
+    cell.stop().await;
+}
+
+fn new_content(ino: InodeId, bytes: &'static [u8]) -> Commit {
+    match commit(ino, b"large", NewContent::Inline(Bytes::from_static(bytes))) {
+        Op::Commit(commit) => commit,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A file with 5,120 chunk rows, which all name one small blob.
+async fn large_file(mount: &mut Mount) -> (InodeId, Seq) {
+    let blob = VerifiedBytes::of(Bytes::from(vec![7; 600]));
+    let digest = blob.digest();
+    let ino = mount.new_inode().await;
+    let hot = NewContent::Hot { digest, bytes: Bytes::clone(&blob) };
+    mount.op(commit(ino, b"large", hot)).await.unwrap();
+    let mut seq = Seq::ZERO;
+    for part in 0..5 {
+        let chunk = |chunk: u32| {
+            let offset = u64::from(chunk) * CHUNK_SIZE;
+            ChunkLayout { chunk, extents: vec![Extent { offset, len: 600, digest, blob_offset: 0 }] }
+        };
+        let changed: Vec<_> = (part * 1024..(part + 1) * 1024).map(chunk).collect();
+        let content = NewContent::Chunks { size: u64::from(part + 1) * 1024 * CHUNK_SIZE, changed };
+        let new = Commit { content: Some(content), ..new_content(ino, b"") };
+        seq = mount.op(Op::Commit(new)).await.unwrap().seq;
+    }
+    (ino, seq)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_cannot_be_is_refused_and_ends_nothing_else() {
+    let cell = TestCell::start().await;
+    let mut mount = cell.mount(1).await;
+    let first = mount.envelope(mkdir(b"a"));
+    mount.send(ToCell::Op(first.clone())).await;
+    let bad = pb::OpEnvelope {
+        session: Bytes::copy_from_slice(&mount.session.to_key()),
+        op: first.op.next().get(),
+        ack_below: 1,
+        body: Some(pb::op_envelope::Body::Unlink(pb::Place { parent: 1, name: "a/b".into() })),
+    };
+    let frame = |frame| pb::ClientFrame { frame: Some(frame) };
+    mount.send_raw(frame(pb::client_frame::Frame::Op(bad.clone()))).await;
+    mount.send_raw(frame(pb::client_frame::Frame::Query(pb::AskQuery { tag: 99, query: None }))).await;
+    let (mut done, mut refused, mut unanswered) = (false, false, false);
+    while !(done && refused && unanswered) {
+        match mount.next().await.expect("the stream goes on") {
+            ToMount::OpReply { op, result, .. } if op == first.op => done = result.is_ok(),
+            ToMount::OpReply { result, .. } => refused = result == Err(Errno::EINVAL),
+            ToMount::Answer { tag: 99, result } => unanswered = result.is_err(),
+            other => panic!("{other:?}"),
+        }
+    }
+    // It was not executed: its number is still free.
+    mount.repeat(OpEnvelope { op: first.op.next(), ..mount_op(&first, mkdir(b"b")) }).await.unwrap();
+
+    let foreign = pb::OpEnvelope { session: Bytes::from_static(&[7; 16]), ..bad };
+    mount.send_raw(frame(pb::client_frame::Frame::Op(foreign))).await;
+    assert!(matches!(mount.next().await, Some(ToMount::Closing(Closing::Refused { .. }))));
+    cell.stop().await;
+}
+
+fn mount_op(like: &OpEnvelope, body: Op) -> OpEnvelope {
+    OpEnvelope { body, ..like.clone() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

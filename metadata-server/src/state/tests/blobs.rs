@@ -198,6 +198,71 @@ fn condemned_blobs_come_back_and_deleted_ones_are_uploaded_again() {
     assert!(doomed.is_some(), "the old object goes on being deleted");
 }
 
+fn damaged(cell: &mut Cell, generation: Generation) {
+    cell.command(CommandBody::Damaged { site: SITE, digest: digest(1), generation }).unwrap();
+}
+
+#[test]
+fn a_damaged_object_gives_way_to_proven_bytes_and_rows_keep_naming_it() {
+    let mut cell = Cell::new();
+    let file = cell.file(root("a"));
+    let upload = cell.upload(1, 600);
+    cell.op(with(file, whole(1, 600), &upload)).unwrap();
+    cell.verified(&upload);
+    damaged(&mut cell, Generation { counter: 99, ..upload.generation });
+    assert_eq!(cell.grant(1, 600), Grant::Have, "another generation changes nothing");
+    damaged(&mut cell, upload.generation);
+    let place = cell.place_of(1).unwrap();
+    assert!(place.damaged && !place.verified, "it may be read, should it come back");
+    assert_eq!(cell.refused(Op::Commit(content(file, whole(1, 600)))), Errno::EAGAIN);
+    assert_eq!(
+        cell.refused(with(file, whole(1, 600), &upload)),
+        Errno::EAGAIN,
+        "those are the damaged bytes"
+    );
+    let again = cell.upload(1, 600);
+    assert!(cell.slot(&again).unwrap().contested, "garbage must not follow garbage");
+    cell.verified(&again);
+    let other = cell.file(root("b"));
+    cell.op(with(other, whole(1, 600), &again)).unwrap();
+    let place = cell.place_of(1).unwrap();
+    assert!(!place.damaged && place.verified && place.generation == again.generation);
+    let doomed = cell.view.get(Family::Blob, &keys::doomed(SITE, upload.generation)).unwrap();
+    assert!(doomed.is_some(), "the damaged object has to be deleted");
+    damaged(&mut cell, upload.generation);
+    assert_eq!(cell.grant(1, 600), Grant::Have, "late news of the old object change nothing");
+}
+
+#[test]
+fn damaged_hot_bytes_give_way_to_those_of_the_next_commit() {
+    let mut cell = Cell::new();
+    cell.write(root("a"), hot(1, 600));
+    let old = cell.place_of(1).unwrap();
+    damaged(&mut cell, old.generation);
+    assert_eq!(hot_blobs(&cell.view, None, 10).unwrap(), [], "it is not drained");
+    cell.verified(&Uploaded { digest: digest(1), generation: old.generation });
+    assert!(cell.place_of(1).unwrap().damaged, "what the cell holds does not come back");
+    cell.write(root("b"), hot(1, 600));
+    let new = cell.place_of(1).unwrap();
+    assert!(new.hot && new.verified && !new.damaged && new.generation > old.generation);
+    assert_eq!(hot_bytes(&cell.view, SITE, old.generation).unwrap(), None);
+    assert_eq!(hot_bytes(&cell.view, SITE, new.generation).unwrap(), Some(vec![1; 600]));
+}
+
+#[test]
+fn a_damaged_object_that_came_back_is_as_good_as_before() {
+    let mut cell = Cell::new();
+    let file = cell.file(root("a"));
+    let upload = cell.upload(1, 600);
+    cell.op(with(file, whole(1, 600), &upload)).unwrap();
+    damaged(&mut cell, upload.generation);
+    assert_eq!(unverified(&cell.view, 10).unwrap(), [], "it was looked at");
+    cell.verified(&upload);
+    let place = cell.place_of(1).unwrap();
+    assert!(!place.damaged && place.verified && place.generation == upload.generation);
+    assert_eq!(cell.grant(1, 600), Grant::Have);
+}
+
 #[test]
 fn grants_of_impossible_sizes_are_refused() {
     let mut cell = Cell::new();

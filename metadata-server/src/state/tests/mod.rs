@@ -20,5 +20,6 @@ mod restore;
 pub(crate) mod samples;
 mod sessions;
 mod settings;
+mod shorten;
 mod volumes;
 mod xattrs;

@@ -7,7 +7,7 @@ use super::{
     past::expect_past,
 };
 use sitefs_base::{
-    Errno, Moment, OpId, Seq, SessionId, SnapshotName, Time, VolumeId,
+    Errno, HistoryLimit, Moment, OpId, Seq, SessionId, SnapshotName, Time, VolumeChange, VolumeId,
     limits::{PINS_MAX, SESSION_EXPIRY},
     op::*,
 };
@@ -304,6 +304,46 @@ fn history_over_its_budget_is_given_up_from_the_oldest_on() {
     assert!(!horizon_is_due(&cell.view, cell.volume, Time::EPOCH, cell.now).unwrap());
     cell.wait_a_second();
     assert_eq!(cell.move_horizon(0).0, cell.seq());
+}
+
+#[test]
+fn a_volume_that_is_made_smaller_keeps_its_history() {
+    let mut cell = Cell::new();
+    let file = cell.file(root("f"));
+    let len = 4 << 20;
+    for of in 1..=7 {
+        cell.wait_a_second();
+        let uploaded = vec![cell.upload(of, len)];
+        let changed = vec![ChunkLayout { chunk: 0, extents: vec![extent(0, len, of)] }];
+        let new = NewContent::Chunks { size: u64::from(len), changed };
+        cell.op(Op::Commit(Commit { uploaded, ..content(file, new) })).unwrap();
+    }
+    cell.wait_a_second();
+    let history = cell.row().history_bytes;
+    assert!(history > 20 << 20, "more than small volumes may have: {history}");
+    let set = |cell: &mut Cell, bytes, history_limit| {
+        let change = VolumeChange { bytes_limit: Some(bytes), history_limit, ..VolumeChange::default() };
+        cell.command(CommandBody::SetVolume { volume: cell.volume, change }).unwrap();
+    };
+    let was = cell.row().limits.bytes;
+    set(&mut cell, 0, None);
+    let more = cell.new_file(root("g"), Some(inline("more")), false);
+    assert_eq!(cell.refused(Op::Commit(more)), Errno::EDQUOT);
+    assert_eq!(cell.move_horizon(0).0, Seq::ZERO, "nothing is given up");
+    assert_eq!(cell.row().history_limit, Some(was), "and that can be seen");
+    set(&mut cell, 0, Some(HistoryLimit::Bytes(0)));
+    assert!(cell.move_horizon(0).0 > Seq::ZERO, "unless that is what is wanted");
+}
+
+#[test]
+fn a_volume_of_no_bytes_has_a_past() {
+    let mut cell = Cell::with(VolumeLimits { bytes: 0, inodes: 100 });
+    cell.mkdir(root("d"));
+    cell.wait_a_second();
+    cell.done(Op::Rmdir { at: root("d") });
+    cell.wait_a_second();
+    assert!(cell.row().history_bytes > 0);
+    assert_eq!(cell.move_horizon(0).0, Seq::ZERO);
 }
 
 #[test]

@@ -80,6 +80,22 @@ fn a_closed_session_leaves_no_rows_and_a_reopened_one_keeps_its_mark() {
 }
 
 #[test]
+fn a_forgotten_session_is_not_begun_again_by_coming_back() {
+    let mut cell = Cell::new();
+    cell.op(mkdir("d")).unwrap();
+    let volume = cell.volume;
+    let resume = CommandBody::ResumeSession { volume, session: SESSION };
+    let (seq, op_high_water) = (cell.seq(), OpId::new(1));
+    assert_eq!(cell.command(resume.clone()), Ok(Reply::Session { site: SITE, seq, op_high_water, at: None }));
+    cell.wait_a_second();
+    let before = cell.now;
+    cell.command(CommandBody::ExpireSessions { before }).unwrap();
+    assert_eq!(cell.command(resume), Err(Errno::ESTALE));
+    assert_eq!(session_info(&cell.view, volume, SESSION).unwrap(), None);
+    assert_eq!(cell.send(numbered(1, 1, mkdir("d2"))), Err(Errno::ESTALE), "its operations are not executed");
+}
+
+#[test]
 fn silent_sessions_expire() {
     let mut cell = Cell::new();
     cell.wait_a_second();
