@@ -20,5 +20,6 @@ mod restore;
 pub(crate) mod samples;
 mod sessions;
 mod settings;
+pub(crate) mod slices;
 mod volumes;
 mod xattrs;
