@@ -78,7 +78,8 @@ impl Model {
         old.iter().filter(lost).for_each(|extent| blobs.superseded(&extent.digest));
         self.blobs = blobs;
         let volume = self.volumes.get_mut(&id).unwrap();
-        reword(volume, &row, &extents);
+        let trees = reword(volume, &row, &extents);
+        self.saw(("join", if trees > 2 { "replaced in the past" } else { "replaced" }));
         Ok(())
     }
 }
@@ -93,8 +94,9 @@ fn find(volume: &Volume, ino: InodeId, old: &[Extent]) -> Option<Row> {
     found.then_some(Row { ino, chunk, since, extents })
 }
 
-/// Every tree in which the row holds has its new extents.
-fn reword(volume: &mut Volume, row: &Row, new: &[Extent]) {
+/// Every tree in which the row holds has its new extents; gives how many those are.
+fn reword(volume: &mut Volume, row: &Row, new: &[Extent]) -> usize {
+    let mut trees = 0;
     let past = volume.past.values_mut().map(|(tree, _)| tree);
     for tree in past.chain([&mut volume.now.tree]) {
         let holds = |since: &Seq| *since == row.since;
@@ -107,7 +109,9 @@ fn reword(volume: &mut Volume, row: &Row, new: &[Extent]) {
             extents.extend_from_slice(new);
             extents.sort_by_key(|extent| extent.offset);
         }
+        trees += 1;
     }
+    trees
 }
 
 /// The bytes of a blob, as far as it matters: the same ones for the same digest.

@@ -80,7 +80,7 @@ pub struct Model {
     /// Every command so far.
     pub log: Vec<Command>,
     /// How often which command had which reply.
-    pub seen: BTreeMap<(&'static str, &'static str), u64>,
+    pub seen: BTreeMap<reach::Seen, u64>,
 }
 
 fn root(at: Time) -> Node {
@@ -172,9 +172,14 @@ impl Model {
         self.clock = self.clock.next();
         let command = Command { at: self.clock, body };
         let applied = apply(&mut self.view, &command).unwrap();
-        *self.seen.entry(reach::seen(&command.body, &applied.reply)).or_default() += 1;
+        self.saw(reach::seen(&command.body, &applied.reply));
         self.log.push(command);
         applied
+    }
+
+    /// Notes what came about.
+    pub fn saw(&mut self, what: reach::Seen) {
+        *self.seen.entry(what).or_default() += 1;
     }
 
     /// When the command that comes next is executed.
@@ -259,6 +264,13 @@ impl Model {
         let crowded = expected.0.as_ref().ok().and_then(|effect| effect.crowded);
         let crowded = crowded.map(|(ino, chunk)| CrowdedChunk { volume: id, ino, chunk });
         assert_eq!(applied.crowded, crowded, "what should be merged");
+        if crowded.is_some() {
+            self.saw(("merge", "asked for"));
+        }
+        let volume = &self.volumes[&id];
+        if applied.reply.is_ok() && fits(&volume.limits, (&before, &volume.now.tree), Credit::NONE).is_err() {
+            self.saw(("credit", "used"));
+        }
         let reply = applied.reply.map(|reply| match reply {
             Reply::Op(outcome) => *outcome,
             other => panic!("{other:?} is no reply to an operation"),

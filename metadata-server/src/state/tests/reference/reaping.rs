@@ -118,6 +118,9 @@ fn empty(
         gone.extend((!stays).then_some(*ino));
         stays
     });
+    // One inode may have had several names here.
+    gone.sort_unstable();
+    gone.dedup();
     for ino in gone {
         if let Body::Dir { parent, .. } = &mut tree.edit(ino).body {
             *parent = None;
