@@ -211,7 +211,7 @@ impl Run {
             Step::Merge(merging) => self.merge(volume(&merging.volume), merging),
             Step::Reap(of) => drop(self.model.reap(volume(of))),
             Step::Restore(of, restoring) => self.restore(volume(of), restoring),
-            Step::StepRestore(of, pick) => self.step_restore(volume(of), *pick),
+            Step::CopyMore(of, pick) => self.step_restore(volume(of), *pick),
             Step::EndRestore(of, pick, publish) => self.end_restore(volume(of), *pick, *publish),
             Step::SetVolume(of, change) => self.model.set_volume(volume(of), change),
             Step::DeleteOrMake => self.delete_or_make(),
@@ -536,11 +536,7 @@ impl Budget {
 fn runner(seed: u64) -> TestRunner {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let config = Config {
-        failure_persistence: None,
-        max_shrink_iters: std::env::var("SITEFS_SHRINK").map_or(4_000, |text| text.parse().unwrap()),
-        ..Config::default()
-    };
+    let config = Config { failure_persistence: None, max_shrink_iters: 4_000, ..Config::default() };
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
 }
 

@@ -131,7 +131,7 @@ impl Run {
     pub(super) fn end_restore(&mut self, id: VolumeId, pick: u8, publish: bool) {
         let Some(job) = self.job(id, pick) else { return };
         let end = if publish { RestoreEnd::Publish } else { RestoreEnd::Abandon };
-        while publish && pick % 4 > 0 && self.model.step_restore(id, job) {}
+        while publish && !pick.is_multiple_of(4) && self.model.step_restore(id, job) {}
         self.model.end_restore(id, job, end);
     }
 

@@ -56,6 +56,8 @@ pub struct Volume {
     pub history_limit: Option<u64>,
     pub settings: VolumeSettings,
     pub deleted: bool,
+    /// It was deleted and all its rows are gone.
+    pub removed: bool,
     /// Restores under way.
     pub jobs: BTreeMap<InodeId, Job>,
     /// Inodes of copies that have no name yet or never got one: no mount knows them.
@@ -112,6 +114,7 @@ impl Volume {
             history_limit: None,
             settings: VolumeSettings::default(),
             deleted: false,
+            removed: false,
             jobs: BTreeMap::new(),
             unknown: BTreeSet::new(),
             seq: Seq::ZERO,

@@ -120,7 +120,7 @@ impl Model {
             for family in histories {
                 for (key, value) in self.view.rows(family) {
                     let life = life_of(family, &key, &value).unwrap();
-                    let needed = !volume.deleted && keep(life, volume.horizon, &pins);
+                    let needed = !volume.removed && keep(life, volume.horizon, &pins);
                     if key.starts_with(&id.to_key()) && !needed {
                         self.view.delete(family, &key);
                     }

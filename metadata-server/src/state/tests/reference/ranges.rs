@@ -62,8 +62,8 @@ impl Act<'_> {
         let had_rows = node.rows().is_some();
         node.lay(size, extents, named, self.seq);
         let Some(rows) = node.rows() else { return };
-        let stored = rows.keys().filter(|chunk| !had_rows || named.contains(chunk));
-        let crowded = stored.filter(|chunk| node.chunk(**chunk).len() > MERGE_ABOVE).next_back();
+        let mut stored = rows.keys().filter(|chunk| !had_rows || named.contains(chunk));
+        let crowded = stored.rfind(|chunk| node.chunk(**chunk).len() > MERGE_ABOVE);
         self.crowded = crowded.map(|chunk| (ino, *chunk)).or(self.crowded);
     }
 

@@ -25,6 +25,7 @@ impl Model {
         volume.now.awake = more;
         if volume.deleted {
             assert_eq!(event, None);
+            volume.removed = !more;
             if !more {
                 self.check_removed(id);
             }

@@ -52,7 +52,7 @@ pub enum Step {
     Reap(u8),
     Restore(u8, Restoring),
     /// Volume and restore.
-    StepRestore(u8, u8),
+    CopyMore(u8, u8),
     EndRestore(u8, u8, bool),
     SetVolume(u8, VolumeChange),
     /// The volume with less to do is deleted, or made anew.
@@ -414,7 +414,7 @@ fn leading() -> impl Strategy<Value = Step> {
         8 => merging().prop_map(Step::Merge),
         4 => any::<u8>().prop_map(Step::Reap),
         8 => (any::<u8>(), restoring()).prop_map(|(volume, restoring)| Step::Restore(volume, restoring)),
-        6 => (any::<u8>(), any::<u8>()).prop_map(|(volume, job)| Step::StepRestore(volume, job)),
+        6 => (any::<u8>(), any::<u8>()).prop_map(|(volume, job)| Step::CopyMore(volume, job)),
         5 => (any::<u8>(), any::<u8>(), prop::bool::weighted(0.75))
             .prop_map(|(volume, job, publish)| Step::EndRestore(volume, job, publish)),
         2 => (any::<u8>(), change()).prop_map(|(volume, change)| Step::SetVolume(volume, change)),
