@@ -112,6 +112,7 @@ const fn kind(body: &CommandBody) -> u16 {
 mod tests {
     use super::*;
     use sitefs_base::{GroupId, Incarnation, Kind, Time};
+    use std::sync::LazyLock;
 
     fn init(cell: String) -> Command {
         let body = CommandBody::Init { cell, group: GroupId::new(1), incarnation: Incarnation::new(1) };
@@ -154,6 +155,8 @@ mod tests {
         assert_eq!(payload.0, [0, 3, 0, 0, 0, 0, 0, 3, 2, 2, 0]);
     }
 
+    static ENTRIES: LazyLock<Vec<Vec<Payload>>> = LazyLock::new(|| (0..4).map(entries).collect());
+
     /// The commands of a random history, as entries.
     fn entries(seed: u64) -> Vec<Payload> {
         let mut all = vec![Payload::default()];
@@ -180,15 +183,13 @@ mod tests {
 
         #[test]
         fn damaged_entries_are_refused_or_other_commands_but_never_a_panic(
-            seed in 0..4u64, entry in proptest::prelude::any::<proptest::sample::Index>(),
+            seed in 0..4usize, entry in proptest::prelude::any::<proptest::sample::Index>(),
             at in proptest::prelude::any::<proptest::sample::Index>(),
             noise in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..12),
             huge in proptest::prelude::any::<bool>(),
         ) {
-            let mut bytes = {
-                let all = entries(seed);
-                all[entry.index(all.len())].0.clone()
-            };
+            let all = &ENTRIES[seed];
+            let mut bytes = all[entry.index(all.len())].0.clone();
             // A length or a number as large as it can be, or noise.
             let piece = if huge { vec![255, 255, 255, 255, 255, 255, 255, 255, 255, 1] } else { noise.clone() };
             let from = at.index(bytes.len().max(1)).min(bytes.len());

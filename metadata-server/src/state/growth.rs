@@ -15,9 +15,10 @@ pub fn growth_bound(read: &dyn Read, volume: VolumeId, op: &Op) -> Result<Credit
         Op::Commit(commit) => commit_bound(read, volume, commit),
         Op::SetAttr { ino, set } => resize_bound(read, volume, *ino, set.size),
         Op::Append { bytes, .. } => Ok(Credit { bytes: bytes.len() as u64, inodes: 0 }),
-        Op::CloneRange { from, from_offset, len, .. } => {
+        Op::CloneRange { from, from_offset, to, to_offset, len, .. } => {
             let size = reads::node(read, volume, *from)?.map_or(0, |node| node.row.size);
-            Ok(Credit { bytes: size.saturating_sub(*from_offset).min(*len), inodes: 0 })
+            let copied = size.saturating_sub(*from_offset).min(*len);
+            Ok(Credit { bytes: clone_bound(read, volume, *to, (*to_offset, copied))?, inodes: 0 })
         }
         Op::Mkdir { .. } | Op::Symlink { .. } | Op::Mknod { .. } => Ok(Credit { bytes: 0, inodes: 1 }),
         Op::Link { .. }
@@ -60,6 +61,18 @@ fn resize_bound(read: &dyn Read, volume: VolumeId, ino: InodeId, size: Option<u6
         _ => 0,
     };
     Ok(Credit { bytes, inodes: 0 })
+}
+
+/// Content in the row has no holes: what lies between its old end and a copy is bytes too.
+fn clone_bound(read: &dyn Read, volume: VolumeId, to: InodeId, (offset, copied): (u64, u64)) -> Result<u64> {
+    let old = match reads::node(read, volume, to)?.map(|node| node.row.content) {
+        Some(Content::Empty) => 0,
+        Some(Content::Inline(bytes)) => bytes.len() as u64,
+        _ => return Ok(copied),
+    };
+    let end = offset.saturating_add(copied);
+    let in_row = copied > 0 && end <= INLINE_MAX as u64;
+    Ok(if in_row { copied.max(end.saturating_sub(old)) } else { copied })
 }
 
 /// The bytes that a file takes; `None` if there is no such inode.

@@ -18,7 +18,7 @@ impl MemoryView {
 
     /// All rows of a family, ascending.
     pub fn rows(&self, family: Family) -> Vec<Row> {
-        let of_family = self.rows.iter().filter(|((of, _), _)| *of == family);
+        let of_family = self.rows.range((family, Vec::new())..).take_while(|((of, _), _)| *of == family);
         of_family.map(|((_, key), value)| (key.clone(), value.clone())).collect()
     }
 }

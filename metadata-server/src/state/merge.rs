@@ -12,7 +12,7 @@ use super::{
 };
 use sitefs_base::{
     Content, Digest, Errno, Extent, Generation, InodeId, Result, SessionId, VolumeId,
-    limits::{CHUNK_SIZE, HOT_MAX},
+    limits::{CHUNK_SIZE, FILE_MAX, HOT_MAX},
     op::{BlobWanted, Grant},
 };
 
@@ -31,7 +31,7 @@ pub fn chunk_layout(
 
 /// Draws a generation for a blob that the leader is about to store; none if the store has it.
 pub(super) fn upload(scope: &mut Scope, volume: VolumeId, blob: &BlobWanted) -> Step<Option<Generation>> {
-    let row = reads::volume(&scope.rows, volume)?.ok_or(Errno::ESTALE)?;
+    let row = reads::live(&scope.rows, volume)?.ok_or(Errno::ESTALE)?;
     match blobs::grant_one(scope, row.site, volume, blob)? {
         Grant::Have => Ok(None),
         Grant::Upload { generation, .. } => Ok(Some(generation)),
@@ -47,7 +47,7 @@ pub(super) fn replace(
     new: &Joined,
 ) -> Step<()> {
     let whole = check(old, new)?;
-    let row = reads::volume(&scope.rows, volume)?.ok_or(Errno::ESTALE)?;
+    let row = reads::live(&scope.rows, volume)?.ok_or(Errno::ESTALE)?;
     // It has no session and publishes nothing: the seq of the volume does not move.
     let mut m = Mutation::begin(scope, volume, row, SessionId::new(0));
     let key = keys::chunk(volume, ino, layout::chunk_of(whole.offset));
@@ -76,8 +76,9 @@ pub(super) fn replace(
 /// The extent that neighbours become.
 fn check(old: &[Extent], new: &Joined) -> Step<Extent> {
     let (Some(first), Some(last)) = (old.first(), old.last()) else { return refuse(Errno::EINVAL) };
-    let neighbours = old.windows(2).all(|pair| pair[0].end() == pair[1].offset);
-    require(old.len() >= 2 && neighbours, Errno::EINVAL)?;
+    let is_one = |extent: &Extent| extent.len > 0 && extent.offset < FILE_MAX;
+    require(old.len() >= 2 && old.iter().all(is_one), Errno::EINVAL)?;
+    require(old.windows(2).all(|pair| pair[0].end() == pair[1].offset), Errno::EINVAL)?;
     let one_chunk = first.offset / CHUNK_SIZE == (last.end() - 1) / CHUNK_SIZE;
     let len = u32::try_from(last.end() - first.offset).map_err(|_| Errno::EINVAL)?;
     let digest: Digest = match new {

@@ -5,7 +5,7 @@ use super::{
     history::Life,
     keys,
     reads::{self, Node},
-    reap::{self, SLICE_ROWS},
+    reap::{self, slice_rows},
     rows::{self, DentryRow, FeedRow, Lived, SecondRow, VolumeRow},
     scope::Scope,
     stop::{Step, refuse, require},
@@ -203,8 +203,8 @@ impl<'s, 'a> Mutation<'s, 'a> {
             return Ok(());
         }
         let chunks = keys::chunks(self.id, node.ino);
-        let some = self.scope.rows.scan(Family::Chunk, &chunks, &chunks, SLICE_ROWS + 1)?;
-        if some.len() > SLICE_ROWS {
+        let some = self.scope.rows.scan(Family::Chunk, &chunks, &chunks, slice_rows() + 1)?;
+        if some.len() > slice_rows() {
             return reap::orphan(self, node.ino);
         }
         super::layout::remove_from(self, node.ino, 0).map(drop)

@@ -16,7 +16,14 @@ use sitefs_base::{
 use std::collections::VecDeque;
 
 /// Rows that one command removes or makes, about.
-pub(super) const SLICE_ROWS: usize = 1000;
+#[cfg(not(test))]
+pub(super) const fn slice_rows() -> usize {
+    1000
+}
+/// The same; tests may cut small things into slices too.
+#[cfg(test)]
+pub(super) use super::tests::slices::slice_rows;
+
 /// What a name costs of a slice: its dentry, its inode, its directory.
 pub(super) const NAME_ROWS: usize = 3;
 /// The session of changes that no mount makes.
@@ -69,7 +76,7 @@ pub(super) fn slice(scope: &mut Scope, id: VolumeId) -> Step<Slice> {
         Some(row) => {
             let mut reaper = Reaper {
                 m: Mutation::begin(scope, id, row, NO_SESSION),
-                left: SLICE_ROWS,
+                left: slice_rows(),
                 waiting: VecDeque::new(),
             };
             let more = reaper.run()?;
@@ -94,7 +101,7 @@ impl Reaper<'_, '_> {
     /// Whether there is more.
     fn run(&mut self) -> Result<bool> {
         let prefix = keys::orphans(self.m.id);
-        for (key, value) in self.m.scope.rows.scan(Family::Small, &prefix, &prefix, SLICE_ROWS)? {
+        for (key, value) in self.m.scope.rows.scan(Family::Small, &prefix, &prefix, slice_rows())? {
             let ino = keys::part(&key, prefix.len())
                 .ok_or_else(|| rows::damaged(Family::Small, &key, "is no key of an orphan"))?;
             self.waiting.push_back((InodeId::from_key(ino), rows::decode(Family::Small, &key, &value)?));
@@ -150,11 +157,12 @@ impl Reaper<'_, '_> {
             self.spend(NAME_ROWS);
             self.drop_name(entry, &mut node)?;
         }
+        // Whoever has it open sees its link count go down.
+        self.m.changed(Change::Attr(dir));
         if let Some((next, _)) = found.get(limit) {
             self.m.save(&node)?;
             return self.put_off(dir, next.clone());
         }
-        self.m.changed(Change::Attr(dir));
         self.m.remove_but_chunks(&node)?;
         self.done(dir);
         Ok(())
@@ -259,7 +267,7 @@ fn remove_volume(scope: &mut Scope, id: VolumeId) -> Result<bool> {
     let reap_key = keys::reap(id);
     let mut at: ReapRow = rows::fetch(&scope.rows, Family::Meta, &reap_key)?.unwrap_or_default();
     let ranges = ranges(id);
-    let mut left = SLICE_ROWS;
+    let mut left = slice_rows();
     while let Some((family, prefix)) = usize::try_from(at.range).ok().and_then(|range| ranges.get(range)) {
         let from = if at.from.is_empty() { prefix } else { &at.from };
         let found = scope.rows.scan(*family, prefix, from, left + 1)?;

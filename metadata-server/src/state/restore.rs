@@ -11,7 +11,7 @@ use super::{
     namespace::drop_link,
     pins::{self, Holder},
     reads::{self, Node},
-    reap::{self, NAME_ROWS, NO_SESSION, SLICE_ROWS},
+    reap::{self, NAME_ROWS, NO_SESSION, slice_rows},
     rename::require_way_up,
     rows::{
         self, ChunkRow, CopyRow, DentryRow, DirCursor, DirRow, FileCursor, InodeRow, RestoreRow, VolumeRow,
@@ -72,7 +72,7 @@ fn begin<'a>(
         dir: None,
         file: None,
     };
-    let mut copier = Copier { m, past, job, row, left: SLICE_ROWS };
+    let mut copier = Copier { m, past, job, row, left: slice_rows() };
     copier.inode(source, None)?;
     copier.finish(true)
 }
@@ -83,7 +83,7 @@ pub(super) fn step(scope: &mut Scope, id: VolumeId, job: InodeId) -> Step<Answer
     let row = find(&scope.rows, id, job)?;
     let past = as_of(scope.rows.stored(), id, row.seq)??;
     let m = Mutation::begin(scope, id, volume, NO_SESSION);
-    let mut copier = Copier { m, past, job, row, left: SLICE_ROWS };
+    let mut copier = Copier { m, past, job, row, left: slice_rows() };
     let more = copier.run()?;
     copier.finish(more)
 }
@@ -230,7 +230,7 @@ impl Copier<'_, '_> {
         let source = reads::node(&self.past, self.m.id, entry.ino)?.ok_or(Errno::EIO)?;
         let ino = match self.linked(&source)? {
             Some(mut copy) => {
-                copy.row.nlink += 1;
+                copy.row.nlink = copy.row.nlink.saturating_add(1);
                 self.m.save(&copy)?;
                 copy.ino
             }
@@ -274,8 +274,8 @@ impl Copier<'_, '_> {
         self.m.save(&Node { ino: copy, row, dir })?;
         let xattrs = copy_xattrs(&mut self.m, &self.past, source.ino, copy)?;
         self.spend(1 + xattrs);
-        self.row.entries += 1;
-        self.row.bytes += source.row.allocated;
+        self.row.entries = self.row.entries.saturating_add(1);
+        self.row.bytes = self.row.bytes.saturating_add(source.row.allocated);
         if is_dir {
             let key = keys::unfilled_one(id, self.job, source.ino);
             self.m.scope.put(Family::Meta, &key, &CopyRow { copy })?;
@@ -356,13 +356,13 @@ fn in_place(
     }
     let prefix = keys::chunks(m.id, source.ino);
     let (mut old, mut extents) = (Vec::new(), 0);
-    for (key, value) in past.scan(Family::Chunk, &prefix, &prefix, SLICE_ROWS + 1)? {
+    for (key, value) in past.scan(Family::Chunk, &prefix, &prefix, slice_rows() + 1)? {
         let (chunk, row) = chunk_row(&key, prefix.len(), &value)?;
         extents += row.extents.len();
         old.push((chunk, row));
     }
-    let now = m.scope.rows.scan(Family::Chunk, &prefix, &prefix, SLICE_ROWS + 1)?;
-    Ok((extents <= SLICE_ROWS && now.len() <= SLICE_ROWS).then_some(old))
+    let now = m.scope.rows.scan(Family::Chunk, &prefix, &prefix, slice_rows() + 1)?;
+    Ok((extents <= slice_rows() && now.len() <= slice_rows()).then_some(old))
 }
 
 /// Gives a file the content and the attributes back that it had: a new version of the same inode.

@@ -391,7 +391,9 @@ pub(super) struct RestoreRow {
     pub to: Place,
     /// When the last step was made.
     pub moved_at: Time,
+    #[serde(deserialize_with = "bounds::count")]
     pub entries: u64,
+    #[serde(deserialize_with = "bounds::count")]
     pub bytes: u64,
     /// The directory that is being copied.
     pub dir: Option<DirCursor>,

@@ -153,8 +153,39 @@ fn read_everything(view: &MemoryView, things: &(Vec<Place>, BTreeSet<InodeId>)) 
     errors.extend(last_at(view).err());
     errors.extend(session_info(view, VolumeId::new(1), SessionId::new(7)).err());
     errors.extend(events_since(view, VolumeId::new(1), Seq::ZERO, 100).err());
+    errors.extend(read_upkeep(view, things));
     for family in Family::ALL {
         errors.extend(checksum(view, family).err());
+    }
+    errors
+}
+
+/// Runs what leaders read before they merge, remove, restore, promise and forget.
+fn read_upkeep(view: &MemoryView, (places, inodes): &(Vec<Place>, BTreeSet<InodeId>)) -> Vec<Error> {
+    let (volume, far) = (VolumeId::new(1), sitefs_base::Time::new(1 << 40, 0));
+    let mut errors: Vec<Error> = Vec::new();
+    errors.extend(tails(view, far, 100).err());
+    errors.extend(restores(view, 100).err());
+    errors.extend(volumes_to_reap(view, None, 100).err());
+    errors.extend(retention(view).err());
+    errors.extend(horizon_is_due(view, volume, sitefs_base::Time::new(1_003, 0), far).err());
+    errors.extend(history_bytes(view, volume).err());
+    errors.extend(time_of(view, volume, Seq::new(3)).err());
+    let to = places.first().map_or(InodeId::ROOT, |place| place.parent);
+    for ino in inodes {
+        errors.extend(chunk_layout(view, volume, *ino, 0).err());
+        let set = SetAttr { size: Some(300), ..SetAttr::default() };
+        let copy = Op::CloneRange {
+            from: *ino,
+            from_offset: 1,
+            to,
+            to_offset: 9,
+            len: u64::MAX,
+            expect_from_cver: None,
+        };
+        for op in [Op::SetAttr { ino: *ino, set }, copy] {
+            errors.extend(growth_bound(view, volume, &op).err());
+        }
     }
     errors
 }

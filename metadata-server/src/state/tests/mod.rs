@@ -21,5 +21,6 @@ pub(crate) mod samples;
 mod sessions;
 mod settings;
 mod shorten;
+pub(crate) mod slices;
 mod volumes;
 mod xattrs;

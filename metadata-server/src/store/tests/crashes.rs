@@ -1,4 +1,6 @@
 //! Random histories through RocksDB: crashes at every boundary of batches, and other processes.
+//!
+//! `SITEFS_SEED` and `SITEFS_HISTORIES` run those of before again; each run says its own.
 
 use super::at;
 use crate::{
@@ -93,6 +95,7 @@ fn never_crashed(entries: &[&[Command]]) -> Vec<Sums> {
 
 fn survive(seed: u64) {
     let log = reference::random_cell(seed, 36).1;
+    let _slices = reference::cell_slices();
     let entries: Vec<&[Command]> = log.chunks(BATCH).collect();
     let expected = never_crashed(&entries);
     let dir = tempfile::tempdir().unwrap();
@@ -142,6 +145,7 @@ fn another_process() {
     let log: Vec<Command> = postcard::from_bytes(&fs::read(&path).unwrap()).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
+    let _slices = reference::cell_slices();
     let mut dice = Dice(u64::from(process::id()));
     for (index, entry) in log.chunks(BATCH).enumerate() {
         apply_entry(&store, index + 1, entry);

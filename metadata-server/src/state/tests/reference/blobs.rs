@@ -13,6 +13,18 @@ pub struct Blob {
     pub hot: bool,
     pub verified: bool,
     pub volumes: BTreeSet<VolumeId>,
+    /// What it waits for while the cell holds it.
+    pub wait: Wait,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// To become an object; also of one that is.
+    Drain,
+    /// To be joined with its neighbours.
+    Merge,
+    /// It was joined, and nobody else has named it: for nothing.
+    Nothing,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -75,27 +87,49 @@ impl Blobs {
                 self.uploads.remove(&generation);
                 let volumes = self.present.remove(&digest).map(|old| old.volumes).unwrap_or_default();
                 let Upload { len, verified, .. } = upload;
-                self.present.insert(digest, Blob { generation, len, hot: false, verified, volumes });
+                let blob = Blob { generation, len, hot: false, verified, volumes, wait: Wait::Drain };
+                self.present.insert(digest, blob);
             }
         }
         let blob = self.present.get_mut(&digest).unwrap();
-        blob.volumes.insert(volume);
+        (blob.wait, _) = (Wait::Drain, blob.volumes.insert(volume));
         if len > u64::from(blob.len) { Err(Errno::EINVAL) } else { Ok(()) }
     }
 
     /// The volume hands in the bytes themselves.
-    pub fn hand_in(&mut self, volume: VolumeId, digest: Digest, len: u32) -> Result<(), Errno> {
+    pub fn hand_in(
+        &mut self,
+        volume: VolumeId,
+        (digest, len): (Digest, u32),
+        wait: Wait,
+    ) -> Result<(), Errno> {
         match self.present.get_mut(&digest) {
             Some(blob) if blob.verified && blob.len != len => return Err(Errno::EINVAL),
-            Some(blob) if blob.verified => {}
+            Some(blob) if blob.verified => blob.wait = Wait::Drain,
             _ => {
                 let generation = self.draw();
                 let volumes = self.present.remove(&digest).map(|old| old.volumes).unwrap_or_default();
-                self.present.insert(digest, Blob { generation, len, hot: true, verified: true, volumes });
+                let blob = Blob { generation, len, hot: true, verified: true, volumes, wait };
+                self.present.insert(digest, blob);
             }
         }
         self.present.get_mut(&digest).unwrap().volumes.insert(volume);
         Ok(())
+    }
+
+    /// The volume names again what it named before.
+    pub fn name_again(&mut self, volume: VolumeId, digest: &Digest) {
+        let blob = self.present.get_mut(digest).unwrap();
+        assert!(blob.volumes.contains(&volume));
+        blob.wait = Wait::Drain;
+    }
+
+    /// Others hold what this one held.
+    pub fn superseded(&mut self, digest: &Digest) {
+        let blob = self.present.get_mut(digest).unwrap();
+        if blob.wait == Wait::Merge {
+            blob.wait = Wait::Nothing;
+        }
     }
 
     /// The cell has read the object: its bytes are right.
@@ -111,7 +145,7 @@ impl Blobs {
     /// The object store has the bytes that the cell held.
     pub fn drained(&mut self, digest: Digest, generation: u64) {
         if let Some(blob) = self.present.get_mut(&digest).filter(|blob| blob.generation == generation) {
-            blob.hot = false;
+            (blob.hot, blob.wait) = (false, Wait::Drain);
         }
     }
 }

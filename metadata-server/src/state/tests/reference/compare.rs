@@ -1,13 +1,16 @@
 //! Whether rows say what the model says.
 
 use super::{
-    blobs::Blobs,
+    blobs::{Blobs, Wait},
     model::Volume,
     tree::{Node, Tree},
 };
-use crate::state::{MemoryView, Read, as_of, hot_bytes, locate, query, tests::harness::SITE};
+use crate::state::{
+    HotBlob, MemoryView, Read, RestoreJob, as_of, hot_blobs, hot_bytes, locate, query, restores, tails,
+    tests::harness::SITE, volume_info,
+};
 use sitefs_base::{
-    Content, Errno, InodeId, Name, Seq, VolumeId,
+    Content, Errno, InodeId, Name, Seq, Time, VolumeId,
     op::{Answer, AnswerBody, Change, Place, Query},
 };
 use std::collections::BTreeMap;
@@ -53,6 +56,16 @@ fn check_chunks(read: &dyn Read, id: VolumeId, ino: InodeId, node: &Node) {
             break;
         }
     }
+    // A file may have a few chunks very far away.
+    let last = found.last().map_or(0, |layout| layout.chunk);
+    for far in
+        node.chunks().iter().map(|layout| layout.chunk).filter(|chunk| *chunk > last && *chunk >= first)
+    {
+        let AnswerBody::Chunks(chunks) = body(read, id, Query::Chunks { ino, first: far, count: 1 }) else {
+            panic!("chunks were asked for");
+        };
+        found.extend(chunks);
+    }
     assert_eq!(found, node.chunks(), "the layout of {ino}");
 }
 
@@ -66,7 +79,9 @@ fn check_dir(read: &dyn Read, id: VolumeId, dir: InodeId, (tree, names): (&Tree,
             panic!("{page:?}");
         };
         assert_eq!(attr, tree.attr(dir, names));
-        assert!(matches!(&node.body, super::tree::Body::Dir { parent: up, .. } if *up == parent));
+        assert!(
+            matches!(&node.body, super::tree::Body::Dir { parent: up, .. } if up.unwrap_or(InodeId::ROOT) == parent)
+        );
         after = entries.last().map(|entry| entry.name.clone());
         for entry in entries {
             assert_eq!(entry.inode, tree.inode(entry.inode.attr.ino, names));
@@ -88,6 +103,27 @@ fn check_dir(read: &dyn Read, id: VolumeId, dir: InodeId, (tree, names): (&Tree,
 pub fn now(view: &MemoryView, id: VolumeId, volume: &Volume) {
     tree(view, id, &volume.now.tree);
     check_usage(view, id, volume.seq, &volume.now.tree);
+    check_info(view, id, volume);
+}
+
+/// What operators see of a volume.
+fn check_info(view: &MemoryView, id: VolumeId, volume: &Volume) {
+    let info = volume_info(view, id).unwrap().unwrap();
+    assert_eq!((info.limits, info.history_limit), (volume.limits, volume.history_limit));
+    assert_eq!((info.settings, info.seq), (volume.settings.clone(), volume.seq));
+    assert_eq!((info.horizon, info.pins), (volume.horizon, volume.pins().into_iter().collect()));
+    let jobs = volume.jobs.iter();
+    let jobs = jobs.map(|(job, of)| RestoreJob { volume: id, job: *job, moved_at: of.moved_at });
+    let told = restores(view, 100).unwrap().into_iter().filter(|job| job.volume == id);
+    assert!(jobs.eq(told), "the restores under way");
+}
+
+/// A volume that was deleted answers nothing.
+pub fn gone(view: &MemoryView, id: VolumeId) {
+    assert_eq!(volume_info(view, id).unwrap(), None);
+    for question in [Query::Usage, Query::Inode { ino: InodeId::ROOT }] {
+        assert_eq!(ask(view, id, &question), Err(Errno::ESTALE));
+    }
 }
 
 /// Every seq is there as it was, or refused.
@@ -127,19 +163,40 @@ fn check_usage(read: &dyn Read, id: VolumeId, seq: Seq, tree: &Tree) {
 }
 
 /// What the volumes may read is there, and hot bytes are whole.
-pub fn blobs(view: &MemoryView, blobs: &Blobs) {
+pub fn blobs(view: &MemoryView, volumes: &BTreeMap<VolumeId, Volume>, blobs: &Blobs) {
     for (digest, blob) in &blobs.present {
-        for volume in super::model::VOLUMES {
+        for volume in volumes {
+            let (volume, is_live) = (*volume.0, !volume.1.deleted);
             let place = locate(view, volume, &[*digest]).unwrap()[0];
             let told = place.map(|place| (place.generation.counter, place.len, place.hot, place.verified));
             let known = (blob.generation, blob.len, blob.hot, blob.verified);
-            assert_eq!(told, blob.volumes.contains(&volume).then_some(known), "where {digest} is");
+            assert_eq!(
+                told,
+                (is_live && blob.volumes.contains(&volume)).then_some(known),
+                "where {digest} is"
+            );
             if let Some(place) = place.filter(|place| place.hot) {
                 let bytes = hot_bytes(view, SITE, place.generation).unwrap().unwrap();
                 assert_eq!(bytes.len(), blob.len as usize);
             }
         }
     }
+}
+
+/// What waits to be drained or merged, in the order of generations.
+pub fn waiting(view: &MemoryView, blobs: &Blobs) {
+    let listed = |wait: Wait| {
+        let of_kind = blobs.present.iter().filter(move |(_, blob)| blob.hot && blob.wait == wait);
+        let mut listed: Vec<_> = of_kind.map(|(digest, blob)| (blob.generation, *digest, blob.len)).collect();
+        listed.sort_unstable();
+        listed
+    };
+    let told = |found: Vec<HotBlob>| -> Vec<_> {
+        found.into_iter().map(|hot| (hot.generation.counter, hot.digest, hot.len)).collect()
+    };
+    assert_eq!(told(hot_blobs(view, None, 10_000).unwrap()), listed(Wait::Drain), "what is to be drained");
+    let tails = tails(view, Time::new(i64::MAX, 0), 10_000).unwrap();
+    assert_eq!(told(tails), listed(Wait::Merge), "what is to be merged");
 }
 
 /// What is different between two trees, as watchers must hear of it.

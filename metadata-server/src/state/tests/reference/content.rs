@@ -1,10 +1,10 @@
 //! What commits and truncation make of a file.
 
 use super::{
-    rules::{Act, Effect, Gives, Verdict, refuse_if, update},
+    blobs::Wait,
+    rules::{Act, Effect, Verdict, refuse_if, update},
     tree::{Body, Node},
 };
-use bytes::Bytes;
 use sitefs_base::{
     Digest, Errno, Extent, FileKind, InodeId, Seq,
     limits::{CHUNK_EXTENTS_MAX, CHUNK_SIZE, COMMIT_CHUNKS_MAX, FILE_MAX, HOT_MAX, INLINE_MAX},
@@ -52,13 +52,6 @@ fn cut(extents: &[Extent], size: u64) -> Vec<Extent> {
     extents.iter().filter_map(left).collect()
 }
 
-fn set_extents(node: &mut Node, size: u64, extents: Vec<Extent>) {
-    node.body = match size {
-        0 => Body::Bytes(Bytes::new()),
-        _ => Body::Blobs { size, extents },
-    };
-}
-
 pub fn truncate(node: &mut Node, size: u64, seq: Seq) -> Verdict<()> {
     refuse_if(node.is_dir(), Errno::EISDIR)?;
     refuse_if(node.kind != FileKind::File, Errno::EINVAL)?;
@@ -74,7 +67,7 @@ pub fn truncate(node: &mut Node, size: u64, seq: Seq) -> Verdict<()> {
         }
         _ => {
             let extents = cut(node.extents(), size);
-            set_extents(node, size, extents);
+            node.lay(size, extents, &[], seq);
         }
     }
     node.cver = seq;
@@ -95,10 +88,13 @@ impl Act<'_> {
         let Some(create) = &commit.create else {
             let known = commit.ino >= InodeId::ROOT && commit.ino.get() < self.now.next_ino;
             refuse_if(!known, Errno::ESTALE)?;
-            return Ok(Effect { ino: Some(commit.ino), extra: Gives::Dropped, ..Effect::default() });
+            return Ok(Effect::dropped(commit.ino));
         };
         let link = commit.link.as_ref().ok_or(Errno::EINVAL)?;
         refuse_if(!self.owns(commit.ino), Errno::EINVAL)?;
+        if self.now.leftovers.contains(&commit.ino) {
+            return Ok(Effect::dropped(commit.ino));
+        }
         self.parent(&link.at)?;
         let Some(found) = self.now.tree.find(&link.at) else {
             return self.publish(commit, create, link);
@@ -121,7 +117,7 @@ impl Act<'_> {
         if commit.content.is_none() && commit.set.is_empty() {
             return Ok(Effect::nothing(ino, &[]));
         }
-        self.write(&mut node, commit)?;
+        self.write(ino, &mut node, commit)?;
         update(&mut node, &commit.set, (commit.content.is_some(), commit.changed), self.at);
         *self.now.tree.edit(ino) = node;
         Ok(Effect::on(ino, &[]))
@@ -130,13 +126,13 @@ impl Act<'_> {
     fn publish(&mut self, commit: &Commit, create: &Create, link: &Publish) -> Verdict<Effect> {
         refuse_if(commit.expect_cver.is_some(), Errno::ESTALE)?;
         let mut node = self.new_node(link.at.parent, FileKind::File, create);
-        self.write(&mut node, commit)?;
+        self.write(commit.ino, &mut node, commit)?;
         update(&mut node, &commit.set, (true, None), self.at);
         node.ctime = commit.changed.map_or(self.at, |changed| changed.min(self.at));
         self.add(&link.at, commit.ino, node)
     }
 
-    fn write(&mut self, node: &mut Node, commit: &Commit) -> Verdict<()> {
+    fn write(&mut self, ino: InodeId, node: &mut Node, commit: &Commit) -> Verdict<()> {
         let Some(content) = &commit.content else {
             return Ok(());
         };
@@ -145,9 +141,9 @@ impl Act<'_> {
             NewContent::Inline(bytes) => node.body = Body::Bytes(bytes.clone()),
             NewContent::Hot { digest, bytes } => {
                 let len = bytes.len() as u32;
-                self.blobs.hand_in(self.volume, *digest, len)?;
-                let extent = Extent { offset: 0, len, digest: *digest, blob_offset: 0 };
-                set_extents(node, u64::from(len), vec![extent]);
+                self.blobs.hand_in(self.volume, (*digest, len), Wait::Drain)?;
+                let extents = vec![Extent { offset: 0, len, digest: *digest, blob_offset: 0 }];
+                node.body = Body::Blobs { size: u64::from(len), extents, rows: None };
             }
             NewContent::Chunks { size, changed } => {
                 self.name_all(node, changed, commit)?;
@@ -158,7 +154,8 @@ impl Act<'_> {
                 extents.retain(|extent| !changed_chunk(extent));
                 extents.extend(changed.iter().flat_map(|layout| layout.extents.clone()));
                 extents.sort_by_key(|extent| extent.offset);
-                set_extents(node, *size, extents);
+                let named: Vec<u32> = changed.iter().map(|layout| layout.chunk).collect();
+                self.lay((ino, node), *size, extents, &named);
             }
         }
         Ok(())

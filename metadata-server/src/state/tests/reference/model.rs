@@ -3,17 +3,19 @@
 
 use super::{
     blobs::Blobs,
-    compare,
+    compare, reach,
+    restores::Job,
     rules::{Act, Effect, Gives, Now, Verdict},
     tree::{Body, Node, Tree},
 };
 use crate::state::{
-    Applied, Command, CommandBody, MemoryView, Reply, VolumeLimits, apply,
+    Applied, Command, CommandBody, CrowdedChunk, MemoryView, Reply, VolumeLimits, apply, growth_bound,
     tests::{harness::SITE, invariants},
+    volumes_to_reap,
 };
 use sitefs_base::{
     Errno, FileKind, Generation, GroupId, Incarnation, InodeId, OpId, Seq, SessionId, SnapshotName, Time,
-    VolumeId,
+    VolumeId, VolumeName, VolumeSettings,
     limits::REPLY_WINDOW,
     op::{Change, Credit, Event, Extra, Grant, Op, OpEnvelope, Outcome},
 };
@@ -35,20 +37,38 @@ struct Session {
     receipts: BTreeMap<OpId, Receipt>,
     high_water: u64,
     ack_below: u64,
+    last_used: Time,
+}
+
+/// A session that looks at the past.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader {
+    pub at: Seq,
+    pub last_used: Time,
 }
 
 #[derive(Clone, Debug)]
 pub struct Volume {
+    pub name: VolumeName,
     pub now: Now,
     pub seq: Seq,
     pub limits: VolumeLimits,
+    pub history_limit: Option<u64>,
+    pub settings: VolumeSettings,
+    pub deleted: bool,
+    /// It was deleted and all its rows are gone.
+    pub removed: bool,
+    /// Restores under way.
+    pub jobs: BTreeMap<InodeId, Job>,
+    /// Inodes of copies that have no name yet or never got one: no mount knows them.
+    pub unknown: BTreeSet<InodeId>,
     /// Every tree that the volume ever had, with the time of the command that made it.
     pub past: BTreeMap<Seq, (Tree, Time)>,
     sessions: BTreeMap<SessionId, Session>,
     pub horizon: Seq,
     pub snapshots: BTreeMap<SnapshotName, Seq>,
     /// Sessions that look at the past, and at which seq.
-    pub readers: BTreeMap<SessionId, Seq>,
+    pub readers: BTreeMap<SessionId, Reader>,
 }
 
 #[derive(Debug)]
@@ -61,6 +81,8 @@ pub struct Model {
     pub clock: Time,
     /// Every command so far.
     pub log: Vec<Command>,
+    /// How often which command had which reply.
+    pub seen: BTreeMap<reach::Seen, u64>,
 }
 
 fn root(at: Time) -> Node {
@@ -75,18 +97,26 @@ fn root(at: Time) -> Node {
         ctime: at,
         cver: Seq::ZERO,
         xattrs: BTreeMap::new(),
-        body: Body::Dir { parent: InodeId::ROOT, entries: BTreeMap::new() },
+        body: Body::Dir { parent: Some(InodeId::ROOT), entries: BTreeMap::new() },
     }
 }
 
 impl Volume {
-    fn new(at: Time, limits: VolumeLimits) -> Self {
+    pub fn new(name: VolumeName, at: Time, limits: VolumeLimits) -> Self {
         let mut tree = Tree::default();
         tree.insert(InodeId::ROOT, root(at));
         let past = BTreeMap::from([(Seq::ZERO, (tree.clone(), at))]);
-        let now = Now { tree, next_ino: InodeId::ROOT.get() + 1 };
+        let (leftovers, awake) = (BTreeSet::new(), false);
+        let now = Now { tree, next_ino: InodeId::ROOT.get() + 1, leftovers, awake };
         Self {
+            name,
             now,
+            history_limit: None,
+            settings: VolumeSettings::default(),
+            deleted: false,
+            removed: false,
+            jobs: BTreeMap::new(),
+            unknown: BTreeSet::new(),
             seq: Seq::ZERO,
             limits,
             past,
@@ -108,7 +138,9 @@ impl Volume {
     }
 
     pub fn pins(&self) -> BTreeSet<Seq> {
-        self.snapshots.values().chain(self.readers.values()).copied().collect()
+        let readers = self.readers.values().map(|reader| reader.at);
+        let jobs = self.jobs.values().map(|job| job.seq);
+        self.snapshots.values().copied().chain(readers).chain(jobs).collect()
     }
 
     /// The seqs of which history must know everything: pins, and the ends of seconds above the horizon.
@@ -127,15 +159,13 @@ impl Model {
             last_at: Time::EPOCH,
             clock: Time::new(1_000, 0),
             log: Vec::new(),
+            seen: BTreeMap::new(),
         };
         let group = GroupId::new(1);
         let init = CommandBody::Init { cell: "test".into(), group, incarnation: INCARNATION };
         assert_eq!(model.plain(init), Ok(Reply::Done));
         for (id, name) in VOLUMES.into_iter().zip(["acme/live", "acme/test"]) {
-            let name = name.parse().unwrap();
-            let create = CommandBody::CreateVolume { name, limits, uid: 1, gid: 2, mode: 0o755 };
-            assert_eq!(model.plain(create), Ok(Reply::Volume(id)));
-            model.volumes.insert(id, Volume::new(model.last_at, limits));
+            assert_eq!(model.create_volume(&name.parse().unwrap(), limits), Some(id));
         }
         model
     }
@@ -145,8 +175,14 @@ impl Model {
         self.clock = self.clock.next();
         let command = Command { at: self.clock, body };
         let applied = apply(&mut self.view, &command).unwrap();
+        self.saw(reach::seen(&command.body, &applied.reply));
         self.log.push(command);
         applied
+    }
+
+    /// Notes what came about.
+    pub fn saw(&mut self, what: reach::Seen) {
+        *self.seen.entry(what).or_default() += 1;
     }
 
     /// When the command that comes next is executed.
@@ -156,21 +192,49 @@ impl Model {
 
     /// Executes a command without events, for which the model has no rules of its own.
     pub fn plain(&mut self, body: CommandBody) -> Result<Reply, Errno> {
+        let (reply, event) = self.told(body);
+        assert_eq!(event, None);
+        reply
+    }
+
+    /// Executes a command that is no operation.
+    pub fn told(&mut self, body: CommandBody) -> (Result<Reply, Errno>, Option<Event>) {
         let at = self.next_at();
         let applied = self.real(body);
-        assert_eq!(applied.event, None);
         if applied.reply.is_ok() {
             self.last_at = at;
         }
-        applied.reply
+        assert_eq!((applied.crowded, applied.grown), (None, Credit::NONE));
+        (applied.reply, applied.event.map(|(_, event)| event))
     }
 
     pub fn open(&mut self, volume: VolumeId, session: SessionId) {
-        let reply = self.plain(CommandBody::OpenSession { volume, session, at: None }).unwrap();
+        let last_used = self.next_at();
+        let reply = self.plain(CommandBody::OpenSession { volume, session, at: None });
         let of = self.volumes.get_mut(&volume).unwrap();
+        if of.deleted {
+            return assert_eq!(reply, Err(Errno::ENOENT));
+        }
         let known = of.sessions.entry(session).or_default();
+        known.last_used = last_used;
         let op_high_water = OpId::new(known.high_water);
-        assert_eq!(reply, Reply::Session { site: SITE, seq: of.seq, op_high_water, at: None });
+        assert_eq!(reply, Ok(Reply::Session { site: SITE, seq: of.seq, op_high_water, at: None }));
+    }
+
+    /// Whether the cell knows a session.
+    pub fn knows(&self, volume: VolumeId, session: SessionId) -> bool {
+        let of = &self.volumes[&volume];
+        !of.deleted && of.sessions.contains_key(&session)
+    }
+
+    /// Sessions that nobody has used since `before` are forgotten.
+    pub fn expire(&mut self, before: Time) {
+        assert_eq!(self.plain(CommandBody::ExpireSessions { before }), Ok(Reply::Done));
+        for volume in self.volumes.values_mut() {
+            volume.sessions.retain(|_, session| session.last_used >= before);
+            volume.readers.retain(|_, reader| reader.last_used >= before);
+        }
+        self.check_all();
     }
 
     pub fn close(&mut self, volume: VolumeId, session: SessionId) {
@@ -191,19 +255,32 @@ impl Model {
     }
 
     /// Sends an operation, and compares everything that can be seen afterwards.
-    pub fn send(&mut self, id: VolumeId, envelope: &OpEnvelope) -> Result<Outcome, Errno> {
+    pub fn send(&mut self, id: VolumeId, envelope: &OpEnvelope, credit: Credit) -> Result<Outcome, Errno> {
         let before = self.volumes[&id].now.tree.clone();
         let at = self.next_at();
-        let expected = self.expect(id, envelope, at);
-        let applied =
-            self.real(CommandBody::Op { volume: id, envelope: envelope.clone(), credit: Credit::NONE });
+        let bound = growth_bound(&self.view, id, &envelope.body).unwrap();
+        let expected = self.expect(id, (envelope, credit), at);
+        let applied = self.real(CommandBody::Op { volume: id, envelope: envelope.clone(), credit });
+        let grown = used(&self.volumes[&id].now.tree).less(used(&before));
+        assert_eq!(applied.grown, grown, "what was used more");
+        assert!(bound.covers(grown), "{grown:?} is more than could be: {bound:?}");
+        let crowded = expected.0.as_ref().ok().and_then(|effect| effect.crowded);
+        let crowded = crowded.map(|(ino, chunk)| CrowdedChunk { volume: id, ino, chunk });
+        assert_eq!(applied.crowded, crowded, "what should be merged");
+        if crowded.is_some() {
+            self.saw(("merge", "asked for"));
+        }
+        let volume = &self.volumes[&id];
+        if applied.reply.is_ok() && fits(&volume.limits, (&before, &volume.now.tree), Credit::NONE).is_err() {
+            self.saw(("credit", "used"));
+        }
         let reply = applied.reply.map(|reply| match reply {
             Reply::Op(outcome) => *outcome,
             other => panic!("{other:?} is no reply to an operation"),
         });
         let (verdict, executed) = expected;
         if executed {
-            self.check_event(id, (&before, envelope), applied.event.map(|(_, event)| event));
+            self.check_event(id, (&before, envelope.session), applied.event.map(|(_, event)| event));
         } else {
             assert_eq!(applied.event, None, "what is not executed is no event");
         }
@@ -220,8 +297,18 @@ impl Model {
 
     /// What the model says, and whether the operation was executed or refused just now; the model's
     /// state is as afterwards.
-    fn expect(&mut self, id: VolumeId, envelope: &OpEnvelope, at: Time) -> (Verdict<Effect>, bool) {
+    fn expect(
+        &mut self,
+        id: VolumeId,
+        (envelope, credit): (&OpEnvelope, Credit),
+        at: Time,
+    ) -> (Verdict<Effect>, bool) {
         let volume = self.volumes.get_mut(&id).unwrap();
+        if volume.deleted {
+            return (Err(Errno::ESTALE), false);
+        } else if volume.readers.contains_key(&envelope.session) {
+            return (Err(Errno::EROFS), false);
+        }
         let Some(session) = volume.sessions.get_mut(&envelope.session) else {
             return (Err(Errno::ESTALE), false);
         };
@@ -242,20 +329,23 @@ impl Model {
             None => {}
         }
         self.last_at = at;
+        session.last_used = at;
         session.high_water = session.high_water.max(op);
         session.ack_below = session.ack_below.max(ack);
         let below = OpId::new(ack);
         session.receipts.retain(|op, _| *op >= below);
+        if volume.settings.read_only.is_some() && !matches!(envelope.body, Op::AllocInodes { .. }) {
+            return (Err(Errno::EROFS), true);
+        }
         let (mut now, mut blobs) = (volume.now.clone(), self.blobs.clone());
         let seq = volume.seq.next();
         let own = &mut session.own;
-        let mut act = Act { now: &mut now, blobs: &mut blobs, own, volume: id, at, seq };
-        let verdict = act.perform(&envelope.body).and_then(|effect| {
-            let (old, new) = (&volume.now.tree, &now.tree);
-            let grew = |old: u64, new: u64, limit: u64| new > old && new > limit;
-            let full = grew(old.bytes(), new.bytes(), volume.limits.bytes)
-                || grew(old.len() as u64, new.len() as u64, volume.limits.inodes);
-            if full { Err(Errno::EDQUOT) } else { Ok(effect) }
+        let mut act = Act { now: &mut now, blobs: &mut blobs, own, volume: id, at, seq, crowded: None };
+        let verdict = act.perform(&envelope.body);
+        let crowded = act.crowded;
+        let verdict = verdict.and_then(|effect| {
+            fits(&volume.limits, (&volume.now.tree, &now.tree), credit)?;
+            Ok(Effect { crowded, ..effect })
         });
         if let Ok(effect) = &verdict {
             volume.now = now;
@@ -299,15 +389,16 @@ impl Model {
     }
 
     /// Everything that differs between the trees is told to the watchers.
-    fn check_event(&self, id: VolumeId, (before, envelope): (&Tree, &OpEnvelope), event: Option<Event>) {
+    pub fn check_event(&self, id: VolumeId, (before, by): (&Tree, SessionId), event: Option<Event>) {
         let volume = &self.volumes[&id];
         let seq_moved = volume.past.get(&volume.seq).is_some_and(|(_, at)| *at == self.last_at);
         assert_eq!(event.is_some(), seq_moved, "an event for each seq");
         let Some(event) = event else {
             return assert_eq!(*before, volume.now.tree);
         };
-        assert_eq!((event.seq, event.origin), (volume.seq, envelope.session));
-        for change in compare::changes(before, &volume.now.tree) {
+        assert_eq!((event.seq, event.origin), (volume.seq, by));
+        let changes = compare::changes(before, &volume.now.tree);
+        for change in changes.into_iter().filter(|change| !volume.unknown.contains(&subject(change))) {
             let told = match &change {
                 Change::Attr(ino) => event.changes.iter().any(|told| is_about(told, *ino)),
                 other => event.changes.contains(other),
@@ -316,11 +407,44 @@ impl Model {
         }
     }
 
-    fn check(&self, id: VolumeId) {
+    /// What can be seen now is as it must be.
+    pub fn check(&self, id: VolumeId) {
         let volume = &self.volumes[&id];
-        compare::now(&self.view, id, volume);
-        compare::blobs(&self.view, &self.blobs);
-        invariants::check(&self.view, id);
+        if volume.deleted {
+            compare::gone(&self.view, id);
+        } else {
+            compare::now(&self.view, id, volume);
+            invariants::check(&self.view, id);
+        }
+        compare::blobs(&self.view, &self.volumes, &self.blobs);
+        compare::waiting(&self.view, &self.blobs);
+        let listed = volumes_to_reap(&self.view, None, 100).unwrap();
+        let awake = self.volumes.iter().filter(|(_, volume)| volume.now.awake).map(|(id, _)| *id);
+        assert_eq!(listed, awake.collect::<Vec<_>>(), "what has rows to remove");
+    }
+
+    pub fn check_all(&self) {
+        self.volumes.keys().for_each(|id| self.check(*id));
+    }
+}
+
+pub fn used(tree: &Tree) -> Credit {
+    Credit { bytes: tree.bytes(), inodes: tree.len() as u64 }
+}
+
+/// Whether a volume may hold what it would hold.
+pub fn fits(limits: &VolumeLimits, (old, new): (&Tree, &Tree), credit: Credit) -> Verdict<()> {
+    let (used, grown) = (used(new), used(new).less(used(old)));
+    let full = |used: u64, limit: u64, grown: u64, credit: u64| used > limit && grown > credit;
+    let full = full(used.bytes, limits.bytes, grown.bytes, credit.bytes)
+        || full(used.inodes, limits.inodes, grown.inodes, credit.inodes);
+    if full { Err(Errno::EDQUOT) } else { Ok(()) }
+}
+
+fn subject(change: &Change) -> InodeId {
+    match change {
+        Change::Attr(ino) | Change::Content(ino) | Change::Xattr(ino) => *ino,
+        Change::Name(place) => place.parent,
     }
 }
 
@@ -333,7 +457,9 @@ fn is_about(change: &Change, ino: InodeId) -> bool {
 
 fn gives(extra: &Extra) -> Gives {
     match extra {
-        Extra::None | Extra::Appended { .. } | Extra::Cloned { .. } => Gives::Nothing,
+        Extra::None => Gives::Nothing,
+        Extra::Appended { offset } => Gives::Appended(*offset),
+        Extra::Cloned { len } => Gives::Cloned(*len),
         Extra::Inodes { first, count } => Gives::Inodes(*first, *count),
         Extra::Dropped => Gives::Dropped,
         Extra::Grants(grants) => {
@@ -352,7 +478,7 @@ fn gives(extra: &Extra) -> Gives {
 /// The answer to a retry: as before, with the attributes as they are now.
 fn repeated(outcome: &Outcome, shown: &BTreeSet<InodeId>) -> Effect {
     let shown = shown.iter().copied().collect();
-    Effect { ino: outcome.ino, shown, changed: false, extra: gives(&outcome.extra) }
+    Effect { ino: outcome.ino, shown, extra: gives(&outcome.extra), ..Effect::default() }
 }
 
 pub fn envelope(session: SessionId, (op, ack_below): (u64, u64), body: Op) -> OpEnvelope {

@@ -2,7 +2,7 @@
 
 use super::{
     compare,
-    model::{Model, Volume},
+    model::{Model, Reader, Volume},
 };
 use crate::state::{CommandBody, Family, Read, Reply, View, keep, life_of, seq_at, tests::harness::SITE};
 use sitefs_base::{Errno, Moment, OpId, Seq, SessionId, SnapshotName, Time, VolumeId};
@@ -37,6 +37,7 @@ impl Model {
         let reply = self.plain(create);
         let volume = self.volumes.get_mut(&id).unwrap();
         let expected = match at {
+            _ if volume.deleted => Err(Errno::ENOENT),
             _ if volume.snapshots.contains_key(&name) => Err(Errno::EEXIST),
             None => Ok(volume.seq),
             Some(time) => volume.seq_at(time, now),
@@ -50,7 +51,8 @@ impl Model {
 
     pub fn delete_snapshot(&mut self, id: VolumeId, name: SnapshotName) {
         let reply = self.plain(CommandBody::DeleteSnapshot { volume: id, name: name.clone() });
-        let was = self.volumes.get_mut(&id).unwrap().snapshots.remove(&name);
+        let volume = self.volumes.get_mut(&id).unwrap();
+        let was = if volume.deleted { None } else { volume.snapshots.remove(&name) };
         assert_eq!(reply, was.map(|_| Reply::Done).ok_or(Errno::ENOENT));
         self.check_moments(id);
     }
@@ -62,7 +64,8 @@ impl Model {
         let reply = self.plain(CommandBody::OpenSession { volume: id, session, at });
         let volume = self.volumes.get_mut(&id).unwrap();
         let seq = match volume.readers.get(&session) {
-            Some(seq) => Ok(*seq),
+            _ if volume.deleted => Err(Errno::ENOENT),
+            Some(reader) => Ok(reader.at),
             None => volume.moment(&moment, now),
         };
         let expected = seq.map(|at| Reply::Session {
@@ -73,7 +76,7 @@ impl Model {
         });
         assert_eq!(reply, expected, "a session at {moment:?}");
         if let Ok(seq) = seq {
-            volume.readers.insert(session, seq);
+            volume.readers.insert(session, Reader { at: seq, last_used: now });
         }
         self.check_moments(id);
     }
@@ -86,13 +89,16 @@ impl Model {
 
     pub fn move_horizon(&mut self, id: VolumeId, before: Time) {
         let now = self.next_at();
-        let reply = self.plain(CommandBody::MoveHorizon { volume: id, before }).unwrap();
+        let reply = self.plain(CommandBody::MoveHorizon { volume: id, before });
         let volume = self.volumes.get_mut(&id).unwrap();
+        if volume.deleted {
+            return assert_eq!(reply, Err(Errno::ENOENT));
+        }
         let aged = volume.before(before.min(now).secs()).unwrap_or(Seq::ZERO).max(volume.horizon);
-        let Reply::Horizon { horizon, more: false } = reply else {
+        let Ok(Reply::Horizon { horizon, more: false }) = reply else {
             panic!("{reply:?}");
         };
-        if volume.limits.bytes > 1 << 40 {
+        if volume.history_limit.unwrap_or(volume.limits.bytes) > 1 << 40 {
             assert_eq!(horizon, aged, "the budget is large enough");
         }
         let last = volume.before(now.secs()).unwrap_or(Seq::ZERO).max(volume.horizon);
@@ -114,7 +120,8 @@ impl Model {
             for family in histories {
                 for (key, value) in self.view.rows(family) {
                     let life = life_of(family, &key, &value).unwrap();
-                    if key.starts_with(&id.to_key()) && !keep(life, volume.horizon, &pins) {
+                    let needed = !volume.removed && keep(life, volume.horizon, &pins);
+                    if key.starts_with(&id.to_key()) && !needed {
                         self.view.delete(family, &key);
                     }
                 }
@@ -125,6 +132,9 @@ impl Model {
 
     fn check_moments(&self, id: VolumeId) {
         let volume = &self.volumes[&id];
+        if volume.deleted {
+            return;
+        }
         let listed = crate::state::snapshots(&self.view, id).unwrap();
         assert!(listed.iter().map(|info| (&info.name, &info.seq)).eq(&volume.snapshots));
         self.check_times(&self.view, id);
@@ -143,7 +153,7 @@ impl Model {
 
     /// The past, as far as it must be known, is as it was; the rest is refused.
     pub fn check_past(&self) {
-        for (id, volume) in &self.volumes {
+        for (id, volume) in self.volumes.iter().filter(|(_, volume)| !volume.deleted) {
             compare::past(&self.view, *id, volume);
             self.check_times(&self.view, *id);
         }

@@ -6,13 +6,14 @@ use super::{
     content,
     tree::{ACCESS, Body, DEFAULT, Node, Tree},
 };
+use crate::state::tests::slices::slice_rows;
 use bytes::Bytes;
 use sitefs_base::{
     Errno, FileKind, InodeId, Seq, Time, VolumeId,
     limits::{INODE_RANGE, SYMLINK_MAX, XATTR_NAME_MAX, XATTRS_MAX},
     op::{BlobWanted, Create, Op, Place, RenameMode, SetAttr, SetTime, XattrMode},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub type Verdict<T> = Result<T, Errno>;
 
@@ -29,6 +30,8 @@ pub struct Effect {
     /// Whether the volume's seq moves on.
     pub changed: bool,
     pub extra: Gives,
+    /// A chunk that should be merged.
+    pub crowded: Option<(InodeId, u32)>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -39,11 +42,18 @@ pub enum Gives {
     /// A generation for each blob; `None`: the volume has it.
     Grants(Vec<Option<u64>>),
     Dropped,
+    Appended(u64),
+    Cloned(u64),
 }
 
 impl Effect {
     pub fn on(ino: InodeId, shown: &[InodeId]) -> Self {
-        Self { ino: Some(ino), shown: [&[ino], shown].concat(), changed: true, extra: Gives::Nothing }
+        Self { ino: Some(ino), shown: [&[ino], shown].concat(), changed: true, ..Self::default() }
+    }
+
+    /// The inode is gone, and what was to be written with it.
+    pub fn dropped(ino: InodeId) -> Self {
+        Self { ino: Some(ino), extra: Gives::Dropped, ..Self::default() }
     }
 
     pub fn nothing(ino: InodeId, shown: &[InodeId]) -> Self {
@@ -56,6 +66,10 @@ impl Effect {
 pub struct Now {
     pub tree: Tree,
     pub next_ino: u64,
+    /// Inodes that are gone, but for rows of chunks that await removal.
+    pub leftovers: BTreeSet<InodeId>,
+    /// Whether something awaits removal, as far as anybody knows.
+    pub awake: bool,
 }
 
 /// One operation at work.
@@ -67,6 +81,8 @@ pub struct Act<'a> {
     pub volume: VolumeId,
     pub at: Time,
     pub seq: Seq,
+    /// A chunk that should be merged.
+    pub crowded: Option<(InodeId, u32)>,
 }
 
 impl Act<'_> {
@@ -88,8 +104,13 @@ impl Act<'_> {
             Op::RemoveXattr { ino, name } => self.remove_xattr(*ino, name),
             Op::AllocInodes { count } => self.alloc(*count),
             Op::Grant { blobs } => self.grant(blobs),
-            // Bytes at an end or in a range have a model of their own: `tests/ranges.rs`.
-            Op::Append { .. } | Op::Punch { .. } | Op::CloneRange { .. } => Err(Errno::EOPNOTSUPP),
+            Op::Append { ino, bytes, changed, kill_setid } => {
+                self.append(*ino, bytes, (*changed, *kill_setid))
+            }
+            Op::Punch { ino, offset, len } => self.punch(*ino, *offset, *len),
+            Op::CloneRange { from, from_offset, to, to_offset, len, expect_from_cver } => {
+                self.clone_range((*from, *from_offset), (*to, *to_offset), *len, *expect_from_cver)
+            }
         }
     }
 
@@ -100,7 +121,18 @@ impl Act<'_> {
     pub fn parent(&self, at: &Place) -> Verdict<&Node> {
         let node = self.now.tree.get(at.parent).ok_or(Errno::ENOENT)?;
         refuse_if(!node.is_dir(), Errno::ENOTDIR)?;
+        refuse_if(matches!(node.body, Body::Dir { parent: None, .. }), Errno::ENOENT)?;
         Ok(node)
+    }
+
+    /// A way leads up to the root, and not through `around`.
+    pub fn way_up(&self, from: InodeId, around: Option<InodeId>) -> Verdict<()> {
+        refuse_if(Some(from) == around, Errno::EINVAL)?;
+        match &self.now.tree.get(from).unwrap().body {
+            _ if from == InodeId::ROOT => Ok(()),
+            Body::Dir { parent, .. } => self.way_up(parent.ok_or(Errno::ENOENT)?, around),
+            other => panic!("{other:?} is no directory"),
+        }
     }
 
     fn free(&self, at: &Place) -> Verdict<()> {
@@ -133,7 +165,7 @@ impl Act<'_> {
         };
         let set_gid = dir.mode & 0o2000 != 0;
         let body = match kind {
-            FileKind::Directory => Body::Dir { parent, entries: BTreeMap::new() },
+            FileKind::Directory => Body::Dir { parent: Some(parent), entries: BTreeMap::new() },
             FileKind::File => Body::Bytes(Bytes::new()),
             _ => Body::Special,
         };
@@ -174,7 +206,7 @@ impl Act<'_> {
     }
 
     /// The entries of a directory changed.
-    fn stamp(&mut self, dir: InodeId) {
+    pub fn stamp(&mut self, dir: InodeId) {
         let at = self.at;
         let node = self.now.tree.edit(dir);
         (node.mtime, node.ctime) = (at, at);
@@ -190,17 +222,23 @@ impl Act<'_> {
     }
 
     /// Takes a name away; what has none any more goes.
-    fn drop_name(&mut self, at: &Place) -> InodeId {
+    pub fn drop_name(&mut self, at: &Place) -> InodeId {
         let ino = self.now.tree.entries(at.parent).remove(at.name.as_bytes()).unwrap();
         if self.now.tree.names().contains_key(&ino) {
             self.now.tree.edit(ino).ctime = self.at;
         } else {
+            // More chunks than one command removes are left over.
+            let chunks = self.now.tree.get(ino).unwrap().rows().map_or(0, BTreeMap::len);
+            if chunks > slice_rows() {
+                self.now.leftovers.insert(ino);
+                self.now.awake = true;
+            }
             self.now.tree.remove(ino);
         }
         ino
     }
 
-    fn is_dir(&self, ino: InodeId) -> bool {
+    pub fn is_dir(&self, ino: InodeId) -> bool {
         self.now.tree.get(ino).unwrap().is_dir()
     }
 
@@ -239,7 +277,9 @@ impl Act<'_> {
             (_, Some(target)) if target == source => return Ok(Effect { changed: false, ..effect }),
             _ => {}
         }
-        refuse_if(self.now.tree.is_below(to.parent, source), Errno::EINVAL)?;
+        if from.parent != to.parent && self.is_dir(source) {
+            self.way_up(to.parent, Some(source))?;
+        }
         let Some(target) = target else {
             self.now.tree.entries(from.parent).remove(from.name.as_bytes());
             self.arrive(source, to);
@@ -247,7 +287,9 @@ impl Act<'_> {
             return Ok(effect);
         };
         if mode == RenameMode::Exchange {
-            refuse_if(self.now.tree.is_below(from.parent, target), Errno::EINVAL)?;
+            if from.parent != to.parent && self.is_dir(target) {
+                self.way_up(from.parent, Some(target))?;
+            }
             self.arrive(target, from);
         } else {
             match (self.is_dir(source), self.is_dir(target)) {
@@ -271,7 +313,7 @@ impl Act<'_> {
         let node = self.now.tree.edit(ino);
         node.ctime = at;
         if let Body::Dir { parent, .. } = &mut node.body {
-            *parent = to.parent;
+            *parent = Some(to.parent);
         }
         self.stamp(to.parent);
     }

@@ -6,7 +6,10 @@ use sitefs_base::{
     limits::{CHUNK_SIZE, INODE_EXTENTS_MAX},
     op::{ChunkLayout, Place},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 pub const ACCESS: &[u8] = b"system.posix_acl_access";
 pub const DEFAULT: &[u8] = b"system.posix_acl_default";
@@ -29,7 +32,8 @@ pub struct Node {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Body {
     Dir {
-        parent: InodeId,
+        /// None of a directory that lost its name with everything in it, and of a copy that has none yet.
+        parent: Option<InodeId>,
         entries: BTreeMap<Vec<u8>, InodeId>,
     },
     /// A file whose bytes are known; the empty file too.
@@ -38,6 +42,9 @@ pub enum Body {
     Blobs {
         size: u64,
         extents: Vec<Extent>,
+        /// Which chunks have a row, and since when it holds; `None`: the extents stand with the inode.
+        /// Only while a restore copies the file is there a chunk without.
+        rows: Option<BTreeMap<u32, Seq>>,
     },
     Target(Bytes),
     Special,
@@ -83,16 +90,57 @@ impl Node {
         match &self.body {
             Body::Bytes(bytes) if !bytes.is_empty() => Content::Inline(bytes.clone()),
             Body::Bytes(_) | Body::Dir { .. } | Body::Special => Content::Empty,
-            Body::Blobs { extents, .. } if extents.len() > INODE_EXTENTS_MAX => Content::Chunked,
+            Body::Blobs { rows: Some(_), .. } => Content::Chunked,
             Body::Blobs { extents, .. } => Content::Extents(extents.clone()),
             Body::Target(target) => Content::Target(target.clone()),
         }
     }
 
+    /// The chunks that have rows.
+    pub fn rows(&self) -> Option<&BTreeMap<u32, Seq>> {
+        match &self.body {
+            Body::Blobs { rows, .. } => rows.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The extents of one chunk.
+    pub fn chunk(&self, chunk: u32) -> Vec<Extent> {
+        self.extents().iter().filter(|extent| chunk_of(extent) == chunk).cloned().collect()
+    }
+
+    /// Gives a file another layout; `named`: the chunks for which the operation has one.
+    pub fn lay(&mut self, size: u64, extents: Vec<Extent>, named: &[u32], seq: Seq) {
+        let rows = if named.is_empty() && size >= self.size() {
+            self.rows().is_some()
+        } else {
+            extents.len() > INODE_EXTENTS_MAX
+        };
+        let since = |chunk: u32, new: &[Extent]| {
+            let old = self.rows().and_then(|rows| rows.get(&chunk).copied());
+            old.filter(|_| self.chunk(chunk) == new).unwrap_or(seq)
+        };
+        let rows = rows
+            .then(|| by_chunk(&extents).iter().map(|(chunk, new)| (*chunk, since(*chunk, new))).collect());
+        self.body = match size {
+            0 => Body::Bytes(Bytes::new()),
+            _ => Body::Blobs { size, extents, rows },
+        };
+    }
+
+    /// A file in its old form all anew: with rows of its own.
+    pub fn relaid(mut self, seq: Seq) -> Self {
+        if let Body::Blobs { rows: Some(rows), .. } = &mut self.body {
+            rows.values_mut().for_each(|since| *since = seq);
+        }
+        self
+    }
+
     pub fn chunks(&self) -> Vec<ChunkLayout> {
         let mut chunks: Vec<ChunkLayout> = Vec::new();
-        for extent in self.extents() {
-            let number = (extent.offset / CHUNK_SIZE) as u32;
+        let is_there = |chunk: &u32| self.rows().is_none_or(|rows| rows.contains_key(chunk));
+        for extent in self.extents().iter().filter(|extent| is_there(&chunk_of(extent))) {
+            let number = chunk_of(extent);
             match chunks.last_mut() {
                 Some(last) if last.chunk == number => last.extents.push(extent.clone()),
                 _ => chunks.push(ChunkLayout { chunk: number, extents: vec![extent.clone()] }),
@@ -100,6 +148,18 @@ impl Node {
         }
         chunks
     }
+}
+
+pub fn chunk_of(extent: &Extent) -> u32 {
+    (extent.offset / CHUNK_SIZE) as u32
+}
+
+pub fn by_chunk(extents: &[Extent]) -> BTreeMap<u32, Vec<Extent>> {
+    let mut chunks = BTreeMap::<u32, Vec<Extent>>::new();
+    for extent in extents {
+        chunks.entry(chunk_of(extent)).or_default().push(extent.clone());
+    }
+    chunks
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -156,10 +216,23 @@ impl Tree {
         names
     }
 
-    /// Whether `dir` is `top` or lies below it.
-    pub fn is_below(&self, dir: InodeId, top: InodeId) -> bool {
-        let children = || self.get(top)?.entries().map(|entries| entries.values());
-        dir == top || children().into_iter().flatten().any(|child| self.is_below(dir, *child))
+    /// Everything to which a way leads from `top`, itself too.
+    pub fn below(&self, top: InodeId) -> BTreeSet<InodeId> {
+        let (mut found, mut next) = (BTreeSet::new(), vec![top]);
+        while let Some(ino) = next.pop() {
+            if found.insert(ino) {
+                next.extend(self.get(ino).and_then(Node::entries).into_iter().flat_map(BTreeMap::values));
+            }
+        }
+        found
+    }
+
+    /// What has lost its last name, or has none yet.
+    pub fn nameless(&self) -> BTreeSet<InodeId> {
+        let names = self.names();
+        let root = [InodeId::ROOT];
+        let lost = self.nodes.keys().filter(|ino| !names.contains_key(ino) && !root.contains(ino));
+        lost.copied().collect()
     }
 
     fn subdirs(&self, node: &Node) -> u32 {
@@ -176,7 +249,8 @@ impl Tree {
             mode: node.mode,
             uid: node.uid,
             gid: node.gid,
-            nlink: if node.is_dir() { 2 + self.subdirs(node) } else { names[&ino] },
+            // A copy that has no name yet counts the one that it will get.
+            nlink: if node.is_dir() { 2 + self.subdirs(node) } else { names.get(&ino).copied().unwrap_or(1) },
             size: node.size(),
             allocated: node.allocated(),
             rdev: node.rdev,
