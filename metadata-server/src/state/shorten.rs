@@ -6,7 +6,7 @@ use super::{
     Family, Read, attrs, content, keys, layout,
     mutation::{Finished, Mutation},
     reads::{self, Node},
-    reap::{NO_SESSION, SLICE_ROWS},
+    reap::NO_SESSION,
     scope::Scope,
     stop::{Step, require},
 };
@@ -16,6 +16,8 @@ use sitefs_base::{
     op::{Change, Commit, Credit, Event, NewContent, Op, SetAttr},
 };
 
+/// Chunk rows that one step cuts off.
+const SLICE_ROWS: usize = 1_000;
 /// Chunk rows that one operation may cut off a file: what others wrote since the leader looked is less.
 const CUT_ROWS_MAX: usize = 4 * SLICE_ROWS;
 
