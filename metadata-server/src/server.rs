@@ -91,7 +91,9 @@ impl Server {
 
         let (blobs, reports) = Blobs::new(group.clone(), backend);
         let cell = Arc::new(Cell::new(NODE, group, blobs.clone(), clock, sockets.auth));
+        cell.await_locks()?;
         let loops = Tasks::new();
+        loops.spawn(cell.clone().end_of_awaiting());
         loops.spawn(grant::drain(blobs.clone()));
         loops.spawn(grant::verify(blobs.clone()));
         loops.spawn(grant::merge_hot(blobs.clone()));

@@ -11,6 +11,7 @@ mod credit;
 mod dirs;
 mod feed;
 mod files;
+mod locks;
 mod names;
 mod node;
 mod ranges;

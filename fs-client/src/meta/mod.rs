@@ -3,12 +3,14 @@
 mod cache;
 mod credit;
 mod listing;
+mod locks;
 mod remote;
 mod service;
 mod session;
 
 pub use credit::{Claim, Growth};
 pub use listing::Listing;
+pub use locks::{Done, LockCall, Locks};
 pub use remote::{CellAddress, Channel, attach, keep_attached};
 pub use service::{Meta, Watcher};
 pub use session::{Session, SessionStatus};
