@@ -338,7 +338,9 @@ impl State {
         }
         let held = self.held.entry(key).or_default();
         held.ranges.set(request.range, kind);
-        held.pid = request.pid;
+        if kind.is_some() {
+            held.pid = request.pid;
+        }
         if held.ranges.is_empty() {
             self.held.remove(&key);
         }

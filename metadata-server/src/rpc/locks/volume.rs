@@ -319,6 +319,8 @@ impl<R> Volume<R> {
         if kind.is_none() && held.is_none() {
             return Ok(());
         }
+        // An unlock does not say whose the rest is.
+        let pid = held.filter(|_| kind.is_none()).map_or(pid, |held| held.pid);
         let mut ranges = held.map(|held| held.ranges.clone()).unwrap_or_default();
         let before = ranges.len();
         ranges.set(range, kind);
