@@ -1,8 +1,9 @@
 //! Locks between sessions: exclusion, waiting, and what becomes of them when streams and cells end.
 
-use super::harness::{Mount, READER, TestCell, attach, attach_again, owner, place};
+use super::super::*;
+use super::harness::{Mount, READER, TestCell, attach, attach_again, config, owner, place};
 use sitefs_base::{
-    Errno, InodeId, Seq,
+    Errno, InodeId, Seq, SystemClock,
     limits::LOCK_ABSENCE,
     lock::{
         ByteRange, HeldLock, LockAnswer, LockAsk,
@@ -129,7 +130,11 @@ async fn locks_survive_a_restart_and_nobody_gets_them_before_they_are_told_again
     let (first, second) = (one.attached.incarnation, two.attached.incarnation);
     assert_eq!(ask(&mut one, 1, LockAsk::Try(Exclusive)).await, DONE);
     (drop(one), drop(two));
-    let cell = TestCell::start_in(cell.stop().await).await;
+    let listen = cell.server.local_addr();
+    let data = cell.stop().await;
+    let same = ServerConfig { listen, ..config(data.path()) };
+    let server = Server::start(same, Arc::new(SystemClock)).await.unwrap();
+    let cell = TestCell { server, data };
     let mut two = cell.attach(attach_again(2, second, Seq::ZERO)).await.unwrap();
     assert_eq!(reclaim(&mut two, 1, vec![]).await, Ok(LockAnswer::Kept(vec![])));
     send(&two, 2, LockAsk::Try(Exclusive)).await;
