@@ -58,7 +58,7 @@ impl Fs {
     }
 
     /// The nodes that show a row: its own, and aliases.
-    fn nodes_of(&self, row: InodeId) -> impl Iterator<Item = InodeId> + use<> {
+    pub(super) fn nodes_of(&self, row: InodeId) -> impl Iterator<Item = InodeId> + use<> {
         let aliases = super::lock(&self.aliases).get(&row).cloned().unwrap_or_default();
         std::iter::once(row).chain(aliases)
     }
@@ -67,6 +67,7 @@ impl Fs {
         if let Some(node) = self.known_node(ino) {
             let mut state = node.state();
             state.page_cver = None;
+            state.pages_are_old = true;
             if !state.is_ahead() && !state.gone {
                 state.draft = None;
             } else if let Some(draft) = &mut state.draft {

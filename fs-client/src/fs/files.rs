@@ -492,6 +492,7 @@ impl Fs {
             state.recount();
         }
         drop(state);
+        self.meta.session().locks().closed(fh);
         // What could not be committed stays, and is tried again in the background.
         self.forget(handle.node.ino, 0);
         Ok(())

@@ -12,6 +12,7 @@ mod dirs;
 mod feed;
 mod files;
 mod journal;
+mod locks;
 mod names;
 mod node;
 mod ranges;

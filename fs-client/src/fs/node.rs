@@ -46,6 +46,7 @@ impl Node {
             claim: None,
             retry_at: Duration::ZERO,
             page_cver: None,
+            pages_are_old: false,
         };
         Self { ino, committing: Mutex::new(()), layout: Mutex::default(), state: Mutex::new(state) }
     }
@@ -101,6 +102,8 @@ pub struct NodeState {
     pub retry_at: Duration,
     /// The content version that fills the kernel's pages, if they hold one version.
     pub page_cver: Option<Seq>,
+    /// The kernel may have pages from before another mount's change; who gets a lock must not see them.
+    pub pages_are_old: bool,
 }
 
 /// Changes that are on their way to the cell.

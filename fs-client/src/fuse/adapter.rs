@@ -2,22 +2,30 @@
 //! in the FUSE thread; the rest goes to a thread that may wait for the cell.
 
 use super::convert::{
-    BLOCK, GENERATION, attr, caller, create_args, entry_attr, errno, inode, kind_of_mode, no_entry,
-    open_flags, permissions, place, set_time, ttl,
+    BLOCK, GENERATION, attr, caller, create_args, entry_attr, errno, inode, kind_of_mode, lock_owner,
+    no_entry, open_flags, permissions, place, set_time, ttl,
 };
 use super::entries::Entries;
+use super::locks::{LockArgs, LockDesk, LockThreads};
 use crate::fs::{Access, CopyRange, Fs, Lifetime, Opened, Truncate, View, WriteKind};
 use crate::meta::{Cx, Op, Stop};
 use crate::mount::Ended;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use sitefs_base::Errno;
 use sitefs_base::op::{RenameMode, SetAttr, XattrMode};
-use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path, sync::Arc, time::SystemTime};
+use std::{
+    ffi::OsStr,
+    io,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
 use tokio::runtime::Handle;
 
 /// The largest write request, in bytes.
@@ -30,13 +38,21 @@ pub struct Adapter {
     fs: Arc<Fs>,
     runtime: Handle,
     ended: Arc<Ended>,
+    locks: LockDesk,
+    lock_threads: Mutex<Option<LockThreads>>,
 }
 
 impl Adapter {
     /// Answers with `fs`; what has to wait runs on blocking threads of `runtime`. `ended` is set
     /// when the kernel ends the session.
     pub fn new(fs: Arc<Fs>, runtime: Handle, ended: Arc<Ended>) -> Self {
-        Self { fs, runtime, ended }
+        let (locks, threads) = LockDesk::new(Arc::clone(&fs), runtime.clone());
+        Self { fs, runtime, ended, locks, lock_threads: Mutex::new(Some(threads)) }
+    }
+
+    /// What has to run beside the session, to be started once.
+    pub fn lock_threads(&self) -> Option<LockThreads> {
+        self.lock_threads.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Tries `op` here; if it would have to wait, runs it where it may.
@@ -130,7 +146,7 @@ macro_rules! place_or {
 
 /// Not `FUSE_ATOMIC_O_TRUNC`: with it an open that is then refused, because the file is a running program
 /// (ETXTBSY), has emptied the file already.
-fn wanted_capabilities() -> [InitFlags; 6] {
+fn wanted_capabilities() -> [InitFlags; 8] {
     [
         InitFlags::FUSE_DONT_MASK,
         InitFlags::FUSE_POSIX_ACL,
@@ -138,6 +154,8 @@ fn wanted_capabilities() -> [InitFlags; 6] {
         InitFlags::FUSE_DO_READDIRPLUS,
         InitFlags::FUSE_PARALLEL_DIROPS,
         InitFlags::FUSE_CACHE_SYMLINKS,
+        InitFlags::FUSE_POSIX_LOCKS,
+        InitFlags::FUSE_FLOCK_LOCKS,
     ]
 }
 
@@ -385,18 +403,13 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn flush(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
+    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+        let (locks, owner) = (self.locks.clone(), lock_owner(owner));
+        let done = move |reply, result| locks.release(fh.0, owner, result, reply);
         if self.fs.flush_is_idle(fh.0) {
-            return reply.ok();
+            return done(reply, Ok(()));
         }
-        self.wait(reply, move |fs| fs.flush(fh.0), reply_empty);
+        self.wait(reply, move |fs| fs.flush(fh.0), done);
     }
 
     fn release(
@@ -410,6 +423,39 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.run(reply, move |fs, cx| fs.release(cx, fh.0), reply_empty);
+    }
+
+    fn getlk(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let (owner, range, thread) = (lock_owner(owner), (start, end), req.pid());
+        self.locks.get(LockArgs { fh: fh.0, owner, range, typ, pid, thread }, reply);
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (owner, range, thread) = (lock_owner(owner), (start, end), req.pid());
+        self.locks.set(LockArgs { fh: fh.0, owner, range, typ, pid, thread }, sleep, reply);
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {

@@ -3,7 +3,7 @@
 use crate::fs::{Caller, Lifetime, Opened, View};
 use fuser::{FileAttr, FileType, FopenFlags, Generation, INodeNo, Request, TimeOrNow};
 use sitefs_base::op::{Create, Place, SetTime};
-use sitefs_base::{Attr, Errno, FileKind, InodeId, Name, Time};
+use sitefs_base::{Attr, Errno, FileKind, InodeId, Name, Time, lock::LockOwner};
 use std::{
     ffi::OsStr,
     os::unix::ffi::OsStrExt,
@@ -32,6 +32,11 @@ pub fn errno(errno: Errno) -> fuser::Errno {
 
 pub fn inode(ino: INodeNo) -> InodeId {
     InodeId::new(ino.0)
+}
+
+/// Who locks.
+pub fn lock_owner(owner: fuser::LockOwner) -> LockOwner {
+    LockOwner::new(owner.0)
 }
 
 /// A place in the tree; names that no directory can hold are refused as POSIX says.

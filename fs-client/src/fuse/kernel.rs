@@ -47,6 +47,7 @@ impl KernelMount {
         config.acl = acl;
         config.n_threads = Some(READERS);
         let own = rustix::process::geteuid().is_root();
+        let lock_threads = adapter.lock_threads();
         let failed = |error| Error::io(format!("mounting on {}", args.mountpoint.display()), error);
         let session = if own {
             let device = open_device()?;
@@ -67,6 +68,9 @@ impl KernelMount {
             }
         })?;
         let device = session.as_fd().try_clone_to_owned().map_err(failed)?;
+        if let Some(threads) = lock_threads {
+            threads.start(session.notifier()).map_err(failed)?;
+        }
         let notifier = Notifier::new(session.notifier(), device);
         let session = session.spawn().map_err(failed)?;
         Ok((Self { session: Some(session), mountpoint: args.mountpoint.clone(), own }, notifier))

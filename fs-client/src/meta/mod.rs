@@ -3,6 +3,7 @@
 mod cache;
 mod credit;
 mod listing;
+mod locks;
 mod recover;
 mod remote;
 mod service;
@@ -10,6 +11,7 @@ mod session;
 
 pub use credit::{Claim, Growth};
 pub use listing::Listing;
+pub use locks::{Done, LockCall, Locks};
 pub use recover::{Fate, OldSessions};
 pub use remote::{CellAddress, Channel, attach, keep_attached};
 pub use service::{Meta, Watcher};

@@ -6,6 +6,7 @@ mod late;
 pub use late::{Late, OpKey, Sent, never_executed};
 
 use super::credit::Credits;
+use super::locks::Locks;
 use super::{Cx, Op, Stop};
 use sitefs_base::limits::{METADATA_DEADLINE, SESSION_OPS_MAX};
 use sitefs_base::op::{Answer, AnswerBody, Credit, OpEnvelope, OpResult, Outcome, Query, Usage};
@@ -87,7 +88,10 @@ pub struct SessionStatus {
 /// A mount's session with its cell.
 pub struct Session {
     state: Mutex<State>,
+    /// Notified when the kernel was told of events.
+    told: Condvar,
     credits: Arc<Credits>,
+    locks: Locks,
     /// Whether the settings say that nobody may write.
     read_only: AtomicBool,
     op_slots: Arc<Semaphore>,
@@ -121,7 +125,9 @@ impl Session {
         };
         Self {
             state: Mutex::new(state),
+            told: Condvar::new(),
             credits: Arc::default(),
+            locks: Locks::new(Arc::clone(&clock)),
             read_only: AtomicBool::new(false),
             op_slots: Arc::new(Semaphore::new(SESSION_OPS_MAX)),
             query_slots: Semaphore::new(QUERIES_MAX),
@@ -162,6 +168,18 @@ impl Session {
     /// The session's credit.
     pub fn credits(&self) -> &Arc<Credits> {
         &self.credits
+    }
+
+    /// The locks of this mount.
+    pub fn locks(&self) -> &Locks {
+        &self.locks
+    }
+
+    /// Waits until the kernel has been told of the events up to `seq`; whether it has within `limit`.
+    pub fn wait_told(&self, seq: Seq, limit: Duration) -> bool {
+        let behind = |state: &mut State| state.acked < seq && state.ended.is_none();
+        let waited = self.told.wait_timeout_while(self.state(), limit, behind);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// Whether operators made the volume read-only.
@@ -359,19 +377,23 @@ impl Session {
             state.acked = attached.seq;
         }
         state.attached = Some(attached);
-        state.link = Some(link);
+        state.link = Some(link.clone());
         let ack_below = state.ack_below(state.next_op);
         let ops = state.ops.iter().map(|(op, pending)| {
             ToCell::Op(OpEnvelope { session: state.id, op: *op, ack_below, body: pending.body.clone() })
         });
         let queries =
             state.queries.iter().map(|(tag, (query, _))| ToCell::Query { tag: *tag, query: query.clone() });
-        ops.chain(queries).collect()
+        let frames = ops.chain(queries).collect();
+        drop(state);
+        self.locks.link_up(link);
+        frames
     }
 
     /// The stream is gone.
     pub fn link_down(&self) {
         self.state().link = None;
+        self.locks.link_down();
     }
 
     /// The cell has forgotten the session: what was unanswered has an unknown outcome, and the
@@ -393,6 +415,7 @@ impl Session {
             state.ended = Some(errno);
             state.id
         };
+        self.locks.end(errno);
         self.fail_all_of(id, Some(errno));
     }
 
@@ -418,6 +441,7 @@ impl Session {
         drop(state);
         self.late_reply.notify_all();
         self.window.notify_waiters();
+        self.locks.lost();
     }
 
     /// Takes in a frame that answers something or moves the session on.
@@ -463,6 +487,10 @@ impl Session {
                 state.applied = floor;
                 state.acked = floor;
             }
+            ToMount::LockReply { tag, result } => {
+                drop(state);
+                self.locks.receive(tag, result);
+            }
             ToMount::Attached(_) | ToMount::Closing(_) => {}
         }
     }
@@ -483,6 +511,7 @@ impl Session {
     pub fn acknowledge(&self, seq: Seq) {
         let mut state = self.state();
         state.acked = state.acked.max(seq);
+        self.told.notify_all();
         if let Some(link) = &state.link {
             let _ = link.try_send(ToCell::Ack { seq });
         }

@@ -7,6 +7,7 @@ mod auth;
 mod blobs;
 mod check;
 mod credit;
+mod locks;
 mod manage;
 mod ops;
 mod outbox;
@@ -25,6 +26,7 @@ pub(crate) use session::SessionService;
 
 use crate::{grant::Blobs, raft::Group, state::CommandBody};
 use credit::Credits;
+use locks::Locks;
 use reserve::Reservations;
 use sessions::{Member, Sessions};
 use sitefs_base::{Clock, NodeId, Tasks};
@@ -56,6 +58,7 @@ pub(crate) struct Cell {
     sessions: Sessions,
     reserved: Reservations,
     credits: Credits,
+    locks: Locks,
     watchers: Watchers,
 }
 
@@ -76,6 +79,7 @@ impl Cell {
             sessions: Sessions::default(),
             reserved: Reservations::default(),
             credits: Credits::default(),
+            locks: Locks::default(),
         }
     }
 
