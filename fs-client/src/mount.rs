@@ -3,7 +3,7 @@
 use crate::data::{BlobReader, CellBlobs};
 use crate::fs::{Background, Fs, Notices};
 use crate::fuse::{Adapter, KernelMount, MountArgs};
-use crate::meta::{CellAddress, Meta, Session, SessionStatus, Watcher, attach, keep_attached};
+use crate::meta::{CellAddress, Meta, Session, SessionStatus, Watcher, attach, keep_attached, watch_lease};
 use sitefs_base::session::Attached;
 use sitefs_base::{
     Clock, Error, Identity, OsRandom, Random, Result, SessionId, SystemClock, Tasks, VolumeView,
@@ -183,6 +183,7 @@ impl Mount {
         let watcher: Arc<dyn Watcher> = Arc::clone(&fs) as Arc<dyn Watcher>;
         {
             let _in_runtime = network.handle.enter();
+            tasks.spawn(watch_lease(Arc::clone(&session), Arc::clone(&watcher)));
             tasks.spawn(keep_attached(stream, channel, address, session, watcher, random));
         }
         let ended = Arc::new(Ended::default());

@@ -108,4 +108,8 @@ impl Watcher for Fs {
         }
         self.notices.send(Notice::All(nodes, names));
     }
+
+    fn lease_lost(&self) {
+        self.notices.send(Notice::All(self.known_nodes(), Vec::new()));
+    }
 }

@@ -2,12 +2,14 @@
 
 mod cache;
 mod credit;
+mod lease;
 mod listing;
 mod remote;
 mod service;
 mod session;
 
 pub use credit::{Claim, Growth};
+pub use lease::{Lease, watch_lease};
 pub use listing::Listing;
 pub use remote::{CellAddress, Channel, attach, keep_attached};
 pub use service::{Meta, Watcher};

@@ -19,6 +19,8 @@ pub trait Watcher: Send + Sync {
     fn event(&self, event: &Event);
     /// Events were lost: nothing remembered may be trusted.
     fn resync(&self);
+    /// The lease is over: what the kernel remembers may not be trusted any more.
+    fn lease_lost(&self);
 }
 
 /// An answer, and whether it may be handed to the kernel with a lifetime.

@@ -2,16 +2,17 @@
 //! happens to the connection meanwhile. [`super::remote`] carries the frames.
 
 use super::credit::Credits;
+use super::lease::Lease;
 use super::{Cx, Op, Stop};
 use sitefs_base::limits::{METADATA_DEADLINE, SESSION_OPS_MAX};
 use sitefs_base::op::{Answer, AnswerBody, Credit, OpEnvelope, OpResult, Outcome, Query, Usage};
 use sitefs_base::session::{Attached, ToCell, ToMount};
-use sitefs_base::{Clock, Errno, OpId, Seq, SessionId, VolumeSettings, op};
+use sitefs_base::{Clock, Errno, OpId, Seq, ServeStale, SessionId, VolumeSettings, op};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -29,6 +30,10 @@ pub const FRAMES_MAX: usize = 2 * (SESSION_OPS_MAX + QUERIES_MAX);
 const CREDIT_WAIT: Duration = Duration::from_secs(1);
 /// How soon a writer asks again while others hold what it needs.
 const CREDIT_RETRY: Duration = Duration::from_millis(100);
+/// How long a question waits without a lease, where an old answer may be given instead (DESIGN D28).
+const STALE_AFTER: Duration = Duration::from_millis(500);
+/// How long old answers may be given after the end of the lease (DESIGN D28).
+const STALE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 type QueryReply = oneshot::Sender<Result<Answer, Errno>>;
 
@@ -68,6 +73,8 @@ pub struct SessionStatus {
     pub unanswered: usize,
     /// How long ago the cell renewed the lease.
     pub since_renewal: Option<Duration>,
+    /// How long the lease goes on; without one nothing remembered is believed.
+    pub lease_left: Option<Duration>,
     /// What operators chose about the volume; nobody may write if that says why.
     pub settings: VolumeSettings,
 }
@@ -75,6 +82,13 @@ pub struct SessionStatus {
 /// A mount's session with its cell.
 pub struct Session {
     state: Mutex<State>,
+    lease: Lease,
+    /// Whether reads may be answered from memory without a lease.
+    stale_reads: AtomicBool,
+    /// Whether a question without a lease waited in vain, and nothing has been heard since.
+    silent: AtomicBool,
+    /// Frames heard.
+    heard: AtomicU64,
     credits: Arc<Credits>,
     /// Whether the settings say that nobody may write.
     read_only: AtomicBool,
@@ -104,6 +118,10 @@ impl Session {
         };
         Self {
             state: Mutex::new(state),
+            lease: Lease::new(Arc::clone(&clock)),
+            stale_reads: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
             credits: Arc::default(),
             read_only: AtomicBool::new(false),
             op_slots: Arc::new(Semaphore::new(SESSION_OPS_MAX)),
@@ -138,6 +156,33 @@ impl Session {
         usage.bytes_used = usage.bytes_used.saturating_add(here.bytes);
         usage.inodes_used = usage.inodes_used.saturating_add(here.inodes);
         usage
+    }
+
+    /// The lease.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Whether what is remembered may be believed now.
+    pub fn has_lease(&self) -> bool {
+        self.lease.is_live()
+    }
+
+    /// Whether old answers are better than none: there was a lease, it has not been over for too long,
+    /// and operators want it so (DESIGN D28).
+    pub fn may_serve_stale(&self) -> bool {
+        self.stale_reads.load(Ordering::Acquire)
+            && self.lease.over_for().is_some_and(|over| over <= STALE_MAX)
+    }
+
+    /// Waits a little for a lease if there is none; the error is for what must not begin without one.
+    pub fn wait_for_lease(&self, limit: Duration) -> Result<(), Errno> {
+        let ended = self.state().ended;
+        match ended {
+            Some(errno) => Err(errno),
+            None if self.lease.wait(limit) => Ok(()),
+            None => Err(Errno::EIO),
+        }
     }
 
     /// The session's credit.
@@ -192,6 +237,7 @@ impl Session {
             }
             self.read_only.store(settings.read_only.is_some(), Ordering::Release);
         }
+        self.stale_reads.store(settings.serve_stale == ServeStale::Reads, Ordering::Release);
         state.settings = settings;
     }
 
@@ -208,6 +254,7 @@ impl Session {
             settings: state.settings.clone(),
             seq: state.applied,
             unanswered: state.ops.len(),
+            lease_left: self.lease.left(),
             since_renewal: state.renewed_at.map(|at| self.clock.boottime().saturating_sub(at)),
         }
     }
@@ -248,33 +295,45 @@ impl Session {
         Ok((ToCell::Op(OpEnvelope { session: state.id, op, ack_below, body }), link))
     }
 
-    /// Asks the cell; with [`Cx::Fast`] it would have to wait, so it does not ask.
+    /// Asks the cell; with [`Cx::Fast`] it would have to wait, so it does not ask. Where an old answer
+    /// may be given instead the wait is short, and there is none once the cell is known to be silent.
     pub fn ask(&self, cx: Cx, query: Query) -> Op<(Seq, AnswerBody)> {
+        let hurry = !self.has_lease() && self.may_serve_stale();
+        if hurry && self.silent.load(Ordering::Acquire) {
+            return Err(self.state().ended.unwrap_or(Errno::EIO).into());
+        }
         if cx == Cx::Fast {
             return Err(Stop::WouldBlock);
         }
-        let answer = self.handle.block_on(async {
-            let answered = async {
-                let _slot = self.query_slots.acquire().await.map_err(|_| Errno::EIO)?;
-                let (reply, answer) = oneshot::channel();
-                let (frame, link) = {
-                    let mut state = self.state();
-                    if let Some(errno) = state.ended {
-                        return Err(errno);
-                    }
-                    let tag = state.next_tag;
-                    state.next_tag += 1;
-                    state.queries.insert(tag, (query.clone(), reply));
-                    (ToCell::Query { tag, query }, state.link.clone())
-                };
-                if let Some(link) = link {
-                    let _ = link.send(frame).await;
-                }
-                answer.await.unwrap_or(Err(Errno::EIO))
-            };
-            tokio::time::timeout(METADATA_DEADLINE, answered).await.unwrap_or(Err(Errno::EIO))
+        let heard = self.heard.load(Ordering::Acquire);
+        let patience = if hurry { STALE_AFTER } else { METADATA_DEADLINE };
+        let asked = self.handle.block_on(tokio::time::timeout(patience, self.answer_to(query)));
+        let answer = asked.unwrap_or_else(|_| {
+            if hurry && self.heard.load(Ordering::Acquire) == heard {
+                self.silent.store(true, Ordering::Release);
+            }
+            Err(Errno::EIO)
         })?;
         Ok((answer.seq, answer.body))
+    }
+
+    async fn answer_to(&self, query: Query) -> Result<Answer, Errno> {
+        let _slot = self.query_slots.acquire().await.map_err(|_| Errno::EIO)?;
+        let (reply, answer) = oneshot::channel();
+        let (frame, link) = {
+            let mut state = self.state();
+            if let Some(errno) = state.ended {
+                return Err(errno);
+            }
+            let tag = state.next_tag;
+            state.next_tag += 1;
+            state.queries.insert(tag, (query.clone(), reply));
+            (ToCell::Query { tag, query }, state.link.clone())
+        };
+        if let Some(link) = link {
+            let _ = link.send(frame).await;
+        }
+        answer.await.unwrap_or(Err(Errno::EIO))
     }
 
     /// A stream is attached: everything unanswered has to be sent again, in this order.
@@ -290,6 +349,10 @@ impl Session {
             state.applied = attached.seq;
             state.acked = attached.seq;
         }
+        if attached.at.is_some() {
+            self.lease.renew_for_ever();
+        }
+        self.hears();
         state.attached = Some(attached);
         state.link = Some(link);
         let ack_below = state.ops.keys().next().copied().unwrap_or(state.next_op);
@@ -340,8 +403,14 @@ impl Session {
         }
     }
 
+    fn hears(&self) {
+        self.heard.fetch_add(1, Ordering::AcqRel);
+        self.silent.store(false, Ordering::Release);
+    }
+
     /// Takes in a frame that answers something or moves the session on.
     pub fn receive(&self, frame: ToMount) {
+        self.hears();
         let mut state = self.state();
         match frame {
             ToMount::OpReply { op, result, credit } => {
@@ -360,6 +429,8 @@ impl Session {
             ToMount::Renew { client_time, quorum_age, usage, settings, credit, .. } => {
                 self.heard_settings(&mut state, settings);
                 state.renewed_at = Some(client_time.saturating_sub(quorum_age));
+                // Events up to the watermark came before: the feed is as far as the lease says.
+                self.lease.renew(client_time, quorum_age);
                 state.usage = usage;
                 drop(state);
                 // Behind the use: a writer that hears of its credit looks at both.
