@@ -1,7 +1,7 @@
 //! A mount as a whole: its parts put together, and taken apart in order.
 
 use crate::data::{BlobReader, CellBlobs};
-use crate::fs::{Background, Fs, Notices};
+use crate::fs::{Background, Fs, Notices, Teller};
 use crate::fuse::{Adapter, KernelMount, MountArgs};
 use crate::meta::{CellAddress, Meta, Session, SessionStatus, Watcher, attach, keep_attached, watch_lease};
 use sitefs_base::session::Attached;
@@ -176,9 +176,9 @@ impl Mount {
         let meta = Arc::new(Meta::new(Arc::clone(&session)));
         let cell = CellBlobs::new(Arc::clone(&session), channel.clone());
         let blobs = Arc::new(BlobReader::new(Arc::clone(&meta), cell, cache));
-        let (notices, queue, lost) = Notices::queue();
+        let (notices, queue) = Notices::queue();
         let read_only = config.options.read_only || attached.read_only;
-        let fs = Arc::new(Fs::new(meta, blobs, clock, notices, work_dir, read_only));
+        let fs = Arc::new(Fs::new(meta, blobs, Arc::clone(&clock), notices, work_dir, read_only));
         let tasks = Tasks::new();
         let watcher: Arc<dyn Watcher> = Arc::clone(&fs) as Arc<dyn Watcher>;
         {
@@ -188,9 +188,10 @@ impl Mount {
         }
         let ended = Arc::new(Ended::default());
         let adapter = Adapter::new(Arc::clone(&fs), network.handle.clone(), Arc::clone(&ended));
-        let (kernel, notifier) = KernelMount::start(&mount_args(&config, &attached, read_only), adapter)?;
+        let (kernel, device) = KernelMount::start(&mount_args(&config, &attached, read_only), adapter)?;
         let failed = |error| Error::io("starting the mount's threads", error);
-        notifier.start(Arc::clone(&fs), queue, lost).map_err(failed)?;
+        let teller: Arc<dyn Teller> = Arc::clone(&fs) as Arc<dyn Teller>;
+        device.start(Arc::downgrade(&teller), clock, queue).map_err(failed)?;
         let background = Background::start(Arc::clone(&fs)).map_err(failed)?;
         Ok(Self {
             kernel: Mutex::new(kernel),

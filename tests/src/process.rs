@@ -175,6 +175,12 @@ impl Running {
         self.child.id()
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("sending a signal");
+    }
+
     /// Ends it the hard way.
     pub fn kill9(mut self) {
         self.child.kill().expect("killing");
@@ -183,8 +189,7 @@ impl Running {
 
     /// Sends SIGTERM and waits for its end; the exit code.
     pub fn stop(mut self) -> i32 {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("sending SIGTERM");
+        self.signal(rustix::process::Signal::TERM);
         let status =
             wait(&mut self.child, SOON).unwrap_or_else(|| panic!("no end after SIGTERM:\n{}", self.log()));
         code(status)

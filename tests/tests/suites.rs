@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
-use sitefs_tests::{Demo, Suite, can_mount, skipped};
+use sitefs_tests::{Cell, Demo, Suite, can_mount, skipped};
 
 fn demo() -> Option<Demo> {
     if !can_mount() {
@@ -52,4 +52,17 @@ fn sqlite() {
 fn fio_verify() {
     let Some(demo) = demo() else { return };
     Suite::new("fio_verify.sh", demo.root()).env("SIZE", "16m").expect(&[]);
+}
+
+#[test]
+fn coherence() {
+    if !can_mount() {
+        return;
+    }
+    let cell = Cell::start();
+    let (one, two) = (cell.mount("acme/live"), cell.mount("acme/live"));
+    let second = two.root().display().to_string();
+    // Locks (class L) are another matter.
+    let arguments = [second.as_str(), "--cls", "CA", "--secs", "3", "--rounds", "20"];
+    Suite::new("coherence.py", one.root()).args(&arguments).expect(&[]);
 }

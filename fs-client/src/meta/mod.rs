@@ -2,6 +2,7 @@
 
 mod cache;
 mod credit;
+mod doubt;
 mod lease;
 mod listing;
 mod remote;
@@ -9,7 +10,7 @@ mod service;
 mod session;
 
 pub use credit::{Claim, Growth};
-pub use lease::{Lease, watch_lease};
+pub use lease::watch_lease;
 pub use listing::Listing;
 pub use remote::{CellAddress, Channel, attach, keep_attached};
 pub use service::{Meta, Watcher};

@@ -2,17 +2,19 @@
 //! happens to the connection meanwhile. [`super::remote`] carries the frames.
 
 use super::credit::Credits;
+use super::doubt::touched;
 use super::lease::Lease;
 use super::{Cx, Op, Stop};
 use sitefs_base::limits::{METADATA_DEADLINE, SESSION_OPS_MAX};
-use sitefs_base::op::{Answer, AnswerBody, Credit, OpEnvelope, OpResult, Outcome, Query, Usage};
+use sitefs_base::op::{Answer, AnswerBody, Change, Credit, OpEnvelope, OpResult, Outcome, Query, Usage};
 use sitefs_base::session::{Attached, ToCell, ToMount};
 use sitefs_base::{Clock, Errno, OpId, Seq, ServeStale, SessionId, VolumeSettings, op};
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -42,6 +44,13 @@ struct PendingOp {
     reply: Option<oneshot::Sender<OpResult>>,
     /// The operation's place, held until its reply is there even if nobody waits for it any more.
     _slot: OwnedSemaphorePermit,
+}
+
+impl PendingOp {
+    /// Nobody waits for the reply any more.
+    fn is_in_doubt(&self) -> bool {
+        self.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
 }
 
 struct State {
@@ -89,6 +98,8 @@ pub struct Session {
     silent: AtomicBool,
     /// Frames heard.
     heard: AtomicU64,
+    /// Operations whose deadline has passed.
+    in_doubt: AtomicUsize,
     credits: Arc<Credits>,
     /// Whether the settings say that nobody may write.
     read_only: AtomicBool,
@@ -122,6 +133,7 @@ impl Session {
             stale_reads: AtomicBool::new(false),
             silent: AtomicBool::new(false),
             heard: AtomicU64::new(0),
+            in_doubt: AtomicUsize::new(0),
             credits: Arc::default(),
             read_only: AtomicBool::new(false),
             op_slots: Arc::new(Semaphore::new(SESSION_OPS_MAX)),
@@ -262,19 +274,31 @@ impl Session {
     /// Executes a mutation. Waits for a place, then at most `deadline` for the reply; after that
     /// the operation goes on in the background and its outcome is unknown (`EIO`).
     pub fn mutate(&self, body: op::Op, deadline: Duration) -> Result<Outcome, Errno> {
-        self.handle.block_on(async {
-            let answered = async {
-                let slot = Arc::clone(&self.op_slots).acquire_owned().await.map_err(|_| Errno::EIO)?;
-                let (reply, answer) = oneshot::channel();
-                let (frame, link) = self.register_op(body, reply, slot)?;
-                if let Some(link) = link {
-                    // A link that just broke is replaced, and the new one carries the frame.
-                    let _ = link.send(frame).await;
-                }
-                answer.await.unwrap_or(Err(Errno::EIO))
-            };
-            tokio::time::timeout(deadline, answered).await.unwrap_or(Err(Errno::EIO))
+        let registered = Cell::new(false);
+        let answered = async {
+            let slot = Arc::clone(&self.op_slots).acquire_owned().await.map_err(|_| Errno::EIO)?;
+            let (reply, answer) = oneshot::channel();
+            let (frame, link) = self.register_op(body, reply, slot)?;
+            registered.set(true);
+            if let Some(link) = link {
+                // A link that just broke is replaced, and the new one carries the frame.
+                let _ = link.send(frame).await;
+            }
+            answer.await.unwrap_or(Err(Errno::EIO))
+        };
+        let in_time = self.handle.block_on(async { tokio::time::timeout(deadline, answered).await });
+        in_time.unwrap_or_else(|_| {
+            if registered.get() {
+                self.in_doubt.fetch_add(1, Ordering::AcqRel);
+            }
+            Err(Errno::EIO)
         })
+    }
+
+    /// Whether an operation whose outcome nobody knows yet may change one of these.
+    pub fn is_in_doubt(&self, touches: impl Fn(&Change) -> bool) -> bool {
+        self.in_doubt.load(Ordering::Acquire) > 0
+            && self.state().ops.values().any(|op| op.is_in_doubt() && touched(&op.body).iter().any(&touches))
     }
 
     fn register_op(
@@ -394,8 +418,8 @@ impl Session {
     fn fail_all_with(&self, errno: Errno) {
         let mut state = self.state();
         for (_, pending) in std::mem::take(&mut state.ops) {
-            if let Some(reply) = pending.reply {
-                let _ = reply.send(Err(errno));
+            if pending.reply.is_none_or(|reply| reply.send(Err(errno)).is_err()) {
+                self.in_doubt.fetch_sub(1, Ordering::AcqRel);
             }
         }
         for (_, (_, reply)) in std::mem::take(&mut state.queries) {
@@ -408,21 +432,23 @@ impl Session {
         self.silent.store(false, Ordering::Release);
     }
 
-    /// Takes in a frame that answers something or moves the session on.
-    pub fn receive(&self, frame: ToMount) {
+    /// Takes in a frame that answers something or moves the session on. Gives what an operation may have
+    /// changed whose caller was told that its outcome is unknown.
+    pub fn receive(&self, frame: ToMount) -> Option<Vec<Change>> {
         self.hears();
         let mut state = self.state();
         match frame {
             ToMount::OpReply { op, result, credit } => {
                 self.credits.heard(credit);
-                let Some(pending) = state.ops.remove(&op) else { return };
+                let pending = state.ops.remove(&op)?;
                 drop(state);
-                if let Some(reply) = pending.reply {
-                    let _ = reply.send(result);
+                if pending.reply.is_none_or(|reply| reply.send(result).is_err()) {
+                    self.in_doubt.fetch_sub(1, Ordering::AcqRel);
+                    return Some(touched(&pending.body));
                 }
             }
             ToMount::Answer { tag, result } => {
-                let Some((_, reply)) = state.queries.remove(&tag) else { return };
+                let (_, reply) = state.queries.remove(&tag)?;
                 drop(state);
                 let _ = reply.send(result);
             }
@@ -443,6 +469,7 @@ impl Session {
             }
             ToMount::Attached(_) | ToMount::Closing(_) => {}
         }
+        None
     }
 
     /// Tells the cell that the session ends, if there is a stream.
@@ -473,5 +500,7 @@ impl Session {
     }
 }
 
+#[cfg(test)]
+mod lease_tests;
 #[cfg(test)]
 mod tests;

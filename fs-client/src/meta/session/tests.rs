@@ -20,7 +20,7 @@ fn locked() -> VolumeSettings {
     VolumeSettings { read_only: Some("moving house".to_owned()), ..VolumeSettings::default() }
 }
 
-fn attached(settings: VolumeSettings, credit: Credit) -> Attached {
+pub(super) fn attached(settings: VolumeSettings, credit: Credit) -> Attached {
     Attached {
         protocol: 1,
         cell: "main".to_owned(),
