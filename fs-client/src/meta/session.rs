@@ -331,7 +331,9 @@ impl Session {
         }
         let heard = self.heard.load(Ordering::Acquire);
         let patience = if hurry { STALE_AFTER } else { METADATA_DEADLINE };
-        let asked = self.handle.block_on(tokio::time::timeout(patience, self.answer_to(query)));
+        // Inside the runtime: a timeout cannot be made elsewhere.
+        let waited = async { tokio::time::timeout(patience, self.answer_to(query)).await };
+        let asked = self.handle.block_on(waited);
         let answer = asked.unwrap_or_else(|_| {
             if hurry && self.heard.load(Ordering::Acquire) == heard {
                 self.silent.store(true, Ordering::Release);
