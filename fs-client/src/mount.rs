@@ -1,11 +1,12 @@
 //! A mount as a whole: its parts put together, and taken apart in order.
 
 use crate::data::{BlobReader, CellBlobs};
-use crate::fs::{Background, Fs, Keeping, Notices, Replay};
+use crate::fs::{Background, Fs, Keeping, Notices, Replay, Teller};
 use crate::fuse::{Adapter, KernelMount, MountArgs};
 use crate::journal::{AbortAt, Cuts, Journal, Limits, NoCuts, Pending, Record, Step};
 use crate::meta::{
     CellAddress, Channel, Meta, OldSessions, Session, SessionStatus, Watcher, attach, keep_attached,
+    watch_lease,
 };
 use sitefs_base::session::Attached;
 use sitefs_base::{
@@ -203,7 +204,7 @@ impl Mount {
         let meta = Arc::new(Meta::new(Arc::clone(&session)));
         let cell = CellBlobs::new(Arc::clone(&session), channel.clone());
         let blobs = Arc::new(BlobReader::new(Arc::clone(&meta), cell, cache));
-        let (notices, queue, lost) = Notices::queue();
+        let (notices, queue) = Notices::queue();
         let read_only = config.options.read_only || attached.read_only;
         let fs = Fs::new(meta, blobs, Arc::clone(&clock), notices, work_dir, read_only);
         let fs = Arc::new(fs.with_journal(keeping, deadline));
@@ -212,14 +213,16 @@ impl Mount {
         let watcher: Arc<dyn Watcher> = Arc::clone(&fs) as Arc<dyn Watcher>;
         {
             let _in_runtime = network.handle.enter();
+            tasks.spawn(watch_lease(Arc::clone(&session), Arc::clone(&watcher)));
             tasks.spawn(keep_attached(stream, channel, address, session, watcher, random));
         }
         fs.inherit();
         let ended = Arc::new(Ended::default());
         let adapter = Adapter::new(Arc::clone(&fs), network.handle.clone(), Arc::clone(&ended));
-        let (kernel, notifier) = KernelMount::start(&mount_args(&config, &attached, read_only), adapter)?;
+        let (kernel, device) = KernelMount::start(&mount_args(&config, &attached, read_only), adapter)?;
         let failed = |error| Error::io("starting the mount's threads", error);
-        notifier.start(Arc::clone(&fs), queue, lost).map_err(failed)?;
+        let teller: Arc<dyn Teller> = Arc::clone(&fs) as Arc<dyn Teller>;
+        device.start(Arc::downgrade(&teller), Arc::clone(&clock), queue).map_err(failed)?;
         let background = Background::start(Arc::clone(&fs)).map_err(failed)?;
         let replay = Replay::start(Arc::clone(&fs)).map_err(failed)?;
         Ok(Self {

@@ -67,7 +67,7 @@ impl Suite {
     }
 }
 
-/// The name in a line such as `FAIL name : reason` or `FAIL name: reason`.
+/// The name in a line such as `FAIL name : reason`, `FAIL name: reason` or `FAIL [class] name: reason`.
 fn failure(line: &str) -> Option<String> {
     let mut words = line.strip_prefix("FAIL ")?.split_whitespace();
     let name = words.find(|word| !word.starts_with('['))?;

@@ -64,7 +64,7 @@ impl Fs {
         how: (Access, Option<Truncate>),
     ) -> Op<(View, Opened)> {
         let (access, truncate) = how;
-        self.takes_writers()?;
+        self.takes_writers(cx)?;
         if let Some(found) = self.existing_for_create(cx, place, exclusive)? {
             let mut view = self.getattr(cx, found)?;
             let opened = self.open(cx, found, access, truncate)?;
@@ -166,7 +166,7 @@ impl Fs {
     /// bits if the caller may not keep them.
     pub fn open(&self, cx: Cx, ino: InodeId, access: Access, truncate: Option<Truncate>) -> Op<Opened> {
         if access.writes() || truncate.is_some() {
-            self.takes_writers()?;
+            self.takes_writers(cx)?;
         }
         let node = self.node(ino);
         // Pages that the kernel fills from now on have what was appended here.

@@ -2,12 +2,13 @@
 //! in the FUSE thread; the rest goes to a thread that may wait for the cell.
 
 use super::convert::{
-    BLOCK, GENERATION, attr, caller, create_args, entry_attr, errno, inode, kind_of_mode, lock_owner,
-    no_entry, open_flags, permissions, place, set_time, ttl,
+    BLOCK, caller, create_args, errno, inode, kind_of_mode, lock_owner, open_flags, permissions, place,
+    set_time,
 };
 use super::entries::Entries;
+use super::lasting::{attributes, created, found, made, removed, renamed};
 use super::locks::{LockArgs, LockDesk, LockThreads};
-use crate::fs::{Access, CopyRange, Fs, Lifetime, Opened, Truncate, View, WriteKind};
+use crate::fs::{Access, CopyRange, Fs, Opened, Truncate, WriteKind};
 use crate::meta::{Cx, Op, Stop};
 use crate::mount::Ended;
 use fuser::{
@@ -86,29 +87,16 @@ impl Adapter {
     }
 
     /// Gives the entries behind `offset`; a listing may have to be fetched.
-    fn list<R: Entries>(&self, fh: FileHandle, offset: u64, mut reply: R) {
-        let fs = Arc::clone(&self.fs);
+    fn list<R: Entries>(&self, dir: INodeNo, fh: FileHandle, offset: u64, mut reply: R) {
+        let (fs, dir) = (Arc::clone(&self.fs), inode(dir));
+        let mut flight = fs.flights().look(dir);
         drop(self.runtime.spawn_blocking(move || {
-            let listed = fs.readdir(Cx::Slow, fh.0, offset, R::PLUS, &mut |item| reply.take(item));
+            let listed = fs.readdir(Cx::Slow, fh.0, offset, R::PLUS, &mut |item| {
+                reply.take(item, flight.listed(dir, item))
+            });
             reply.end(listed);
+            drop(flight);
         }));
-    }
-}
-
-fn reply_entry(reply: ReplyEntry, result: Result<View, Errno>) {
-    match result {
-        Ok(view) => {
-            let entry = ttl(Lifetime::UntilChanged);
-            reply.entry_with_ttls(&ttl(view.lifetime), &entry, &entry_attr(&view), GENERATION);
-        }
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-fn reply_attr(reply: ReplyAttr, result: Result<View, Errno>) {
-    match result {
-        Ok(view) => reply.attr(&ttl(view.lifetime), &attr(&view.attr, view.attr.ino)),
-        Err(error) => reply.error(errno(error)),
     }
 }
 
@@ -178,13 +166,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let at = place_or!(reply, parent, name);
-        let done = |reply: ReplyEntry, result: Result<(Option<View>, Lifetime), Errno>| match result {
-            Ok((Some(view), entry)) => {
-                reply.entry_with_ttls(&ttl(view.lifetime), &ttl(entry), &entry_attr(&view), GENERATION);
-            }
-            Ok((None, lifetime)) => reply.entry(&ttl(lifetime), &no_entry(), GENERATION),
-            Err(error) => reply.error(errno(error)),
-        };
+        let done = found(self.fs.flights().look(at.parent), at.clone());
         self.run(reply, move |fs, cx| fs.lookup(cx, &at), done);
     }
 
@@ -193,7 +175,8 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.run(reply, move |fs, cx| fs.getattr(cx, inode(ino)), reply_attr);
+        let done = attributes(self.fs.flights().attributes());
+        self.run(reply, move |fs, cx| fs.getattr(cx, inode(ino)), done);
     }
 
     fn setattr(
@@ -237,7 +220,7 @@ impl Filesystem for Adapter {
             }
             fs.setattr(cx, inode(ino), &set)
         };
-        self.run(reply, op, reply_attr);
+        self.run(reply, op, attributes(self.fs.flights().attributes()));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -261,29 +244,34 @@ impl Filesystem for Adapter {
         let at = place_or!(reply, parent, name);
         let Some(kind) = kind_of_mode(mode) else { return reply.error(errno(Errno::EINVAL)) };
         let create = create_args(req, mode, umask);
-        self.wait(reply, move |fs| fs.mknod(&at, kind, rdev, create), reply_entry);
+        let done = made(self.fs.flights().change(at.parent), at.clone());
+        self.wait(reply, move |fs| fs.mknod(&at, kind, rdev, create), done);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let at = place_or!(reply, parent, name);
         let create = create_args(req, mode, umask);
-        self.wait(reply, move |fs| fs.mkdir(&at, create), reply_entry);
+        let done = made(self.fs.flights().change(at.parent), at.clone());
+        self.wait(reply, move |fs| fs.mkdir(&at, create), done);
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let at = place_or!(reply, parent, name);
-        self.wait(reply, move |fs| fs.unlink(&at), reply_empty);
+        let done = removed(self.fs.flights().change(at.parent), at.clone());
+        self.wait(reply, move |fs| fs.unlink(&at), done);
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let at = place_or!(reply, parent, name);
-        self.wait(reply, move |fs| fs.rmdir(&at), reply_empty);
+        let done = removed(self.fs.flights().change(at.parent), at.clone());
+        self.wait(reply, move |fs| fs.rmdir(&at), done);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let at = place_or!(reply, parent, name);
         let (target, caller) = (target.as_os_str().as_bytes().to_vec(), caller(req));
-        self.wait(reply, move |fs| fs.symlink(&at, &target, caller), reply_entry);
+        let done = made(self.fs.flights().change(at.parent), at.clone());
+        self.wait(reply, move |fs| fs.symlink(&at, &target, caller), done);
     }
 
     fn rename(
@@ -307,12 +295,15 @@ impl Filesystem for Adapter {
         } else {
             return reply.error(errno(Errno::EINVAL));
         };
-        self.wait(reply, move |fs| fs.rename(&from, &to, mode), reply_empty);
+        let flight = self.fs.flights().change_both(from.parent, to.parent);
+        let done = renamed(flight, from.clone(), to.clone(), mode);
+        self.wait(reply, move |fs| fs.rename(&from, &to, mode), done);
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let at = place_or!(reply, newparent, newname);
-        self.wait(reply, move |fs| fs.link(inode(ino), &at), reply_entry);
+        let done = made(self.fs.flights().change(at.parent), at.clone());
+        self.wait(reply, move |fs| fs.link(inode(ino), &at), done);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -342,14 +333,7 @@ impl Filesystem for Adapter {
         let exclusive = flags & libc::O_EXCL != 0;
         let truncate = (flags & libc::O_TRUNC != 0).then_some(Truncate { kill_setid: req.uid() != 0 });
         let how = (Access::of(flags), truncate);
-        let done = |reply: ReplyCreate, result: Result<(View, Opened), Errno>| match result {
-            Ok((view, opened)) => {
-                let fh = FileHandle(opened.fh);
-                let flags = open_flags(&opened) - FopenFlags::FOPEN_KEEP_CACHE;
-                reply.created(&ttl(view.lifetime), &entry_attr(&view), GENERATION, fh, flags);
-            }
-            Err(error) => reply.error(errno(error)),
-        };
+        let done = created(self.fs.flights().change(at.parent), at.clone());
         self.run(reply, move |fs, cx| fs.create(cx, &at, create.clone(), exclusive, how), done);
     }
 
@@ -466,19 +450,19 @@ impl Filesystem for Adapter {
         reply.opened(FileHandle(self.fs.opendir(inode(ino))), FopenFlags::empty());
     }
 
-    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
-        self.list(fh, offset, reply);
+    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.list(ino, fh, offset, reply);
     }
 
     fn readdirplus(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.list(fh, offset, reply);
+        self.list(ino, fh, offset, reply);
     }
 
     fn releasedir(

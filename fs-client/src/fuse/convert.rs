@@ -1,6 +1,6 @@
 //! Between fuser's types and ours.
 
-use crate::fs::{Caller, Lifetime, Opened, View};
+use crate::fs::{Caller, KEEP, Lifetime, Opened, View};
 use fuser::{FileAttr, FileType, FopenFlags, Generation, INodeNo, Request, TimeOrNow};
 use sitefs_base::op::{Create, Place, SetTime};
 use sitefs_base::{Attr, Errno, FileKind, InodeId, Name, Time, lock::LockOwner};
@@ -10,9 +10,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// How long the kernel may keep what the feed takes back: bounded, in case a notice is ever lost.
-pub const TTL: Duration = Duration::from_secs(3600);
-
 /// The block size that programs are told.
 pub const BLOCK: u32 = 4096;
 
@@ -21,7 +18,7 @@ pub const GENERATION: Generation = Generation(0);
 
 pub fn ttl(lifetime: Lifetime) -> Duration {
     match lifetime {
-        Lifetime::UntilChanged => TTL,
+        Lifetime::UntilChanged => KEEP,
         Lifetime::None => Duration::ZERO,
     }
 }

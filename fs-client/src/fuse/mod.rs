@@ -4,6 +4,7 @@ mod adapter;
 mod convert;
 mod entries;
 mod kernel;
+mod lasting;
 mod locks;
 mod notify;
 

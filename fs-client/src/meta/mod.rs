@@ -2,6 +2,8 @@
 
 mod cache;
 mod credit;
+mod doubt;
+mod lease;
 mod listing;
 mod locks;
 mod recover;
@@ -10,6 +12,7 @@ mod service;
 mod session;
 
 pub use credit::{Claim, Growth};
+pub use lease::watch_lease;
 pub use listing::Listing;
 pub use locks::{Done, LockCall, Locks};
 pub use recover::{Fate, OldSessions};
