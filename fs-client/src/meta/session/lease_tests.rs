@@ -1,6 +1,6 @@
 //! What a session asks and answers without a lease, and what it does not know.
 
-use super::tests::attached;
+use super::tests::{attached, is_about_locks};
 use super::*;
 use sitefs_base::op::Place;
 use sitefs_base::{InodeId, ManualClock, Name, Time};
@@ -32,9 +32,10 @@ fn world(serve_stale: ServeStale) -> World {
     let thread = std::thread::spawn(move || drop(runtime.block_on(ended)));
     let clock = Arc::new(ManualClock::new(Time::EPOCH));
     let session = Session::new(SessionId::new(1), handle, clock.clone());
-    let (link, sent) = mpsc::channel(16);
+    let (link, mut sent) = mpsc::channel(16);
     let settings = VolumeSettings { serve_stale, ..VolumeSettings::default() };
     session.link_up(attached(settings.clone(), Credit::NONE), link);
+    assert!(is_about_locks(&sent.try_recv().unwrap()));
     let world = World { clock, session, sent, end: Some(end), runtime: Some(thread) };
     world.renew(settings);
     world
