@@ -10,6 +10,7 @@ mod id;
 mod identity;
 pub mod limits;
 pub mod lock;
+pub mod metrics;
 mod moment;
 mod name;
 pub mod op;

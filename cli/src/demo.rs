@@ -3,11 +3,13 @@
 use crate::{
     Done,
     failure::{Failure, Hint},
+    metrics::{self, Exporter, Page},
     mount, mountpoint,
     mountpoint::Missing,
     output::Output,
     places, server,
     signals::Stop,
+    systemd,
 };
 use rustix::fs::FlockOperation;
 use serde_json::json;
@@ -78,15 +80,30 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
         let view = VolumeView { volume: volume.clone(), at: None };
         mount::start(arguments.options.config(&view, directory.clone(), cell, data.join("cache"), false))
     });
+    let exported = arguments.options.metrics();
     let done = match mounted {
-        Ok(mount) => attend(&runtime, &mut stop, &server, mount, &directory, &data, output),
+        Ok(mount) => runtime.block_on(async {
+            let exporter = metrics::maybe(exported, page_of(&server, &mount)).await;
+            let shown = exporter.map_err(Failure::from).and_then(|exporter| {
+                show(&server, &directory, &data, exporter.as_ref(), output).map(|()| exporter)
+            });
+            attend(&mut stop, &server, mount, &directory, shown, output).await
+        }),
         Err(failure) => Err(failure),
     };
     let closed = runtime.block_on(server.shutdown());
+    // What a second signal cut short would be waited for.
+    runtime.shutdown_background();
     done?;
     closed?;
     output.say(&format!("stopped; the data stays in {}", data.display()));
     Ok(())
+}
+
+/// The metrics of both.
+fn page_of(server: &Server, mount: &Arc<Mount>) -> Page {
+    let (server, mount) = (server::page_of(server), mount::page_of(mount));
+    Arc::new(move || metrics::joined(&server(), &mount()))
 }
 
 fn make_volume(runtime: &Runtime, server: &Server, volume: &VolumeName) -> Result<()> {
@@ -94,36 +111,38 @@ fn make_volume(runtime: &Runtime, server: &Server, volume: &VolumeName) -> Resul
     runtime.block_on(server.ensure_volume(volume, uid, gid, 0o755)).map(drop)
 }
 
-/// Shows what there is, waits for the end, unmounts.
-fn attend(
-    runtime: &Runtime,
+/// Waits for the end, if what there is could be shown, and unmounts.
+async fn attend(
     stop: &mut Stop,
     server: &Server,
     mount: Arc<Mount>,
     directory: &Path,
-    data: &Path,
+    shown: std::result::Result<Option<Exporter>, Failure>,
     output: &Output,
 ) -> Done {
-    let shown = show(server, directory, data, output);
-    let ended = match shown {
-        Err(failure) => Err(failure),
-        Ok(()) => runtime.block_on(async {
-            tokio::select! {
-                () = stop.next() => Ok(()),
-                () = mount::ended(&mount) => Ok(()),
-                error = server.failed() => Err(Failure::from(error)),
-            }
-        }),
+    let ended = match &shown {
+        Err(_) => Ok(()),
+        Ok(_) => tokio::select! {
+            () = stop.next() => Ok(()),
+            () = mount::ended(&mount) => Ok(()),
+            error = server.failed() => Err(Failure::from(error)),
+        },
     };
     output.say("unmounting: content on its way is finished first");
-    let unmounted = mount::end(&mount, directory);
-    ended.and(unmounted)
+    let unmounted = mount::end(mount, directory.to_owned(), stop).await;
+    shown.map(drop).and(ended).and(unmounted)
 }
 
-fn show(server: &Server, directory: &Path, data: &Path, output: &Output) -> Done {
+fn show(
+    server: &Server,
+    directory: &Path,
+    data: &Path,
+    exporter: Option<&Exporter>,
+    output: &Output,
+) -> Done {
     let (at, data) = (directory.display().to_string(), data.display().to_string());
     let (cell, admin) = (server.local_addr().to_string(), server.admin_addr().to_string());
-    let json = json!({
+    let mut json = json!({
         "volume": VOLUME,
         "mountpoint": at,
         "data": data,
@@ -131,18 +150,35 @@ fn show(server: &Server, directory: &Path, data: &Path, output: &Output) -> Done
         "admin": admin,
         "pid": std::process::id(),
     });
+    if let Some(exporter) = exporter {
+        json["metrics"] = exporter.address().to_string().into();
+    }
+    systemd::ready(&format!("{VOLUME} is mounted at {at}"));
+    let sitefs = program();
     output.result(&json, || {
         format!(
             "\n  {VOLUME} is mounted at {at}\n\n\
              Try, in another terminal:\n  \
                cp -a /etc/ssl {at}/ && diff -r /etc/ssl {at}/ssl\n  \
                git clone https://github.com/git/git-scm.com {at}/site\n  \
-               sitefs status --admin {admin}\n  \
-               sitefs volume list --admin {admin}\n\n\
+               {sitefs} volume snapshot create {VOLUME} first --admin {admin}\n  \
+               {sitefs} status --admin {admin}\n  \
+               {sitefs} --help\n\n\
              Everything is kept in {data}; kill this process as hard as you like and start it again.\n\
              Ctrl-C stops and unmounts."
         )
     })
+}
+
+/// What to type to run this program again: its name if a shell finds it by that.
+fn program() -> String {
+    let name = "sitefs";
+    let Ok(own) = env::current_exe() else { return name.to_owned() };
+    let is_found = env::var_os("PATH").is_some_and(|path| {
+        let mut found = env::split_paths(&path).map(|dir| dir.join(name)).filter(|program| program.is_file());
+        found.next().is_some_and(|first| first.canonicalize().is_ok_and(|first| first == own))
+    });
+    if is_found { name.to_owned() } else { own.display().to_string() }
 }
 
 fn default_data() -> Result<PathBuf> {

@@ -36,12 +36,18 @@ impl Failure {
     }
 
     /// The line for people.
-    fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let chain = self.error.chain();
         match &self.hint {
             Some(hint) => format!("sitefs: {chain} ({hint})"),
             None => format!("sitefs: {chain}"),
         }
+    }
+
+    /// What kind of error it is.
+    #[cfg(feature = "mount")]
+    pub(crate) fn kind(&self) -> Kind {
+        self.error.kind()
     }
 
     /// Writes the line to stderr and gives the exit code.

@@ -5,11 +5,19 @@ mod admin;
 mod demo;
 mod failure;
 #[cfg(feature = "mount")]
+mod helper;
+#[cfg(feature = "mount")]
+mod holders;
+#[cfg(feature = "mount")]
 mod journal;
+#[cfg(any(feature = "server", feature = "mount"))]
+mod metrics;
 #[cfg(feature = "mount")]
 mod mount;
 #[cfg(feature = "mount")]
 mod mountpoint;
+#[cfg(feature = "mount")]
+mod options;
 mod output;
 #[cfg(any(feature = "server", feature = "mount"))]
 mod places;
@@ -20,7 +28,15 @@ mod server;
 #[cfg(any(feature = "server", feature = "mount"))]
 mod signals;
 mod snapshot;
+#[cfg(feature = "mount")]
+mod standing;
 mod status;
+#[cfg(feature = "mount")]
+mod syslog;
+#[cfg(any(feature = "server", feature = "mount"))]
+mod systemd;
+#[cfg(feature = "mount")]
+mod umount;
 mod volume;
 
 use clap::{Parser, Subcommand};
@@ -55,7 +71,7 @@ enum Command {
     #[cfg(feature = "mount")]
     Mount(mount::Arguments),
     #[cfg(feature = "mount")]
-    Umount(mount::UmountArguments),
+    Umount(umount::Arguments),
     #[cfg(feature = "mount")]
     Journal(journal::Arguments),
     Volume(volume::Arguments),
@@ -63,8 +79,17 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "mount")]
+    if let Some(helper) = std::env::args_os().next().and_then(|name| helper::Helper::called_as(&name)) {
+        log_to_stderr();
+        return helper.run(std::env::args_os().skip(1));
+    }
     let arguments = Arguments::parse();
-    log_to_stderr();
+    match &arguments.command {
+        #[cfg(feature = "mount")]
+        Command::Mount(arguments) if arguments.is_detached() => log_to_syslog(),
+        _ => log_to_stderr(),
+    }
     let output = output::Output::new(arguments.json);
     let done = match arguments.command {
         #[cfg(all(feature = "server", feature = "mount"))]
@@ -74,7 +99,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "mount")]
         Command::Mount(arguments) => mount::run(&arguments, &output),
         #[cfg(feature = "mount")]
-        Command::Umount(arguments) => mount::umount(&arguments, &output),
+        Command::Umount(arguments) => umount::run(&arguments, &output),
         #[cfg(feature = "mount")]
         Command::Journal(arguments) => journal::run(&arguments, &output),
         Command::Volume(arguments) => volume::run(&arguments, &output),
@@ -95,6 +120,15 @@ fn log_to_stderr() {
         .with_ansi(colours)
         .with_writer(std::io::stderr)
         .try_init();
+}
+
+/// For a process whose stderr nobody reads.
+#[cfg(feature = "mount")]
+fn log_to_syslog() {
+    let asked = std::env::var("SITEFS_LOG").ok();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter(asked.as_deref())).with_ansi(false);
+    // Syslog knows the time and the level. Only a second subscriber could make this fail.
+    let _ = lines.without_time().with_level(false).with_writer(syslog::Syslog::open()).try_init();
 }
 
 /// What is logged. Openraft tells every step at `info`, so it does only when it is named.

@@ -1,24 +1,30 @@
-//! `sitefs mount` and `sitefs umount`.
+//! `sitefs mount`.
 
 use crate::{
     Done,
     failure::{Failure, Hint},
+    metrics::{self, Page},
     mountpoint::{self, Missing},
+    options::{self, Options, Unknown},
     output::Output,
     places,
     progress::Progress,
     signals::Stop,
+    systemd,
 };
 use serde_json::json;
 use sitefs_base::{ByteSize, Error, Identity, Kind, Role, VolumeView, limits::CLOSE_DEADLINE};
-use sitefs_client::{JournalConfig, Mount, MountConfig, MountOptions, journal::Step};
+use sitefs_client::{DRAIN_MAX, JournalConfig, Mount, MountConfig, MountOptions, journal::Step};
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 use tokio::sync::oneshot;
+
+/// Signals within this time are one.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 /// Mounts a volume until it is unmounted or told to stop (Ctrl-C, SIGTERM).
 #[derive(clap::Args)]
@@ -33,20 +39,28 @@ pub(crate) struct Arguments {
     cell: String,
     /// Where content is cached, and kept that the cell could not take yet: a directory on this
     /// host's own disk, for this mount alone.
-    #[arg(long, value_name = "DIR")]
-    cache: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "mount_options")]
+    cache: Option<PathBuf>,
     /// Where close() keeps content while the cell does not answer: a directory on this host's own disk
     /// that outlives the mount, for this mount alone; `journal` in the cache directory if not given.
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
     #[command(flatten)]
     options: OptionArguments,
+    #[arg(short = 'o', value_name = "OPTIONS", help = options::HELP)]
+    mount_options: Vec<String>,
     /// Mounts for reading only.
     #[arg(long)]
     read_only: bool,
     /// Connects without certificates; to loopback addresses only.
     #[arg(long)]
     insecure: bool,
+    /// Leaves out options of -o that nobody knows.
+    #[arg(long, hide = true)]
+    sloppy: bool,
+    /// Runs in the background of mount.sitefs: logs to syslog, and belongs to no terminal.
+    #[arg(long, hide = true)]
+    detached: bool,
 }
 
 /// What `mount` and `demo` have in common.
@@ -62,6 +76,9 @@ pub(crate) struct OptionArguments {
     #[arg(long, value_name = "SECONDS", default_value_t = CLOSE_DEADLINE.as_secs(), hide = true)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=600))]
     close_deadline: u64,
+    /// Serves metrics for Prometheus at /metrics of this address, to everybody who can reach it.
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<SocketAddr>,
     /// Lets other users in; always so when you are root.
     #[arg(long)]
     allow_other: bool,
@@ -69,42 +86,98 @@ pub(crate) struct OptionArguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
-    check_cell(&arguments.cell)?;
-    if !arguments.insecure {
-        return Err(insecure_needed());
+    if arguments.detached {
+        // An error says that it has no terminal already.
+        let _ = rustix::process::setsid();
     }
-    let directory = mountpoint::prepare(&arguments.directory, Missing::Refuse)?;
-    mountpoint::apart(&directory, &arguments.cache, "cache directory")?;
-    if let Some(journal) = &arguments.journal {
-        mountpoint::apart(&directory, journal, "journal directory")?;
-    }
-    let view = &arguments.volume;
-    let mut config = arguments.options.config(
-        view,
-        directory.clone(),
-        arguments.cell.clone(),
-        arguments.cache.clone(),
-        arguments.read_only || view.at.is_some(),
-    );
-    config.journal.dir.clone_from(&arguments.journal);
+    let config = configure(arguments)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::io("starting the runtime", error))?;
     let mut stop = runtime.block_on(async { Stop::listen() })?;
-    let mount = start(config)?;
-    let shown = directory.display().to_string();
-    output.result(&json!({ "volume": view.to_string(), "mountpoint": shown }), || {
-        format!("{view} is mounted at {shown}; Ctrl-C or `sitefs umount {shown}` ends it")
-    })?;
-    runtime.block_on(async {
+    let mount = start(config.mount.clone())?;
+    let done = runtime.block_on(attend(&config, mount, &mut stop, output));
+    // What a second signal cut short would be waited for.
+    runtime.shutdown_background();
+    if let (true, Err(failure)) = (arguments.detached, &done) {
+        tracing::error!(failure = failure.line(), "the mount ended with an error");
+    }
+    done
+}
+
+/// Says that it is mounted, waits for the end, unmounts.
+async fn attend(config: &Configured, mount: Arc<Mount>, stop: &mut Stop, output: &Output) -> Done {
+    let ready = async {
+        let exporter = metrics::maybe(config.metrics, page_of(&mount)).await?;
+        show(&config.mount, exporter.as_ref(), output)?;
+        Ok::<_, Failure>(exporter)
+    };
+    let ready = ready.await;
+    if ready.is_ok() {
         tokio::select! {
             () = stop.next() => {}
             () = ended(&mount) => {}
         }
-    });
-    output.say("unmounting: content on its way is finished first");
-    end(&mount, &directory)
+        output.say("unmounting: content on its way is finished first");
+    }
+    let done = end(mount, config.mount.mountpoint.clone(), stop).await;
+    // Until here the metrics show how far the end has come.
+    ready.map(drop).and(done)
+}
+
+/// What a mount is started with.
+struct Configured {
+    mount: MountConfig,
+    metrics: Option<SocketAddr>,
+}
+
+fn configure(arguments: &Arguments) -> Result<Configured, Failure> {
+    let unknown = if arguments.sloppy { Unknown::Tolerate } else { Unknown::Refuse };
+    let given = Options::parse(&arguments.mount_options, unknown)?;
+    check_cell(&arguments.cell)?;
+    if !arguments.insecure && !given.insecure {
+        return Err(insecure_needed());
+    }
+    let cache = arguments.cache.clone().or_else(|| given.cache.clone());
+    let cache = cache.ok_or_else(|| Error::invalid("there is no cache directory"));
+    let cache = cache.hint("give one with --cache, or with the option cache=DIR")?;
+    let directory = mountpoint::prepare(&arguments.directory, Missing::Refuse)?;
+    mountpoint::apart(&directory, &cache, "cache directory")?;
+    let journal = arguments.journal.clone().or_else(|| given.journal.clone());
+    if let Some(journal) = &journal {
+        mountpoint::apart(&directory, journal, "journal directory")?;
+    }
+    let (cache, view) = (places::absolute(&cache)?, &arguments.volume);
+    let read_only = arguments.read_only || given.read_only || view.at.is_some();
+    let metrics = arguments.options.metrics.or(given.metrics);
+    let cell = arguments.cell.clone();
+    let mut mount = arguments.options.config(view, directory, cell, cache, read_only);
+    mount.cache_bytes = given.cache_size.map_or(mount.cache_bytes, ByteSize::get);
+    mount.journal.dir = journal;
+    mount.journal.max_bytes = given.journal_size.map_or(mount.journal.max_bytes, ByteSize::get);
+    mount.options.allow_other |= given.allow_other;
+    mount.options.owner = given.owner;
+    mount.options.flags = given.flags;
+    Ok(Configured { mount, metrics })
+}
+
+fn show(mount: &MountConfig, exporter: Option<&metrics::Exporter>, output: &Output) -> Done {
+    let (view, shown) = (&mount.view, mount.mountpoint.display().to_string());
+    let mut json = json!({ "volume": view.to_string(), "mountpoint": shown, "pid": std::process::id() });
+    if let Some(exporter) = exporter {
+        json["metrics"] = exporter.address().to_string().into();
+    }
+    let text = || format!("{view} is mounted at {shown}; Ctrl-C or `sitefs umount {shown}` ends it");
+    output.result(&json, text)?;
+    systemd::ready(&format!("{view} is mounted at {shown}"));
+    Ok(())
+}
+
+/// The metrics of a mount, while there is one.
+pub(crate) fn page_of(mount: &Arc<Mount>) -> Page {
+    let mount = Arc::downgrade(mount);
+    Arc::new(move || mount.upgrade().map(|mount| mount.metrics()).unwrap_or_default())
 }
 
 /// Mounts, and shows that this takes time.
@@ -160,27 +233,46 @@ pub(crate) async fn ended(mount: &Arc<Mount>) {
     }
 }
 
-/// Unmounts in order, and leaves no stale mount where that fails.
-pub(crate) fn end(mount: &Mount, directory: &Path) -> Done {
+/// Unmounts in order, and leaves no stale mount where that fails. A second signal ends it at once.
+pub(crate) async fn end(mount: Arc<Mount>, directory: PathBuf, stop: &mut Stop) -> Done {
+    systemd::stopping("committing what is not committed, then unmounting", DRAIN_MAX.as_secs() + 15);
+    let at = directory.clone();
+    let ending = tokio::task::spawn_blocking(move || unmount(&mount, &at));
+    tokio::select! {
+        ended = ending => ended.map_err(|panic| Error::internal("unmounting").because(panic))?,
+        () = insisted(stop) => {
+            detach_if_mounted(&directory)?;
+            let cut = Error::conflict("a second signal ended this before everything was committed");
+            Err(cut).hint("what was not committed is lost")
+        }
+    }
+}
+
+/// Returns at the next signal that is one of its own: terminals and shells send the same one twice.
+async fn insisted(stop: &mut Stop) {
+    let until = tokio::time::Instant::now() + SAME_SIGNAL;
+    while tokio::time::timeout_at(until, stop.next()).await.is_ok() {}
+    stop.next().await;
+}
+
+fn unmount(mount: &Mount, directory: &Path) -> Done {
     let ended = mount.unmount();
-    if mountpoint::is_mounted(directory)? {
-        mountpoint::detach(directory)?;
+    // Conflict: it is unmounted, but something was not committed. What is there now is somebody else's.
+    if ended.as_ref().is_err_and(|error| error.kind() != Kind::Conflict) {
+        detach_if_mounted(directory)?;
     }
     Ok(ended?)
 }
 
-/// Unmounts a volume.
-#[derive(clap::Args)]
-pub(crate) struct UmountArguments {
-    /// Where it is mounted.
-    directory: PathBuf,
+fn detach_if_mounted(directory: &Path) -> Result<(), Error> {
+    if mountpoint::is_mounted(directory)? { mountpoint::detach(directory) } else { Ok(()) }
 }
 
-/// Runs `sitefs umount`.
-pub(crate) fn umount(arguments: &UmountArguments, output: &Output) -> Done {
-    mountpoint::unmount(&arguments.directory)?;
-    let shown = arguments.directory.display().to_string();
-    output.result(&json!({ "unmounted": shown }), || format!("{shown} is unmounted"))
+impl Arguments {
+    /// Whether nobody reads what it writes to stderr.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.detached
+    }
 }
 
 impl OptionArguments {
@@ -208,10 +300,16 @@ impl OptionArguments {
                 close_deadline: Duration::from_secs(self.close_deadline),
                 cut: journal_cut(),
             },
-            options: MountOptions { read_only, allow_other },
+            options: MountOptions { read_only, allow_other, ..MountOptions::default() },
             // In insecure mode a cell does not compare its name, which the mount learns at attach.
             identity: Identity::new("local", role),
         }
+    }
+
+    /// Where metrics are served, if they are.
+    #[cfg(feature = "server")]
+    pub(crate) fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 }
 

@@ -6,7 +6,12 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::mpsc,
+    time::Duration,
 };
+
+/// How long a mount has to answer.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// Whether a missing mount point is made.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,8 +35,10 @@ pub(crate) fn prepare(path: &Path, missing: Missing) -> Result<PathBuf> {
     let path = absolute(path)?;
     outside_cells(&path, "mount point")?;
     let mounted = mounts()?.into_iter().rev().find(|mount| mount.at == path);
-    match (fs::metadata(&path), mounted) {
-        (_, Some(mount)) if mount.is_ours() && is_dead(&path) => detach(&path)?,
+    // Another mount there may hang: only the table is looked at.
+    let there = if mounted.is_some() { Ok(()) } else { fs::metadata(&path).map(drop) };
+    match (there, mounted) {
+        (_, Some(mount)) if mount.is_ours() && life(&path) == Life::Dead => detach(&path)?,
         (_, Some(mount)) => return Err(taken(&path, &mount)),
         (Err(error), None) if error.kind() == io::ErrorKind::NotFound => make(&path, missing)?,
         (Err(error), None) => return Err(Error::io(format!("looking at {}", path.display()), error)),
@@ -85,26 +92,43 @@ pub(crate) fn apart(mountpoint: &Path, other: &Path, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Unmounts our mount at `path`; refuses while it is in use, and what is not ours.
-pub(crate) fn unmount(path: &Path) -> Result<()> {
-    let path = absolute(path)?;
+/// What became of an attempt to unmount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Taken {
+    /// It is unmounted.
+    Off,
+    /// Programs use it.
+    InUse,
+}
+
+/// Refuses what is no mount of ours.
+pub(crate) fn is_ours(path: &Path) -> Result<()> {
     let Some(mount) = mounts()?.into_iter().rev().find(|mount| mount.at == path) else {
         return Err(Error::not_found(format!("nothing is mounted at {}", path.display())));
     };
-    if !mount.is_ours() {
-        let kind = String::from_utf8_lossy(&mount.kind);
-        return Err(Error::invalid(format!("{} is a mount of {kind}, not of sitefs", path.display())));
+    if mount.is_ours() {
+        return Ok(());
     }
-    if is_dead(&path) {
-        return detach(&path);
+    let kind = String::from_utf8_lossy(&mount.kind);
+    Err(Error::invalid(format!("{} is a mount of {kind}, not of sitefs", path.display())))
+}
+
+/// Whether the process of our mount at `path` has died.
+pub(crate) fn is_dead_mount(path: &Path) -> Result<bool> {
+    is_ours(path)?;
+    Ok(life(path) == Life::Dead)
+}
+
+/// Unmounts our mount at `path`, which must be absolute, unless it is in use; refuses what is not ours.
+pub(crate) fn unmount(path: &Path) -> Result<Taken> {
+    is_ours(path)?;
+    if life(path) == Life::Dead {
+        return detach(path).map(|()| Taken::Off);
     }
-    match rustix::mount::unmount(&path, rustix::mount::UnmountFlags::empty()) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::PERM) => fusermount(&path, &["-u"]),
-        Err(rustix::io::Errno::BUSY) => Err(Error::unavailable(format!(
-            "{} is in use: leave it with every shell and program (fuser -vm shows which), then try again",
-            path.display()
-        ))),
+    match rustix::mount::unmount(path, rustix::mount::UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(Taken::Off),
+        Err(rustix::io::Errno::PERM) => fusermount(path, &["-u"]).map(|()| Taken::Off),
+        Err(rustix::io::Errno::BUSY) => Ok(Taken::InUse),
         Err(error) => Err(Error::io(format!("unmounting {}", path.display()), error.into())),
     }
 }
@@ -133,10 +157,29 @@ fn fusermount(path: &Path, flags: &[&str]) -> Result<()> {
     Err(Error::unavailable(format!("fusermount3 could not unmount: {}", said.trim())))
 }
 
-/// Whether the process behind the FUSE mount at `path` is gone. Attributes may still come from
-/// the kernel's cache then; statfs always asks.
-fn is_dead(path: &Path) -> bool {
-    rustix::fs::statvfs(path).is_err_and(|error| error == rustix::io::Errno::NOTCONN)
+/// How the process behind a mount is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Life {
+    /// It answers, or at least it is there.
+    There,
+    /// It has died.
+    Dead,
+}
+
+/// Looks at our mount at `path`. Attributes may still come from the kernel's cache when its process is
+/// gone; statfs always asks. One that hangs must not hang this too, so a thread asks, and is left behind.
+fn life(path: &Path) -> Life {
+    let (tell, told) = mpsc::channel();
+    let path = path.to_owned();
+    std::thread::spawn(move || {
+        let asked = rustix::fs::statvfs(&path);
+        // Nobody waits any more if it came late.
+        let _ = tell.send(asked.is_err_and(|error| error == rustix::io::Errno::NOTCONN));
+    });
+    match told.recv_timeout(ANSWER_TIME) {
+        Ok(true) => Life::Dead,
+        _ => Life::There,
+    }
 }
 
 #[cfg(test)]

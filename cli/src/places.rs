@@ -60,11 +60,15 @@ pub(crate) fn mount_of<'a>(path: &Path, mounts: &'a [MountEntry]) -> Option<&'a 
 
 /// The absolute form of a path whose end may not exist yet, or may be a dead mount.
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
+    let full = std::path::absolute(path)
+        .map_err(|error| Error::io(format!("{:?} cannot be a path", path.as_os_str()), error))?;
+    // The kernel's table has no links: what stands in it need not be touched, and may hang.
+    if mounts()?.iter().any(|mount| mount.is_ours() && mount.at == full) {
+        return Ok(full);
+    }
     if let Ok(known) = fs::canonicalize(path) {
         return Ok(known);
     }
-    let full = std::path::absolute(path)
-        .map_err(|error| Error::io(format!("{:?} cannot be a path", path.as_os_str()), error))?;
     if full.components().any(|part| part == Component::ParentDir) {
         return Err(Error::not_found(format!(
             "{} leads through a directory that does not exist",
@@ -83,8 +87,8 @@ pub(crate) struct MountEntry {
     pub(crate) at: PathBuf,
     /// The type of the file system.
     pub(crate) kind: Vec<u8>,
-    /// What is mounted: of ours `CELL:VOLUME`.
-    #[cfg_attr(not(feature = "mount"), allow(dead_code, reason = "only the journal asks for it"))]
+    /// What is mounted; of our mounts `CELL:VOLUME`.
+    #[cfg_attr(not(feature = "mount"), allow(dead_code, reason = "only mounts look at it"))]
     pub(crate) source: Vec<u8>,
 }
 
@@ -106,9 +110,9 @@ pub(crate) fn mounts() -> Result<Vec<MountEntry>> {
 fn parse(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|byte| *byte == b' ');
     let at = unescape(fields.by_ref().nth(4)?);
-    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
-    let (kind, source) = (fields.next()?.to_vec(), fields.next().map(unescape).unwrap_or_default());
-    Some(MountEntry { at: PathBuf::from(at), kind, source: source.into_vec() })
+    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+    let (kind, source) = (rest.next()?.to_vec(), unescape(rest.next()?).into_vec());
+    Some(MountEntry { at: PathBuf::from(at), kind, source })
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
@@ -141,14 +145,17 @@ mod tests {
             b"36 35 0:98 / /mnt/a\\040b\\134c rw,nosuid shared:1 master:2 - fuse.sitefs cell:acme/live rw";
         let mount = parse(line).unwrap();
         assert_eq!(mount.at, Path::new("/mnt/a b\\c"));
-        assert!(mount.is_ours() && mount.source == b"cell:acme/live");
+        assert!(mount.is_ours());
+        assert_eq!(mount.source, b"cell:acme/live");
         assert!(parse(b"").is_none() && parse(b"36 35 0:98 / /mnt").is_none());
     }
 
     #[test]
     fn the_mount_of_a_path_is_the_deepest_and_the_last() {
         let table = [("/", "ext4"), ("/srv", "fuse.sitefs"), ("/srv", "tmpfs"), ("/srv/a", "fuse.sitefs")];
-        let table = table.map(|(at, kind)| MountEntry { at: at.into(), kind: kind.into(), source: vec![] });
+        let entry =
+            |(at, kind): (&str, &str)| MountEntry { at: at.into(), kind: kind.into(), source: Vec::new() };
+        let table = table.map(entry);
         let kind = |path: &str| mount_of(Path::new(path), &table).unwrap().kind.clone();
         assert_eq!(kind("/srvx/a"), b"ext4");
         assert_eq!(kind("/srv/b"), b"tmpfs");

@@ -3,16 +3,21 @@
 use crate::{
     Done,
     failure::{Failure, Hint},
+    metrics::{self, Page},
     output::Output,
     places,
     progress::Progress,
     signals::Stop,
+    systemd,
 };
 use serde_json::json;
 use sitefs_base::{Error, Kind, SystemClock};
 use sitefs_metadata::server::{BackendConfig, Server, ServerConfig};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio::runtime::Runtime;
+
+/// How long an orderly end may take.
+const STOP_SECONDS: u64 = 60;
 
 /// Runs a metadata server until it is told to stop (Ctrl-C, SIGTERM).
 #[derive(clap::Args)]
@@ -33,6 +38,9 @@ pub(crate) struct Arguments {
     /// Believes every caller without a certificate; on loopback addresses only.
     #[arg(long)]
     insecure: bool,
+    /// Serves metrics for Prometheus at /metrics of this address, to everybody who can reach it.
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<SocketAddr>,
 }
 
 /// Where blobs are kept.
@@ -77,22 +85,34 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
         insecure: arguments.insecure,
     };
     let runtime = runtime()?;
-    runtime.block_on(serve(config, output))
+    runtime.block_on(serve(config, arguments.metrics, output))
 }
 
-async fn serve(config: ServerConfig, output: &Output) -> Done {
+async fn serve(config: ServerConfig, exported: Option<SocketAddr>, output: &Output) -> Done {
     let mut stop = Stop::listen()?;
     let server = start(config).await?;
     let (listen, admin) = (server.local_addr().to_string(), server.admin_addr().to_string());
-    output.result(&json!({ "listen": listen, "admin": admin }), || {
-        format!("serving mounts at {listen} and administration at {admin}; Ctrl-C stops")
-    })?;
+    let exporter = metrics::maybe(exported, page_of(&server)).await?;
+    let mut json = json!({ "listen": listen, "admin": admin });
+    if let Some(exporter) = &exporter {
+        json["metrics"] = exporter.address().to_string().into();
+    }
+    let text = format!("serving mounts at {listen} and administration at {admin}");
+    output.result(&json, || format!("{text}; Ctrl-C stops"))?;
+    systemd::ready(&text);
     let ended = tokio::select! {
         () = stop.next() => Ok(()),
         error = server.failed() => Err(error),
     };
+    systemd::stopping("ending streams, flushing", STOP_SECONDS);
     let closed = server.shutdown().await;
     Ok(ended.and(closed)?)
+}
+
+/// The metrics of a server.
+pub(crate) fn page_of(server: &Server) -> Page {
+    let metrics = server.metrics();
+    Arc::new(move || metrics.page())
 }
 
 /// Starts a server and shows that this takes time.

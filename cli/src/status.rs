@@ -1,4 +1,4 @@
-//! `sitefs status`: the state of a cell.
+//! `sitefs status`: the state of a cell, or of a mount.
 
 use crate::{
     Done,
@@ -8,15 +8,28 @@ use crate::{
 use serde_json::json;
 use sitefs_proto::admin::CellStatus;
 
-/// Shows the state of a cell.
+/// Shows the state of a cell, or of the mount at a directory.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
+    /// A directory in a mount: shows that mount, without asking the cell.
+    #[cfg(feature = "mount")]
+    #[arg(conflicts_with = "admin")]
+    directory: Option<std::path::PathBuf>,
+    /// The cache directory of a mount: asks its control socket, also when the mount itself hangs.
+    #[cfg(feature = "mount")]
+    #[arg(long, value_name = "DIR", conflicts_with = "admin")]
+    cache: Option<std::path::PathBuf>,
     #[command(flatten)]
     target: admin::Target,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
+    #[cfg(feature = "mount")]
+    if arguments.directory.is_some() || arguments.cache.is_some() {
+        let directory = arguments.directory.as_deref().unwrap_or("/".as_ref());
+        return crate::standing::show(directory, arguments.cache.as_deref(), output);
+    }
     let status = CellStatus::try_from(Admin::connect(&arguments.target)?.status()?)?;
     let json = json!({
         "cell": status.cell,

@@ -1,23 +1,24 @@
 //! A mount as a whole: its parts put together, and taken apart in order.
 
+use crate::control;
 use crate::data::{BlobReader, CellBlobs};
-use crate::fs::{Background, Fs, Keeping, Notices, Replay, Teller};
-use crate::fuse::{Adapter, KernelMount, MountArgs};
-use crate::journal::{AbortAt, Cuts, Journal, Limits, NoCuts, Pending, Record, Step};
+use crate::fs::{Background, Fs, Keeping, Notices, Owner, Replay, Teller};
+use crate::fuse::{Adapter, KernelFlags, KernelMount, MountArgs};
+use crate::journal::{AbortAt, Cuts, Journal, Limits, NoCuts, Record, Step};
 use crate::meta::{
-    CellAddress, Channel, Meta, OldSessions, Session, SessionStatus, Watcher, attach, keep_attached,
-    watch_lease,
+    CellAddress, Channel, Meta, OldSessions, Session, Watcher, attach, keep_attached, watch_lease,
 };
+use crate::status::{Facts, Reporter};
 use sitefs_base::session::Attached;
 use sitefs_base::{
-    Clock, Error, Identity, OsRandom, Random, Result, SessionId, SystemClock, Tasks, VolumeView,
+    Clock, Errno, Error, Identity, Kind, OsRandom, Random, Result, SessionId, SystemClock, Tasks, VolumeView,
 };
-use sitefs_blobstore::{CacheOptions, CacheStats, DiskCache};
+use sitefs_blobstore::{CacheOptions, DiskCache};
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{runtime::Handle, sync::oneshot};
 
@@ -25,10 +26,17 @@ use tokio::{runtime::Handle, sync::oneshot};
 const WAITERS_MAX: usize = 128;
 /// What stays free on the cache's file system.
 const MIN_FREE: u64 = 256 << 20;
-/// An unmount drains the journal for as long as so many closes may take.
+/// An unmount tries to commit for as long as so many closes may take.
 const DRAIN_DEADLINES: u32 = 3;
 /// How long waiting threads get to finish when a mount ends.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a mount that begins waits for one that ends, and how often it looks.
+const CACHE_WAIT: Duration = Duration::from_secs(5);
+const CACHE_RETRY: Duration = Duration::from_millis(20);
+/// How long a mount that ends tries to commit what is dirty (DESIGN D16).
+pub const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// What of it is left at least for what was written after the first round.
+const DRAIN_MIN: Duration = Duration::from_secs(2);
 
 /// What people choose about a mount.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,6 +45,10 @@ pub struct MountOptions {
     pub read_only: bool,
     /// Let other users than the one who mounts in.
     pub allow_other: bool,
+    /// Whom all files belong to, if not to their own owners.
+    pub owner: Owner,
+    /// What else the kernel is told.
+    pub flags: KernelFlags,
 }
 
 /// How a mount keeps what its cell does not take (DESIGN D15).
@@ -73,17 +85,6 @@ pub struct MountConfig {
     pub identity: Identity,
 }
 
-/// How a mount stands.
-#[derive(Clone, Debug)]
-pub struct MountStatus {
-    /// Its session.
-    pub session: SessionStatus,
-    /// Its disk cache.
-    pub cache: CacheStats,
-    /// What its journal holds.
-    pub journal: Pending,
-}
-
 /// A mounted volume; unmounts when dropped.
 pub struct Mount {
     kernel: Mutex<KernelMount>,
@@ -92,6 +93,7 @@ pub struct Mount {
     drain_limit: Duration,
     clock: Arc<dyn Clock>,
     fs: Arc<Fs>,
+    reporter: Arc<Reporter>,
     tasks: Tasks,
     network: Network,
 }
@@ -173,14 +175,27 @@ fn check_mountpoint(path: &Path) -> Result<()> {
     Err(Error::invalid(format!("{} is not a directory: a mount point must be one", path.display())))
 }
 
+/// Opens the cache; a mount that is just ending still has it.
+fn open_cache(config: &MountConfig) -> Result<DiskCache> {
+    let limits = CacheOptions { max_bytes: config.cache_bytes, min_free: MIN_FREE };
+    let began = Instant::now();
+    loop {
+        match DiskCache::open(&config.cache_dir, limits) {
+            Err(error) if error.kind() == Kind::Conflict && began.elapsed() < CACHE_WAIT => {
+                std::thread::sleep(CACHE_RETRY);
+            }
+            opened => return opened,
+        }
+    }
+}
+
 impl Mount {
     /// Attaches to the cell and mounts. When it returns, the tree can be used.
     pub fn start(config: MountConfig) -> Result<Self> {
         check_mountpoint(&config.mountpoint)?;
         let work_dir = config.cache_dir.join("work");
         prepare_dir(&work_dir)?;
-        let limits = CacheOptions { max_bytes: config.cache_bytes, min_free: MIN_FREE };
-        let cache = DiskCache::open(&config.cache_dir, limits)?;
+        let cache = open_cache(&config)?;
         let journal = open_journal(&config)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let random: Arc<dyn Random> = Arc::new(OsRandom);
@@ -207,31 +222,38 @@ impl Mount {
         let (notices, queue) = Notices::queue();
         let read_only = config.options.read_only || attached.read_only;
         let fs = Fs::new(meta, blobs, Arc::clone(&clock), notices, work_dir, read_only);
-        let fs = Arc::new(fs.with_journal(keeping, deadline));
+        let fs = Arc::new(fs.with_journal(keeping, deadline).owned_by(config.options.owner));
         fs.check_inherited(&attached)?;
+        let facts = facts(&config, &attached, read_only);
+        let reporter = Arc::new(Reporter::new(Arc::clone(&fs), Arc::clone(&clock), facts));
         let tasks = Tasks::new();
         let watcher: Arc<dyn Watcher> = Arc::clone(&fs) as Arc<dyn Watcher>;
         {
             let _in_runtime = network.handle.enter();
             tasks.spawn(watch_lease(Arc::clone(&session), Arc::clone(&watcher)));
             tasks.spawn(keep_attached(stream, channel, address, session, watcher, random));
+            let listener = control::listen(&config.cache_dir)?;
+            tasks.spawn(control::serve(listener, Arc::clone(&fs), Arc::clone(&reporter)));
         }
         fs.inherit();
         let ended = Arc::new(Ended::default());
-        let adapter = Adapter::new(Arc::clone(&fs), network.handle.clone(), Arc::clone(&ended));
+        let adapter =
+            Adapter::new(Arc::clone(&fs), Arc::clone(&reporter), network.handle.clone(), Arc::clone(&ended));
         let (kernel, device) = KernelMount::start(&mount_args(&config, &attached, read_only), adapter)?;
         let failed = |error| Error::io("starting the mount's threads", error);
         let teller: Arc<dyn Teller> = Arc::clone(&fs) as Arc<dyn Teller>;
         device.start(Arc::downgrade(&teller), Arc::clone(&clock), queue).map_err(failed)?;
         let background = Background::start(Arc::clone(&fs)).map_err(failed)?;
         let replay = Replay::start(Arc::clone(&fs)).map_err(failed)?;
+        reporter.mounted();
         Ok(Self {
             kernel: Mutex::new(kernel),
             ended,
             background: Mutex::new(Some((background, replay))),
-            drain_limit: deadline * DRAIN_DEADLINES,
+            drain_limit: DRAIN_MAX.min(deadline * DRAIN_DEADLINES),
             clock,
             fs,
+            reporter,
             tasks,
             network,
         })
@@ -242,23 +264,19 @@ impl Mount {
         self.ended.wait();
     }
 
-    /// How the mount stands.
-    pub fn status(&self) -> MountStatus {
-        let session = self.fs.meta().session().status();
-        MountStatus { session, cache: self.fs.blobs().cache_stats(), journal: self.journal_pending() }
+    /// Everything that is counted, as Prometheus reads it.
+    pub fn metrics(&self) -> String {
+        self.reporter.metrics()
     }
 
-    /// What its journal holds.
-    pub fn journal_pending(&self) -> Pending {
-        self.fs.journal_pending()
-    }
-
-    /// Commits what is not committed, for three times as long as a close may take, unmounts, and ends the
-    /// session. What is left is in the journal, and an error of kind `Conflict`; the mount is gone all the
-    /// same.
+    /// Opens nothing for writing any more, commits what is not committed for three times as long as a
+    /// close may take ([`DRAIN_MAX`] at most), unmounts, and ends the session. What is left is in the
+    /// journal, and an error of kind `Conflict`; the mount is gone all the same. From here on nothing of
+    /// this process goes through its own mount: it would wait for itself.
     pub fn unmount(&self) -> Result<()> {
         let until = self.clock.boottime() + self.drain_limit;
-        self.fs.drain(until);
+        let _draining = self.fs.stop_opening();
+        self.fs.drain(self.drain_limit);
         let unmounted = {
             let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
             if self.ended.is_set() {
@@ -267,13 +285,16 @@ impl Mount {
             kernel.unmount()
         };
         drop(self.background.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let lost = self.fs.drain(until);
-        let waiting = self.journal_pending().records;
+        self.fs.drain(until.saturating_sub(self.clock.boottime()).max(DRAIN_MIN));
+        let lost = self.fs.keep_rest();
+        let waiting = self.fs.journal_pending().records;
         self.network.handle.block_on(async {
             // The next mount asks this session what became of its operations.
             if waiting == 0 {
                 self.fs.meta().session().detach().await;
             }
+            // What still waits for an answer would keep its thread.
+            self.fs.meta().session().end(Errno::EIO);
             self.tasks.shutdown().await;
         });
         unmounted?;
@@ -313,11 +334,24 @@ fn keeping(
     Keeping::new(journal, address.volume.clone(), old, records)
 }
 
+fn facts(config: &MountConfig, attached: &Attached, read_only: bool) -> Facts {
+    Facts {
+        view: config.view.clone(),
+        cell: attached.cell.clone(),
+        address: config.cell.clone(),
+        mountpoint: config.mountpoint.clone(),
+        cache_dir: config.cache_dir.clone(),
+        cache_limit: config.cache_bytes,
+        read_only,
+    }
+}
+
 fn mount_args(config: &MountConfig, attached: &Attached, read_only: bool) -> MountArgs {
     MountArgs {
         mountpoint: config.mountpoint.clone(),
         source: format!("{}:{}", attached.cell, config.view),
         read_only,
         allow_other: config.options.allow_other,
+        flags: config.options.flags,
     }
 }

@@ -1,6 +1,6 @@
 //! The metadata cell as a service: one node, its listeners and its loops.
 
-pub use crate::backend::BackendConfig;
+pub use crate::{backend::BackendConfig, metrics::ServerMetrics};
 
 use crate::{
     grant::{self, Blobs},
@@ -121,6 +121,11 @@ impl Server {
     /// Where administration connects.
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> ServerMetrics {
+        ServerMetrics::of(&self.cell)
     }
 
     /// Makes the volume unless it is there.

@@ -90,6 +90,11 @@ impl Cell {
         &self.listen
     }
 
+    /// The running server.
+    pub fn process(&self) -> &Running {
+        self.process.as_ref().expect("the server runs")
+    }
+
     /// Runs `sitefs ARGUMENTS --admin …`.
     pub fn admin(&self, arguments: &[&str]) -> Finished {
         sitefs(&[arguments, &["--admin", &self.admin]].concat())
@@ -163,6 +168,11 @@ impl Mounted {
     /// Its cache directory.
     pub fn cache(&self) -> PathBuf {
         self.base.join("cache")
+    }
+
+    /// The running mount.
+    pub fn process(&self) -> &Running {
+        self.process.as_ref().expect("the mount runs")
     }
 
     /// Mounts again at the same place.

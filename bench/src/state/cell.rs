@@ -12,6 +12,7 @@ use std::{path::Path, time::Duration};
 const SESSION: SessionId = SessionId::new(7);
 /// Between two commands: a cell that does a thousand in a second.
 const STEP: Duration = Duration::from_millis(1);
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// Replies that the mount still waits for.
 const UNDER_WAY: u64 = 8;
 
@@ -120,6 +121,16 @@ impl Cell {
     pub(super) fn ask(&self, reader: &Reader, question: &Query) -> Result<AnswerBody> {
         let answer = state::query(reader, self.volume, question)?;
         answer.map(|answer| answer.body).map_err(|errno| Error::refused(errno, "a question of the benchmark"))
+    }
+
+    /// A week goes by, after which nothing of the history is kept.
+    pub(super) fn forget_history(&mut self) -> Result<()> {
+        self.now = self.now.plus(WEEK);
+        let (volume, before) = (self.volume, self.now);
+        while let Reply::Horizon { more: true, .. } =
+            self.command(CommandBody::MoveHorizon { volume, before })?
+        {}
+        Ok(())
     }
 
     /// Everything on disk and nothing left to compact.

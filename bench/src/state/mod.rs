@@ -18,16 +18,19 @@ pub(crate) struct Measured {
     what: String,
     unit: &'static str,
     value: f64,
-    /// At most so much is wanted.
-    goal: f64,
+    /// At most so much is wanted, where anything is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    goal: Option<f64>,
 }
 
 impl Measured {
     /// One line for people.
     pub(crate) fn line(&self) -> String {
         let Self { what, unit, value, goal } = self;
+        let line = format!("{what:64}  {value:>8.2} {unit:6}");
+        let Some(goal) = goal else { return line };
         let verdict = if value <= goal { "met" } else { "missed" };
-        format!("{what:64}  {value:>8.2} {unit:6}  goal {goal:>5} {verdict}")
+        format!("{line}  goal {goal:>5} {verdict}")
     }
 }
 
@@ -56,7 +59,14 @@ fn micros(time: Duration, count: u64) -> f64 {
 }
 
 /// Tells what is being done, and keeps the number.
-fn note(found: &mut Vec<Measured>, what: impl Into<String>, unit: &'static str, value: f64, goal: f64) {
+fn note(
+    found: &mut Vec<Measured>,
+    what: impl Into<String>,
+    unit: &'static str,
+    value: f64,
+    goal: impl Into<Option<f64>>,
+) {
+    let goal = goal.into();
     let measured = Measured { what: what.into(), unit, value, goal };
     say(&measured.line());
     found.push(measured);

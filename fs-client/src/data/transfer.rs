@@ -2,8 +2,10 @@
 //! session stream, the only user of tonic in this crate.
 
 use crate::meta::{Channel, Session};
+use crate::metrics::TransferCounters;
 use bytes::Bytes;
 use sitefs_base::limits::{CHUNK_SIZE, CONTENT_DEADLINE};
+use sitefs_base::metrics::Counter;
 use sitefs_base::op::Location;
 use sitefs_base::session::{FetchBlob, StoreBlob};
 use sitefs_base::{Digest, Error, Generation, InodeId, Result};
@@ -18,6 +20,7 @@ pub struct CellBlobs {
     channel: Channel,
     transfer: Transfer,
     large: Semaphore,
+    counters: TransferCounters,
 }
 
 /// Large commits that hold content in memory at a time; each holds up to 16 MiB.
@@ -26,7 +29,13 @@ const LARGE_COMMITS_MAX: usize = 8;
 impl CellBlobs {
     /// Transfers for `session`, over `channel` where the cell is the way.
     pub fn new(session: Arc<Session>, channel: Channel) -> Self {
-        Self { session, channel, transfer: Transfer::new(), large: Semaphore::new(LARGE_COMMITS_MAX) }
+        let large = Semaphore::new(LARGE_COMMITS_MAX);
+        Self { session, channel, transfer: Transfer::new(), large, counters: TransferCounters::default() }
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> &TransferCounters {
+        &self.counters
     }
 
     /// Waits for leave to hold the content of a large commit in memory.
@@ -63,7 +72,7 @@ impl CellBlobs {
 
     /// The bytes of a blob, verified.
     pub fn fetch(&self, ino: InodeId, digest: Digest, from: &Location) -> Result<VerifiedBytes> {
-        let bytes = self.wait("fetching a blob", CONTENT_DEADLINE, async {
+        let fetched = self.wait("fetching a blob", CONTENT_DEADLINE, async {
             match from {
                 Location::Cell => {
                     let fetch = FetchBlob { session: self.session.id(), ino, digest };
@@ -75,8 +84,12 @@ impl CellBlobs {
                     self.transfer.get(url, headers, CHUNK_SIZE, CONTENT_DEADLINE).await
                 }
             }
-        })?;
-        VerifiedBytes::check(digest, bytes)
+        });
+        let checked = fetched.and_then(|bytes| VerifiedBytes::check(digest, bytes));
+        self.count(checked.as_ref().map(|bytes| bytes.len()), |counters| {
+            (&counters.fetches, &counters.fetched_bytes)
+        });
+        checked
     }
 
     /// Uploads a blob to where it was granted, within `limit`.
@@ -88,7 +101,8 @@ impl CellBlobs {
         to: &Location,
         limit: Duration,
     ) -> Result<()> {
-        self.wait("uploading a blob", limit, async {
+        let len = bytes.len();
+        let stored = self.wait("uploading a blob", limit, async {
             match to {
                 Location::Cell => {
                     let store = StoreBlob { session: self.session.id(), digest, generation, bytes };
@@ -100,6 +114,19 @@ impl CellBlobs {
                     self.transfer.put(url, headers, bytes, limit).await.map(drop)
                 }
             }
-        })
+        });
+        self.count(stored.as_ref().map(|()| len), |counters| (&counters.uploads, &counters.uploaded_bytes));
+        stored
+    }
+
+    fn count(
+        &self,
+        moved: std::result::Result<usize, &Error>,
+        which: impl FnOnce(&TransferCounters) -> (&Counter, &Counter),
+    ) {
+        let Ok(len) = moved else { return self.counters.failed.inc() };
+        let (blobs, bytes) = which(&self.counters);
+        blobs.inc();
+        bytes.add(len as u64);
     }
 }

@@ -349,6 +349,11 @@ impl Working {
         chunks * CHUNK_SIZE - if is_sent(last) { missing_in_last } else { 0 }
     }
 
+    /// The bytes that a commit would send now.
+    pub fn dirty_bytes(&self) -> u64 {
+        if self.changed && self.size > 0 { self.sent_bytes(self.size, None) } else { 0 }
+    }
+
     /// Chunks that must be here before [`Self::capture`]: all, if the file is small.
     pub fn missing_for_capture(&self) -> Vec<u32> {
         if self.size <= MEMORY_MAX {

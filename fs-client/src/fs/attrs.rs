@@ -45,6 +45,7 @@ impl Fs {
         if attr.kind == FileKind::Directory {
             self.show_pending(node.ino, &mut attr);
         }
+        self.owner.show(&mut attr);
         View { node: node.ino, attr, lifetime: Lifetime::of(current && !ahead) }
     }
 
@@ -116,6 +117,7 @@ impl Fs {
         if set.size.is_some_and(|size| size > FILE_MAX) {
             return Err(Errno::EFBIG.into());
         }
+        self.owner.may_set(set)?;
         let node = self.node(ino);
         self.send_tail(cx, &node)?;
         if self.set_here(cx, &node, set)? {

@@ -14,7 +14,6 @@ const EVERY: Duration = Duration::from_millis(500);
 const PUBLISH_AFTER: Duration = Duration::from_secs(1);
 const COMMIT_AFTER: Duration = Duration::from_secs(30);
 const RETRY_AFTER: Duration = Duration::from_secs(10);
-const DRAIN_EVERY: Duration = Duration::from_millis(100);
 
 /// The thread that looks after files that stay open; it ends when this is dropped.
 #[derive(Debug)]
@@ -104,32 +103,6 @@ impl Fs {
                 tracing::warn!(ino = %node.ino, ?stop, "an open file could not be committed");
             }
         }
-    }
-
-    /// Commits everything that is not committed, until `until` on CLOCK_BOOTTIME; what is left then goes
-    /// into the journal. Gives how many files could not be kept at all.
-    pub fn drain(&self, until: Duration) -> usize {
-        while self.commit_all() > 0 && self.clock.boottime() < until {
-            std::thread::park_timeout(DRAIN_EVERY);
-        }
-        let left = self.waiting_nodes(|node| {
-            let state = node.state();
-            state.is_ahead() && !state.gone && !state.is_kept()
-        });
-        let is_lost = |node: &&Arc<Node>| {
-            let _alone = lock(&node.committing);
-            self.keep(node).is_err() || node.state().tail.is_some()
-        };
-        left.iter().filter(is_lost).count()
-    }
-
-    /// One attempt to commit everything; gives how many files are left.
-    fn commit_all(&self) -> usize {
-        let ahead = self.waiting_nodes(|node| node.state().is_ahead() && !node.state().gone);
-        if !self.cell_is_there() {
-            return ahead.len();
-        }
-        ahead.iter().filter(|node| self.commit(node, Purpose::Sync).is_err()).count()
     }
 
     pub(super) fn waiting_nodes(&self, waits: impl Fn(&Node) -> bool) -> Vec<Arc<Node>> {

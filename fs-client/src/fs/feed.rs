@@ -7,7 +7,7 @@ use sitefs_base::op::{Change, Event, Place};
 use sitefs_base::{InodeId, Seq};
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
     mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
 };
 
@@ -43,6 +43,7 @@ pub struct Told {
 pub struct Notices {
     sender: SyncSender<Notice>,
     lost: Arc<AtomicBool>,
+    waiting: Arc<AtomicUsize>,
 }
 
 /// The other end: what is to be told.
@@ -59,21 +60,37 @@ impl Notices {
     pub fn queue() -> (Self, Queue) {
         let (sender, notices) = sync_channel(NOTICES_MAX);
         let lost = Arc::new(AtomicBool::new(false));
-        (Self { sender, lost: Arc::clone(&lost) }, Queue { notices, lost })
+        (Self { sender, lost: Arc::clone(&lost), waiting: Arc::default() }, Queue { notices, lost })
     }
 
     /// Puts a notice in the queue.
     pub fn send(&self, notice: Notice) {
-        if let Err(TrySendError::Full(_)) = self.sender.try_send(notice) {
-            self.lost.store(true, Ordering::Release);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        if let Err(refused) = self.sender.try_send(notice) {
+            self.taken();
+            if matches!(refused, TrySendError::Full(_)) {
+                self.lost.store(true, Ordering::Release);
+            }
         }
+    }
+
+    /// One has left the queue.
+    pub fn taken(&self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many are in the queue.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 }
 
 /// What those who tell the kernel need of the mount.
 pub trait Teller: Send + Sync {
-    /// Events up to here are in force at the kernel, or will be in a moment.
-    fn in_force(&self, seq: Seq);
+    /// So many more events are in force at the kernel, or will be in a moment, the last of them at `seq`.
+    fn in_force(&self, seq: Seq, events: u64);
+    /// A notice has left the queue.
+    fn taken(&self);
     /// The last event that memory has taken in.
     fn position(&self) -> Seq;
     /// Every node that the kernel knows, and every name that it was given, which is then forgotten.
@@ -85,8 +102,12 @@ pub trait Teller: Send + Sync {
 }
 
 impl Teller for Fs {
-    fn in_force(&self, seq: Seq) {
-        self.meta.session().acknowledge(seq);
+    fn in_force(&self, seq: Seq, events: u64) {
+        self.meta.session().acknowledge(seq, events);
+    }
+
+    fn taken(&self) {
+        self.notices.taken();
     }
 
     fn position(&self) -> Seq {
@@ -174,6 +195,10 @@ impl Watcher for Fs {
     }
 
     fn resync(&self) {
+        // To begin with nothing is no loss.
+        if self.meta.session().counters().attached.get() > 0 {
+            self.metrics.resyncs.inc();
+        }
         self.meta.clear();
         self.meta.drop_numbers();
         for ino in self.known_nodes() {

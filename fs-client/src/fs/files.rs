@@ -65,6 +65,8 @@ impl Fs {
     ) -> Op<(View, Opened)> {
         let (access, truncate) = how;
         self.takes_writers(cx)?;
+        self.opens_for_writing()?;
+        let create = self.owner.of(create);
         if let Some(found) = self.existing_for_create(cx, place, exclusive)? {
             let mut view = self.getattr(cx, found)?;
             let opened = self.open(cx, found, access, truncate)?;
@@ -167,6 +169,7 @@ impl Fs {
     pub fn open(&self, cx: Cx, ino: InodeId, access: Access, truncate: Option<Truncate>) -> Op<Opened> {
         if access.writes() || truncate.is_some() {
             self.takes_writers(cx)?;
+            self.opens_for_writing()?;
         }
         let node = self.node(ino);
         // Pages that the kernel fills from now on have what was appended here.

@@ -9,6 +9,7 @@ mod background;
 mod commit;
 mod credit;
 mod dirs;
+mod drain;
 mod feed;
 mod files;
 mod flights;
@@ -17,6 +18,7 @@ mod journal;
 mod locks;
 mod names;
 mod node;
+mod owner;
 mod ranges;
 mod replay;
 mod xattrs;
@@ -30,11 +32,13 @@ pub use files::{Opened, Truncate, WriteKind};
 pub use flights::{Crossed, Flight, Flights, KEEP, Traffic};
 pub use journal::Keeping;
 pub use node::Node;
+pub use owner::Owner;
 pub use ranges::CopyRange;
 pub use replay::Replay;
 
 use crate::data::BlobReader;
 use crate::meta::{Cx, Meta, Op, Stop};
+use crate::metrics::FsMetrics;
 use node::Unpublished;
 use sitefs_base::limits::CLOSE_DEADLINE;
 use sitefs_base::op::Place;
@@ -44,7 +48,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -89,6 +93,10 @@ pub struct Fs {
     keeping: Option<Keeping>,
     /// How long a close waits for the cell.
     close_deadline: Duration,
+    owner: Owner,
+    metrics: FsMetrics,
+    /// How many want that no file is opened for writing.
+    draining: AtomicUsize,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -124,6 +132,9 @@ impl Fs {
             next_handle: AtomicU64::new(1),
             keeping: None,
             close_deadline: CLOSE_DEADLINE,
+            owner: Owner::default(),
+            metrics: FsMetrics::default(),
+            draining: AtomicUsize::new(0),
         }
     }
 
@@ -131,6 +142,21 @@ impl Fs {
     #[must_use]
     pub fn with_journal(self, keeping: Option<Keeping>, deadline: Duration) -> Self {
         Self { keeping, close_deadline: deadline, ..self }
+    }
+
+    /// The same, with all files shown as owned by `owner`.
+    pub fn owned_by(self, owner: Owner) -> Self {
+        Self { owner, ..self }
+    }
+
+    /// What it has counted.
+    pub fn metrics(&self) -> &FsMetrics {
+        &self.metrics
+    }
+
+    /// The way to the thread that tells the kernel.
+    pub fn notices(&self) -> &Notices {
+        &self.notices
     }
 
     /// The metadata.

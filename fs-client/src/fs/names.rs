@@ -12,11 +12,13 @@ use std::sync::Arc;
 impl Fs {
     /// Makes a directory.
     pub fn mkdir(&self, at: &Place, create: Create) -> Op<View> {
+        let create = self.owner.of(create);
         self.make(at, Content::Empty, |at| op::Op::Mkdir { at, create })
     }
 
     /// Makes an empty file, fifo, socket or device node.
     pub fn mknod(&self, at: &Place, kind: FileKind, rdev: u32, create: Create) -> Op<View> {
+        let create = self.owner.of(create);
         self.make(at, Content::Empty, |at| op::Op::Mknod { at, kind, rdev, create })
     }
 
@@ -25,7 +27,7 @@ impl Fs {
         if target.len() > SYMLINK_MAX {
             return Err(Errno::ENAMETOOLONG.into());
         }
-        let create = Create { mode: 0o777, umask: 0, uid: caller.uid, gid: caller.gid };
+        let create = self.owner.of(Create { mode: 0o777, umask: 0, uid: caller.uid, gid: caller.gid });
         let target = bytes::Bytes::copy_from_slice(target);
         self.make(at, Content::Target(target.clone()), |at| op::Op::Symlink { at, target, create })
     }

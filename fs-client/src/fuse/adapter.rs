@@ -8,17 +8,20 @@ use super::convert::{
 use super::entries::Entries;
 use super::lasting::{attributes, created, found, made, removed, renamed};
 use super::locks::{LockArgs, LockDesk, LockThreads};
+use super::replies::{finish, reply_empty, reply_xattr};
 use crate::fs::{Access, CopyRange, Fs, Opened, Truncate, WriteKind};
 use crate::meta::{Cx, Op, Stop};
+use crate::metrics::{Call, Timer};
 use crate::mount::Ended;
+use crate::status::{Reporter, STATUS_LEN, STATUS_XATTR};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use sitefs_base::Errno;
 use sitefs_base::op::{RenameMode, SetAttr, XattrMode};
+use sitefs_base::{Errno, InodeId};
 use std::{
     ffi::OsStr,
     io,
@@ -37,6 +40,7 @@ const COPY_MAX: u64 = 1 << 31;
 /// Answers the kernel's requests with the operations of [`Fs`].
 pub struct Adapter {
     fs: Arc<Fs>,
+    reporter: Arc<Reporter>,
     runtime: Handle,
     ended: Arc<Ended>,
     locks: LockDesk,
@@ -46,9 +50,9 @@ pub struct Adapter {
 impl Adapter {
     /// Answers with `fs`; what has to wait runs on blocking threads of `runtime`. `ended` is set
     /// when the kernel ends the session.
-    pub fn new(fs: Arc<Fs>, runtime: Handle, ended: Arc<Ended>) -> Self {
+    pub fn new(fs: Arc<Fs>, reporter: Arc<Reporter>, runtime: Handle, ended: Arc<Ended>) -> Self {
         let (locks, threads) = LockDesk::new(Arc::clone(&fs), runtime.clone());
-        Self { fs, runtime, ended, locks, lock_threads: Mutex::new(Some(threads)) }
+        Self { fs, reporter, runtime, ended, locks, lock_threads: Mutex::new(Some(threads)) }
     }
 
     /// What has to run beside the session, to be started once.
@@ -59,67 +63,58 @@ impl Adapter {
     /// Tries `op` here; if it would have to wait, runs it where it may.
     fn run<T, R: Send + 'static>(
         &self,
+        call: Call,
         reply: R,
         op: impl Fn(&Fs, Cx) -> Op<T> + Send + 'static,
         done: impl FnOnce(R, Result<T, Errno>) + Send + 'static,
     ) {
+        let timer = Timer::start(call);
         match op(&self.fs, Cx::Fast) {
-            Ok(result) => done(reply, Ok(result)),
-            Err(Stop::Errno(errno)) => done(reply, Err(errno)),
-            Err(Stop::WouldBlock) => self.wait(reply, move |fs| op(fs, Cx::Slow), done),
+            Err(Stop::WouldBlock) => self.wait_since(timer, reply, move |fs| op(fs, Cx::Slow), done),
+            result => finish(&self.fs, timer, reply, result, done),
         }
     }
 
     /// Runs `op` where it may wait.
     fn wait<T, R: Send + 'static>(
         &self,
+        call: Call,
+        reply: R,
+        op: impl FnOnce(&Fs) -> Op<T> + Send + 'static,
+        done: impl FnOnce(R, Result<T, Errno>) + Send + 'static,
+    ) {
+        self.wait_since(Timer::start(call), reply, op, done);
+    }
+
+    fn wait_since<T, R: Send + 'static>(
+        &self,
+        timer: Timer,
         reply: R,
         op: impl FnOnce(&Fs) -> Op<T> + Send + 'static,
         done: impl FnOnce(R, Result<T, Errno>) + Send + 'static,
     ) {
         let fs = Arc::clone(&self.fs);
         // The reply is the only thing that anybody waits for; the runtime owns the thread.
-        drop(self.runtime.spawn_blocking(move || match op(&fs) {
-            Ok(result) => done(reply, Ok(result)),
-            Err(Stop::Errno(errno)) => done(reply, Err(errno)),
-            Err(Stop::WouldBlock) => done(reply, Err(Errno::EIO)),
-        }));
+        drop(self.runtime.spawn_blocking(move || finish(&fs, timer, reply, op(&fs), done)));
     }
 
     /// Gives the entries behind `offset`; a listing may have to be fetched.
     fn list<R: Entries>(&self, dir: INodeNo, fh: FileHandle, offset: u64, mut reply: R) {
-        let (fs, dir) = (Arc::clone(&self.fs), inode(dir));
+        let (fs, dir, timer) = (Arc::clone(&self.fs), inode(dir), Timer::start(Call::Readdir));
         let mut flight = fs.flights().look(dir);
         drop(self.runtime.spawn_blocking(move || {
             let listed = fs.readdir(Cx::Slow, fh.0, offset, R::PLUS, &mut |item| {
                 reply.take(item, flight.listed(dir, item))
             });
-            reply.end(listed);
+            finish(&fs, timer, reply, listed, |reply, listed| reply.end(listed.map_err(Stop::Errno)));
             drop(flight);
         }));
     }
 }
 
-fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-fn reply_xattr(reply: ReplyXattr, size: u32, result: Result<impl AsRef<[u8]>, Errno>) {
-    match result {
-        Ok(value) => {
-            let value = value.as_ref();
-            let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
-            match size {
-                0 => reply.size(len),
-                size if size < len => reply.error(errno(Errno::ERANGE)),
-                _ => reply.data(value),
-            }
-        }
-        Err(error) => reply.error(errno(error)),
-    }
+/// Whether this is the attribute that shows how the mount stands.
+fn is_status(ino: INodeNo, name: &OsStr) -> bool {
+    inode(ino) == InodeId::ROOT && name == STATUS_XATTR
 }
 
 /// Converts a place or answers with the reason why it is none.
@@ -167,7 +162,7 @@ impl Filesystem for Adapter {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let at = place_or!(reply, parent, name);
         let done = found(self.fs.flights().look(at.parent), at.clone());
-        self.run(reply, move |fs, cx| fs.lookup(cx, &at), done);
+        self.run(Call::Lookup, reply, move |fs, cx| fs.lookup(cx, &at), done);
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -176,7 +171,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let done = attributes(self.fs.flights().attributes());
-        self.run(reply, move |fs, cx| fs.getattr(cx, inode(ino)), done);
+        self.run(Call::Getattr, reply, move |fs, cx| fs.getattr(cx, inode(ino)), done);
     }
 
     fn setattr(
@@ -220,7 +215,7 @@ impl Filesystem for Adapter {
             }
             fs.setattr(cx, inode(ino), &set)
         };
-        self.run(reply, op, attributes(self.fs.flights().attributes()));
+        self.run(Call::Setattr, reply, op, attributes(self.fs.flights().attributes()));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -228,7 +223,7 @@ impl Filesystem for Adapter {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(error)),
         };
-        self.run(reply, move |fs, cx| fs.readlink(cx, inode(ino)), done);
+        self.run(Call::Readlink, reply, move |fs, cx| fs.readlink(cx, inode(ino)), done);
     }
 
     fn mknod(
@@ -245,33 +240,33 @@ impl Filesystem for Adapter {
         let Some(kind) = kind_of_mode(mode) else { return reply.error(errno(Errno::EINVAL)) };
         let create = create_args(req, mode, umask);
         let done = made(self.fs.flights().change(at.parent), at.clone());
-        self.wait(reply, move |fs| fs.mknod(&at, kind, rdev, create), done);
+        self.wait(Call::Mknod, reply, move |fs| fs.mknod(&at, kind, rdev, create), done);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let at = place_or!(reply, parent, name);
         let create = create_args(req, mode, umask);
         let done = made(self.fs.flights().change(at.parent), at.clone());
-        self.wait(reply, move |fs| fs.mkdir(&at, create), done);
+        self.wait(Call::Mkdir, reply, move |fs| fs.mkdir(&at, create), done);
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let at = place_or!(reply, parent, name);
         let done = removed(self.fs.flights().change(at.parent), at.clone());
-        self.wait(reply, move |fs| fs.unlink(&at), done);
+        self.wait(Call::Unlink, reply, move |fs| fs.unlink(&at), done);
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let at = place_or!(reply, parent, name);
         let done = removed(self.fs.flights().change(at.parent), at.clone());
-        self.wait(reply, move |fs| fs.rmdir(&at), done);
+        self.wait(Call::Rmdir, reply, move |fs| fs.rmdir(&at), done);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let at = place_or!(reply, parent, name);
         let (target, caller) = (target.as_os_str().as_bytes().to_vec(), caller(req));
         let done = made(self.fs.flights().change(at.parent), at.clone());
-        self.wait(reply, move |fs| fs.symlink(&at, &target, caller), done);
+        self.wait(Call::Symlink, reply, move |fs| fs.symlink(&at, &target, caller), done);
     }
 
     fn rename(
@@ -297,13 +292,13 @@ impl Filesystem for Adapter {
         };
         let flight = self.fs.flights().change_both(from.parent, to.parent);
         let done = renamed(flight, from.clone(), to.clone(), mode);
-        self.wait(reply, move |fs| fs.rename(&from, &to, mode), done);
+        self.wait(Call::Rename, reply, move |fs| fs.rename(&from, &to, mode), done);
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let at = place_or!(reply, newparent, newname);
         let done = made(self.fs.flights().change(at.parent), at.clone());
-        self.wait(reply, move |fs| fs.link(inode(ino), &at), done);
+        self.wait(Call::Link, reply, move |fs| fs.link(inode(ino), &at), done);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -315,7 +310,7 @@ impl Filesystem for Adapter {
             }
             Err(error) => reply.error(errno(error)),
         };
-        self.run(reply, move |fs, cx| fs.open(cx, inode(ino), access, truncate), done);
+        self.run(Call::Open, reply, move |fs, cx| fs.open(cx, inode(ino), access, truncate), done);
     }
 
     fn create(
@@ -334,7 +329,7 @@ impl Filesystem for Adapter {
         let truncate = (flags & libc::O_TRUNC != 0).then_some(Truncate { kill_setid: req.uid() != 0 });
         let how = (Access::of(flags), truncate);
         let done = created(self.fs.flights().change(at.parent), at.clone());
-        self.run(reply, move |fs, cx| fs.create(cx, &at, create.clone(), exclusive, how), done);
+        self.run(Call::Create, reply, move |fs, cx| fs.create(cx, &at, create.clone(), exclusive, how), done);
     }
 
     fn read(
@@ -353,7 +348,7 @@ impl Filesystem for Adapter {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(errno(error)),
         };
-        self.run(reply, move |fs, cx| fs.read(cx, fh.0, offset, len), done);
+        self.run(Call::Read, reply, move |fs, cx| fs.read(cx, fh.0, offset, len), done);
     }
 
     fn write(
@@ -377,13 +372,14 @@ impl Filesystem for Adapter {
             Ok(written) => reply.written(written),
             Err(error) => reply.error(errno(error)),
         };
+        let timer = Timer::start(Call::Write);
         match self.fs.write(Cx::Fast, fh.0, offset, data, kind) {
             Err(Stop::WouldBlock) => {
                 let data = data.to_vec();
-                self.wait(reply, move |fs| fs.write(Cx::Slow, fh.0, offset, &data, kind), done);
+                let write = move |fs: &Fs| fs.write(Cx::Slow, fh.0, offset, &data, kind);
+                self.wait_since(timer, reply, write, done);
             }
-            Err(Stop::Errno(error)) => done(reply, Err(error)),
-            Ok(written) => done(reply, Ok(written)),
+            result => finish(&self.fs, timer, reply, result, done),
         }
     }
 
@@ -391,9 +387,9 @@ impl Filesystem for Adapter {
         let (locks, owner) = (self.locks.clone(), lock_owner(owner));
         let done = move |reply, result| locks.release(fh.0, owner, result, reply);
         if self.fs.flush_is_idle(fh.0) {
-            return done(reply, Ok(()));
+            return finish(&self.fs, Timer::start(Call::Flush), reply, Ok(()), done);
         }
-        self.wait(reply, move |fs| fs.flush(fh.0), done);
+        self.wait(Call::Flush, reply, move |fs| fs.flush(fh.0), done);
     }
 
     fn release(
@@ -406,7 +402,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.run(reply, move |fs, cx| fs.release(cx, fh.0), reply_empty);
+        self.run(Call::Release, reply, move |fs, cx| fs.release(cx, fh.0), reply_empty);
     }
 
     fn getlk(
@@ -443,7 +439,7 @@ impl Filesystem for Adapter {
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.wait(reply, move |fs| fs.fsync(fh.0), reply_empty);
+        self.wait(Call::Fsync, reply, move |fs| fs.fsync(fh.0), reply_empty);
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -501,29 +497,40 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        if is_status(ino, name) {
+            return reply.error(errno(Errno::EPERM));
+        }
         let mode = match flags {
             libc::XATTR_CREATE => XattrMode::Create,
             libc::XATTR_REPLACE => XattrMode::Replace,
             _ => XattrMode::Any,
         };
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
-        self.wait(reply, move |fs| fs.setxattr(inode(ino), &name, &value, mode), reply_empty);
+        self.wait(Call::Setxattr, reply, move |fs| fs.setxattr(inode(ino), &name, &value, mode), reply_empty);
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if is_status(ino, name) {
+            let status = self.reporter.json();
+            // Who asks for the length is told one that the next answer fits into.
+            return if size == 0 { reply.size(STATUS_LEN) } else { reply_xattr(reply, size, Ok(status)) };
+        }
         let name = name.as_bytes().to_vec();
         let done = move |reply, result: Result<bytes::Bytes, Errno>| reply_xattr(reply, size, result);
-        self.run(reply, move |fs, cx| fs.getxattr(cx, inode(ino), &name), done);
+        self.run(Call::Getxattr, reply, move |fs, cx| fs.getxattr(cx, inode(ino), &name), done);
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let done = move |reply, result: Result<Vec<u8>, Errno>| reply_xattr(reply, size, result);
-        self.run(reply, move |fs, cx| fs.listxattr(cx, inode(ino)), done);
+        self.run(Call::Listxattr, reply, move |fs, cx| fs.listxattr(cx, inode(ino)), done);
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if is_status(ino, name) {
+            return reply.error(errno(Errno::EPERM));
+        }
         let name = name.as_bytes().to_vec();
-        self.wait(reply, move |fs| fs.removexattr(inode(ino), &name), reply_empty);
+        self.wait(Call::Removexattr, reply, move |fs| fs.removexattr(inode(ino), &name), reply_empty);
     }
 
     fn fallocate(
@@ -541,7 +548,7 @@ impl Filesystem for Adapter {
             fs.fallocate(fh.0, offset, length, mode)?;
             if keeps_set_id { Ok(()) } else { fs.clear_set_id(fh.0) }
         };
-        self.wait(reply, allocate, reply_empty);
+        self.wait(Call::Fallocate, reply, allocate, reply_empty);
     }
 
     fn lseek(
@@ -563,7 +570,7 @@ impl Filesystem for Adapter {
             Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
             Err(error) => reply.error(errno(error)),
         };
-        self.wait(reply, move |fs| fs.seek(fh.0, offset, data), done);
+        self.wait(Call::Lseek, reply, move |fs| fs.seek(fh.0, offset, data), done);
     }
 
     fn ioctl(
@@ -608,6 +615,6 @@ impl Filesystem for Adapter {
             }
             Ok(copied)
         };
-        self.wait(reply, copy, done);
+        self.wait(Call::CopyRange, reply, copy, done);
     }
 }

@@ -14,6 +14,66 @@ use std::{
 /// Threads that read requests: what can be answered at once never waits behind a large write.
 const READERS: usize = 2;
 
+/// What the kernel does about access times. Reading never moves those of sitefs; this is what mount
+/// tables show.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Atime {
+    /// As the kernel likes.
+    #[default]
+    Default,
+    /// Never moved.
+    Never,
+    /// Moved now and then.
+    Relative,
+    /// Always moved.
+    Strict,
+}
+
+/// What the kernel is told of a mount beside its options. By default programs may be run, and neither
+/// set-id bits nor devices count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct KernelFlags {
+    /// Set-id bits count.
+    pub suid: bool,
+    /// Device nodes are devices.
+    pub dev: bool,
+    /// No program may be run.
+    pub noexec: bool,
+    /// Access times.
+    pub atime: Atime,
+    /// Access times of directories never move.
+    pub nodiratime: bool,
+}
+
+impl KernelFlags {
+    fn bits(self) -> MountFlags {
+        let mut flags = MountFlags::empty();
+        flags.set(MountFlags::NOSUID, !self.suid);
+        flags.set(MountFlags::NODEV, !self.dev);
+        flags.set(MountFlags::NOEXEC, self.noexec);
+        flags.set(MountFlags::NOATIME, self.atime == Atime::Never);
+        flags.set(MountFlags::RELATIME, self.atime == Atime::Relative);
+        flags.set(MountFlags::STRICTATIME, self.atime == Atime::Strict);
+        flags.set(MountFlags::NODIRATIME, self.nodiratime);
+        flags
+    }
+
+    /// The same for fusermount3, which refuses what users may not have.
+    fn options(self) -> Vec<MountOption> {
+        let mut options = Vec::new();
+        let mut set = |set: bool, option: MountOption| {
+            if set {
+                options.push(option);
+            }
+        };
+        set(self.suid, MountOption::Suid);
+        set(self.dev, MountOption::Dev);
+        set(self.noexec, MountOption::NoExec);
+        set(self.atime == Atime::Never, MountOption::NoAtime);
+        options
+    }
+}
+
 /// How a volume is mounted.
 #[derive(Clone, Debug)]
 pub struct MountArgs {
@@ -25,6 +85,8 @@ pub struct MountArgs {
     pub read_only: bool,
     /// Whether users other than the one who mounts may enter.
     pub allow_other: bool,
+    /// What else the kernel is told.
+    pub flags: KernelFlags,
 }
 
 /// A mount in the kernel.
@@ -60,6 +122,7 @@ impl KernelMount {
                 MountOption::DefaultPermissions,
                 if args.read_only { MountOption::RO } else { MountOption::RW },
             ];
+            config.mount_options.extend(args.flags.options());
             Session::new(adapter, &args.mountpoint, &config).map_err(failed)
         };
         let session = session.inspect_err(|_| {
@@ -126,7 +189,7 @@ fn mount_here(args: &MountArgs, device: &OwnedFd) -> Result<()> {
     if args.allow_other {
         options.push_str(",allow_other");
     }
-    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let mut flags = args.flags.bits();
     if args.read_only {
         flags |= MountFlags::RDONLY;
     }

@@ -2,8 +2,10 @@
 //! when the cell has answered.
 
 use super::convert::errno;
+use super::replies::{finish, reply_empty};
 use crate::fs::Fs;
 use crate::meta::{Cx, LockCall, Locks, Stop};
+use crate::metrics::{Call, Timer};
 use fuser::{INodeNo, Notifier, ReplyEmpty, ReplyLock};
 use sitefs_base::lock::{ByteRange, LockAnswer, LockAsk, LockKind, LockOwner};
 use sitefs_base::{Errno, InodeId, Seq};
@@ -41,11 +43,23 @@ pub struct LockArgs {
     pub thread: u32,
 }
 
+/// A reply about a lock, counted when it is sent.
+struct Counted {
+    reply: ReplyEmpty,
+    timer: Timer,
+}
+
+impl Counted {
+    fn send(self, fs: &Fs, result: std::result::Result<(), Errno>) {
+        finish(fs, self.timer, self.reply, result.map_err(Stop::Errno), reply_empty);
+    }
+}
+
 /// A lock that is granted: before the program hears it, the kernel drops its old pages.
 pub struct Grant {
     row: InodeId,
     heard: Seq,
-    reply: ReplyEmpty,
+    reply: Counted,
 }
 
 /// Answers requests about locks.
@@ -66,6 +80,7 @@ impl LockDesk {
 
     /// F_GETLK.
     pub fn get(&self, args: LockArgs, reply: ReplyLock) {
+        let (fs, timer) = (Arc::clone(&self.fs), Timer::start(Call::Getlk));
         let call = match kind(args.typ).ok_or(Stop::Errno(Errno::EINVAL)).and_then(|kind| {
             let ino = self.fs.locked_inode(args.fh)?;
             call(args, ino, LockAsk::Test(kind))
@@ -73,7 +88,7 @@ impl LockDesk {
             Ok(call) => call,
             Err(stop) => return reply.error(errno(errno_of(stop))),
         };
-        let done = move |result| match result {
+        let answer = move |reply: ReplyLock, result| match result {
             Ok(LockAnswer::InTheWay { range, kind, pid }) => {
                 let typ = if kind == LockKind::Exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
                 reply.locked(range.start(), range.last(), typ, pid);
@@ -81,48 +96,54 @@ impl LockDesk {
             Ok(_) => reply.locked(args.range.0, args.range.1, libc::F_UNLCK, 0),
             Err(error) => reply.error(errno(error)),
         };
+        let done = move |result: std::result::Result<_, Errno>| {
+            finish(&fs, timer, reply, result.map_err(Stop::Errno), answer);
+        };
         self.fs.ask_lock(call, Box::new(done));
     }
 
     /// F_SETLK and F_SETLKW, and flock(2).
     pub fn set(&self, args: LockArgs, waits: bool, reply: ReplyEmpty) {
+        let timer = Timer::start(if waits { Call::Setlkw } else { Call::Setlk });
+        let reply = Counted { reply, timer };
         match self.fs.settle_locked(Cx::Fast, args.fh) {
             Ok(()) => self.set_settled(args, waits, reply),
-            Err(Stop::Errno(error)) => reply.error(errno(error)),
+            Err(Stop::Errno(error)) => reply.send(&self.fs, Err(error)),
             Err(Stop::WouldBlock) => {
                 let desk = self.clone();
                 // The reply is the only thing that anybody waits for; the runtime owns the thread.
                 drop(self.runtime.spawn_blocking(move || match desk.fs.settle_locked(Cx::Slow, args.fh) {
                     // The lock is given back all the same; close and fsync say what failed.
-                    Err(stop) if args.typ != libc::F_UNLCK => reply.error(errno(errno_of(stop))),
+                    Err(stop) if args.typ != libc::F_UNLCK => reply.send(&desk.fs, Err(errno_of(stop))),
                     _ => desk.set_settled(args, waits, reply),
                 }));
             }
         }
     }
 
-    fn set_settled(&self, args: LockArgs, waits: bool, reply: ReplyEmpty) {
+    fn set_settled(&self, args: LockArgs, waits: bool, reply: Counted) {
         let ask = match (args.typ, kind(args.typ)) {
             (libc::F_UNLCK, _) => LockAsk::Unlock,
             (_, Some(kind)) if waits => LockAsk::Wait(kind),
             (_, Some(kind)) => LockAsk::Try(kind),
-            (_, None) => return reply.error(errno(Errno::EINVAL)),
+            (_, None) => return reply.send(&self.fs, Err(Errno::EINVAL)),
         };
         let called = self.fs.locked_inode(args.fh).and_then(|ino| call(args, ino, ask));
         let call = match called {
             Ok(call) => call,
-            Err(stop) => return reply.error(errno(errno_of(stop))),
+            Err(stop) => return reply.send(&self.fs, Err(errno_of(stop))),
         };
         if ask == LockAsk::Unlock {
-            return self.fs.ask_lock(call, Box::new(move |result| answer(reply, result)));
+            let fs = Arc::clone(&self.fs);
+            return self.fs.ask_lock(call, Box::new(move |result| reply.send(&fs, result.map(drop))));
         }
         let desk = self.clone();
         self.fs.ask_lock(call, Box::new(move |result| desk.answered(&call, reply, result)));
     }
 
-    fn answered(&self, call: &LockCall, reply: ReplyEmpty, result: std::result::Result<LockAnswer, Errno>) {
+    fn answered(&self, call: &LockCall, reply: Counted, result: std::result::Result<LockAnswer, Errno>) {
         if result.is_err() {
-            return answer(reply, result);
+            return reply.send(&self.fs, result.map(drop));
         }
         let grant = Grant { row: call.ino, heard: self.fs.heard(), reply };
         let (TrySendError::Full(grant) | TrySendError::Disconnected(grant)) =
@@ -131,7 +152,7 @@ impl LockDesk {
                 Err(error) => error,
             };
         // The mount is ending, or so busy that it cannot say yes in time.
-        grant.reply.error(errno(Errno::ENOLCK));
+        grant.reply.send(&self.fs, Err(Errno::ENOLCK));
         self.fs.ask_lock(LockCall { ask: LockAsk::Unlock, ..*call }, Box::new(|_| ()));
     }
 
@@ -173,13 +194,6 @@ fn errno_of(stop: Stop) -> Errno {
     }
 }
 
-fn answer(reply: ReplyEmpty, result: std::result::Result<LockAnswer, Errno>) {
-    match result {
-        Ok(_) => reply.ok(),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
 /// The threads behind a desk: one says what is granted, the other looks after those who wait.
 pub struct LockThreads {
     fs: Arc<Fs>,
@@ -200,7 +214,7 @@ impl LockThreads {
                     // An error says that the kernel does not know the inode.
                     let _ = kernel.inval_inode(INodeNo(ino.get()), 0, 0);
                 }
-                grant.reply.ok();
+                grant.reply.send(&fs, Ok(()));
             }
         };
         std::thread::Builder::new().name("sitefs-locks".into()).spawn(grant).map(drop)?;

@@ -7,6 +7,7 @@ mod kernel;
 mod lasting;
 mod locks;
 mod notify;
+mod replies;
 
 pub use adapter::Adapter;
-pub use kernel::{KernelMount, MountArgs};
+pub use kernel::{Atime, KernelFlags, KernelMount, MountArgs};

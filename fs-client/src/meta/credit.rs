@@ -101,6 +101,12 @@ impl Credits {
         state.told.max(state.in_use)
     }
 
+    /// What is not in use of what the last frame told.
+    pub fn free(&self) -> Credit {
+        let state = self.lock();
+        state.told.less(state.in_use)
+    }
+
     /// What is in use.
     pub fn in_use(&self) -> Credit {
         self.lock().in_use

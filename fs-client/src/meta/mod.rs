@@ -18,7 +18,7 @@ pub use locks::{Done, LockCall, Locks};
 pub use recover::{Fate, OldSessions};
 pub use remote::{CellAddress, Channel, attach, keep_attached};
 pub use service::{Meta, Watcher};
-pub use session::{Late, OpKey, Sent, Session, SessionStatus};
+pub use session::{Late, OpKey, Sent, Session};
 
 use sitefs_base::Errno;
 

@@ -10,6 +10,7 @@ use super::doubt::touched;
 use super::lease::Lease;
 use super::locks::Locks;
 use super::{Cx, Op, Stop};
+use crate::metrics::SessionCounters;
 use sitefs_base::limits::{METADATA_DEADLINE, SESSION_OPS_MAX};
 use sitefs_base::op::{Answer, AnswerBody, Change, Credit, OpEnvelope, OpResult, Outcome, Query, Usage};
 use sitefs_base::session::{Attached, ToCell, ToMount};
@@ -84,9 +85,12 @@ struct State {
     applied: Seq,
     /// Events up to here are in force at the kernel too.
     acked: Seq,
+    /// The volume's position, as the cell last said.
+    watermark: Seq,
+    /// Events that came, and those that are in force at the kernel.
+    events: (u64, u64),
     usage: Usage,
     settings: VolumeSettings,
-    renewed_at: Option<Duration>,
     /// Why nothing is sent any more.
     ended: Option<Errno>,
 }
@@ -94,14 +98,16 @@ struct State {
 /// What `sitefs status` may tell of a session.
 #[derive(Clone, Debug)]
 pub struct SessionStatus {
+    /// The session.
+    pub id: SessionId,
     /// Whether a stream is attached now.
     pub connected: bool,
-    /// The last event or reply applied.
+    /// The volume's position, as the cell last said.
     pub seq: Seq,
+    /// Events that came and are not in force at the kernel yet.
+    pub behind: u64,
     /// Operations without a reply.
     pub unanswered: usize,
-    /// How long ago the cell renewed the lease.
-    pub since_renewal: Option<Duration>,
     /// How long the lease goes on; without one nothing remembered is believed.
     pub lease_left: Option<Duration>,
     /// What operators chose about the volume; nobody may write if that says why.
@@ -122,6 +128,7 @@ pub struct Session {
     heard: AtomicU64,
     credits: Arc<Credits>,
     locks: Locks,
+    counters: SessionCounters,
     /// Whether the settings say that nobody may write.
     read_only: AtomicBool,
     op_slots: Arc<Semaphore>,
@@ -148,9 +155,10 @@ impl Session {
             attached: None,
             applied: Seq::ZERO,
             acked: Seq::ZERO,
+            watermark: Seq::ZERO,
+            events: (0, 0),
             usage: Usage::default(),
             settings: VolumeSettings::default(),
-            renewed_at: None,
             ended: None,
         };
         Self {
@@ -162,6 +170,7 @@ impl Session {
             heard: AtomicU64::new(0),
             credits: Arc::default(),
             locks: Locks::new(Arc::clone(&clock)),
+            counters: SessionCounters::default(),
             read_only: AtomicBool::new(false),
             op_slots: Arc::new(Semaphore::new(SESSION_OPS_MAX)),
             query_slots: Semaphore::new(QUERIES_MAX),
@@ -241,6 +250,11 @@ impl Session {
         let behind = |state: &mut State| state.acked < seq && state.ended.is_none();
         let waited = self.told.wait_timeout_while(self.state(), limit, behind);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> &SessionCounters {
+        &self.counters
     }
 
     /// Whether operators made the volume read-only.
@@ -329,30 +343,41 @@ impl Session {
     pub fn status(&self) -> SessionStatus {
         let state = self.state();
         SessionStatus {
+            id: state.id,
+            behind: state.events.0.saturating_sub(state.events.1),
             connected: state.link.is_some(),
             settings: state.settings.clone(),
-            seq: state.applied,
+            seq: state.applied.max(state.watermark),
             unanswered: state.ops.len(),
             lease_left: self.lease.left(),
-            since_renewal: state.renewed_at.map(|at| self.clock.boottime().saturating_sub(at)),
         }
     }
 
     /// Executes a mutation. Waits for a place, then at most `deadline` for the reply; after that
     /// the operation goes on in the background and its outcome is unknown (`EIO`).
     pub fn mutate(&self, body: op::Op, deadline: Duration) -> Result<Outcome, Errno> {
+        self.counters.operations.inc();
         self.handle.block_on(async {
             let until = Instant::now() + deadline;
             let begun = timeout_at(until, self.begin(None, body)).await;
-            let (_, mut answer) = begun.unwrap_or(Err(Errno::EIO))?;
-            match timeout_at(until, &mut answer).await {
-                Ok(answered) => answered.unwrap_or(Err(Errno::EIO)),
-                Err(_) => {
-                    // From here on the outcome is in doubt, unless the reply came at the last moment.
-                    answer.close();
-                    answer.try_recv().unwrap_or(Err(Errno::EIO))
+            let answered = match begun {
+                Ok(begun) => {
+                    let (_, mut answer) = begun?;
+                    match timeout_at(until, &mut answer).await {
+                        Ok(answered) => return answered.unwrap_or(Err(Errno::EIO)),
+                        Err(_) => {
+                            // From here on the outcome is in doubt, unless the reply came at the last moment.
+                            answer.close();
+                            answer.try_recv().ok()
+                        }
+                    }
                 }
-            }
+                Err(_) => None,
+            };
+            answered.unwrap_or_else(|| {
+                self.counters.unanswered.inc();
+                Err(Errno::EIO)
+            })
         })
     }
 
@@ -425,12 +450,14 @@ impl Session {
         if cx == Cx::Fast {
             return Err(Stop::WouldBlock);
         }
+        self.counters.questions.inc();
         let heard = self.heard.load(Ordering::Acquire);
         let patience = if hurry { STALE_AFTER } else { METADATA_DEADLINE };
         // Inside the runtime: a timeout cannot be made elsewhere.
         let waited = async { tokio::time::timeout(patience, self.answer_to(query)).await };
         let asked = self.handle.block_on(waited);
         let answer = asked.unwrap_or_else(|_| {
+            self.counters.unanswered.inc();
             if hurry && self.heard.load(Ordering::Acquire) == heard {
                 self.silent.store(true, Ordering::Release);
             }
@@ -460,6 +487,7 @@ impl Session {
 
     /// A stream is attached: everything unanswered has to be sent again, in this order.
     pub fn link_up(&self, attached: Attached, link: mpsc::Sender<ToCell>) -> Vec<ToCell> {
+        self.counters.attached.inc();
         let mut state = self.state();
         // The questions of callers that gave up need no answer.
         state.queries.retain(|_, (_, reply)| !reply.is_closed());
@@ -470,6 +498,7 @@ impl Session {
         if !attached.resumed {
             state.applied = attached.seq;
             state.acked = attached.seq;
+            state.watermark = attached.seq;
         }
         if attached.at.is_some() {
             self.lease.renew_for_ever();
@@ -576,9 +605,9 @@ impl Session {
                 drop(state);
                 let _ = reply.send(result);
             }
-            ToMount::Renew { client_time, quorum_age, usage, settings, credit, .. } => {
+            ToMount::Renew { client_time, quorum_age, watermark, usage, settings, credit } => {
+                state.watermark = watermark;
                 self.heard_settings(&mut state, settings);
-                state.renewed_at = Some(client_time.saturating_sub(quorum_age));
                 // Events up to the watermark came before: the feed is as far as the lease says.
                 self.lease.renew(client_time, quorum_age);
                 state.usage = usage;
@@ -594,10 +623,14 @@ impl Session {
                     self.ask_for_credit();
                 }
             }
-            ToMount::Event(event) => state.applied = state.applied.max(event.seq),
+            ToMount::Event(event) => {
+                state.applied = state.applied.max(event.seq);
+                state.events.0 += 1;
+            }
             ToMount::Resync { floor } => {
                 state.applied = floor;
                 state.acked = floor;
+                state.events.1 = state.events.0;
             }
             ToMount::LockReply { tag, result } => {
                 drop(state);
@@ -619,12 +652,17 @@ impl Session {
         }
     }
 
-    /// Tells the cell that events up to `seq` are in force here. Never waits: if there is no room, the
-    /// next ping says it.
-    pub fn acknowledge(&self, seq: Seq) {
+    /// Tells the cell that `events` more of its events are in force here, the last of them at `seq`. Never
+    /// waits: if there is no room, the next ping says it.
+    pub fn acknowledge(&self, seq: Seq, events: u64) {
         let mut state = self.state();
         state.acked = state.acked.max(seq);
         self.told.notify_all();
+        state.events.1 += events;
+        if seq == state.applied {
+            // Notices in between were lost to a full queue, which took back everything.
+            state.events.1 = state.events.0;
+        }
         if let Some(link) = &state.link {
             let _ = link.try_send(ToCell::Ack { seq });
         }

@@ -4,6 +4,7 @@ use super::{
     data_dir::DataDir,
     log::LogBytes,
     machine::Events,
+    meters::Meters,
     proposer::Proposal,
     reserve::{Reserve, Use},
     runtime::RaftRuntime,
@@ -88,6 +89,7 @@ pub(super) struct Inner {
     pub(super) queue: mpsc::Sender<Proposal>,
     pub(super) events: Events,
     pub(super) log_bytes: Arc<LogBytes>,
+    pub(super) meters: Meters,
     pub(super) reserve: Reserve,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) poison: Poison,
@@ -220,6 +222,16 @@ impl Group {
             state_bytes: self.inner.store.size().unwrap_or(0),
             poisoned: self.inner.poison.reason().map(str::to_owned),
         }
+    }
+
+    /// What its parts measure.
+    pub(crate) fn meters(&self) -> &Meters {
+        &self.inner.meters
+    }
+
+    /// Bytes free on the disk of the data directory.
+    pub(crate) fn disk_free(&self) -> Result<u64> {
+        self.inner.reserve.free()
     }
 
     /// Whether the storage failed, so that the node must stop.

@@ -18,8 +18,8 @@ use openraft::{
     Entry, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError,
     StorageIOError, StoredMembership, storage::RaftStateMachine,
 };
-use sitefs_base::{Error, Result, VolumeId, op::Event};
-use std::{convert::Infallible, sync::Arc};
+use sitefs_base::{Error, Result, VolumeId, metrics::Histogram, op::Event};
+use std::{convert::Infallible, sync::Arc, time::Instant};
 use tokio::sync::{broadcast, mpsc};
 
 /// Held by everything that openraft owns, so that a shutdown can wait until it has let go of the
@@ -38,10 +38,12 @@ pub(super) struct Machine {
     pub(super) events: Events,
     pub(super) poison: Poison,
     pub(super) holder: Holder,
+    pub(super) apply_times: Arc<Histogram>,
 }
 
 impl Machine {
     fn apply_entry(&self, entry: Entry<Types>) -> Result<Replies> {
+        let began = Instant::now();
         let applied = self.store.transact(|txn| {
             txn.set_applied(position(entry.log_id));
             match &entry.payload {
@@ -59,6 +61,7 @@ impl Machine {
         let applied = applied.map_err(|error| {
             self.poison.set(error.while_doing(format!("applying log entry {}", entry.log_id.index)))
         })?;
+        self.apply_times.took(began.elapsed());
         for event in applied.iter().filter_map(|applied| applied.event.clone()) {
             // Nobody listening is fine.
             let _ = self.events.send(Arc::new(event));

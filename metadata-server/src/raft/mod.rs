@@ -7,6 +7,7 @@ mod data_dir;
 mod group;
 mod log;
 mod machine;
+mod meters;
 mod network;
 mod payload;
 mod proposer;

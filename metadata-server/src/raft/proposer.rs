@@ -10,7 +10,7 @@ use crate::{
     store::Poison,
 };
 use openraft::error::{ClientWriteError, Fatal, RaftError};
-use sitefs_base::{Clock, Error, Kind, Result, Time, VolumeId};
+use sitefs_base::{Clock, Error, Kind, Result, Time, VolumeId, metrics::Histogram};
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
@@ -42,6 +42,7 @@ pub(super) struct Proposer {
     pub(super) last_at: Time,
     pub(super) poison: Poison,
     pub(super) stop: CancellationToken,
+    pub(super) entry_commands: Arc<Histogram>,
 }
 
 impl Proposer {
@@ -51,6 +52,7 @@ impl Proposer {
         while self.fill(&mut waiting).await {
             let (payload, callers) = self.build(&mut waiting);
             if !callers.is_empty() {
+                self.entry_commands.saw(callers.len() as u64);
                 self.propose(payload, callers).await;
             }
         }

@@ -67,11 +67,21 @@ impl Reserve {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
     }
 
-    fn look(&self, now: Duration, before: Option<Seen>) -> Result<Seen> {
+    /// Bytes free now.
+    pub(super) fn free(&self) -> Result<u64> {
+        self.ask().map(|(free, _)| free)
+    }
+
+    /// Bytes free, and in all.
+    fn ask(&self) -> Result<(u64, u64)> {
         let disk = rustix::fs::statvfs(&self.dir).map_err(|errno| {
             Error::io(format!("asking for the free space of {}", self.dir.display()), errno.into())
         })?;
-        let (free, total) = (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize);
+        Ok((disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize))
+    }
+
+    fn look(&self, now: Duration, before: Option<Seen>) -> Result<Seen> {
+        let (free, total) = self.ask()?;
         let reserve = floor(Use::Growth, total);
         let short = free < reserve;
         if short && !before.is_some_and(|before| before.short) {

@@ -6,6 +6,7 @@ use super::{
     group::{GroupConfig, Inner},
     log::{GroupLog, LogDb},
     machine::{Events, Machine},
+    meters::Meters,
     network::NoPeers,
     payload::Payload,
     proposer::{Proposal, Proposer, QUEUE_MAX},
@@ -47,6 +48,7 @@ pub(super) struct Parts {
     events: Events,
     poison: Poison,
     holders: mpsc::Receiver<Infallible>,
+    meters: Meters,
 }
 
 impl Parts {
@@ -65,6 +67,7 @@ impl Parts {
             log.snapshot_made(applied.index)?;
         }
         let events = broadcast::channel(EVENTS_MAX).0;
+        let meters = Meters::new(log.sync_times());
         let machine = Machine {
             store: store.clone(),
             snapshots,
@@ -72,8 +75,9 @@ impl Parts {
             events: events.clone(),
             poison: poison.clone(),
             holder,
+            apply_times: meters.apply.clone(),
         };
-        Ok(Self { store, log, machine, events, poison, holders })
+        Ok(Self { store, log, machine, events, poison, holders, meters })
     }
 
     pub(super) fn start(
@@ -96,6 +100,7 @@ impl Parts {
             last_at: state::last_at(&self.store.reader())?,
             poison: self.poison.clone(),
             stop: stop.clone(),
+            entry_commands: self.meters.entry_commands.clone(),
         };
         let care = Care {
             raft: raft.clone(),
@@ -115,6 +120,7 @@ impl Parts {
             queue,
             events: self.events,
             log_bytes,
+            meters: self.meters,
             reserve: Reserve::new(data.path()),
             clock,
             poison: self.poison,

@@ -35,6 +35,16 @@ use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use watch::Watchers;
 
+/// Who is attached to a cell.
+pub(crate) struct Standing {
+    /// Sessions with a stream.
+    pub sessions: usize,
+    /// Those of them that hear of changes.
+    pub watchers: usize,
+    /// Watchers that do not keep up.
+    pub watchers_late: usize,
+}
+
 /// What every handler works with.
 pub(crate) struct Cell {
     /// This node.
@@ -81,6 +91,12 @@ impl Cell {
             credits: Credits::default(),
             locks: Locks::default(),
         }
+    }
+
+    /// Who is attached.
+    pub fn standing(&self) -> Standing {
+        let (watchers, watchers_late) = self.watchers.count();
+        Standing { sessions: self.sessions.count(), watchers, watchers_late }
     }
 
     /// Notes that the attached sessions are in use: a mount that changes nothing for a day must not

@@ -105,6 +105,13 @@ impl Watchers {
         }
     }
 
+    /// How many there are, and how many of them nobody waits for because they do not keep up.
+    pub fn count(&self) -> (usize, usize) {
+        let volumes = self.lock();
+        let watchers = volumes.values().flat_map(|volume| volume.watchers.values());
+        watchers.fold((0, 0), |(all, late), watcher| (all + 1, late + usize::from(watcher.missed.is_some())))
+    }
+
     fn lagging(&self, volume: VolumeId, writer: SessionId, seq: Seq) -> Option<Arc<Notify>> {
         let volumes = self.lock();
         let entry = volumes.get(&volume)?;

@@ -56,13 +56,14 @@ impl Acks {
     /// Acknowledges what is told, and what has waited long enough.
     pub fn expire(&self) {
         let mut waiting = self.waiting();
-        let (now, mut last) = (self.clock.boottime(), None);
+        let (now, mut last, mut events) = (self.clock.boottime(), None, 0);
         while let Some(event) = waiting.pop_front_if(|event| event.names == 0 || event.due <= now) {
             last = Some(event.seq);
+            events += 1;
         }
         // With the lock, so that acknowledgements go out in order.
         if let (Some(seq), Some(teller)) = (last, self.teller.upgrade()) {
-            teller.in_force(seq);
+            teller.in_force(seq, events);
         }
     }
 

@@ -74,6 +74,9 @@ pub(super) fn start(
 impl Notifier {
     fn run(mut self, Queue { notices, lost }: &Queue) {
         while let Ok(notice) = self.next(notices) {
+            if let (Some(_), Some(teller)) = (&notice, self.teller.upgrade()) {
+                teller.taken();
+            }
             match notice {
                 Some(Notice::Attr(ino)) => self.kernel.attributes(ino),
                 Some(Notice::Event(told)) => self.event(told),
@@ -141,7 +144,7 @@ impl Notifier {
         let Some(teller) = self.teller.upgrade() else { return };
         let seq = teller.position();
         self.everything();
-        teller.in_force(seq);
+        teller.in_force(seq, 0);
     }
 
     fn tell_again(&mut self) {

@@ -73,9 +73,11 @@ impl Kernel for FakeKernel {
 }
 
 impl Teller for World {
-    fn in_force(&self, seq: Seq) {
+    fn in_force(&self, seq: Seq, _events: u64) {
         self.hear(Heard::InForce(seq));
     }
+
+    fn taken(&self) {}
 
     fn position(&self) -> Seq {
         Seq::new(1000)

@@ -7,7 +7,7 @@ use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, LogLevel, Options,
     ReadOptions, WriteBatch, WriteOptions,
 };
-use sitefs_base::{Error, Result};
+use sitefs_base::{Error, Result, metrics::Histogram};
 use std::{fmt, path::Path, sync::Arc};
 
 /// The kind and format version of the database.
@@ -78,6 +78,11 @@ impl LogDb {
     /// Calls back once everything written so far is durable.
     pub(super) fn flush(&self, callback: LogFlushed<crate::raft::types::Types>) {
         self.flusher.flush(callback);
+    }
+
+    /// How long syncs take.
+    pub(super) fn sync_times(&self) -> Arc<Histogram> {
+        self.flusher.seconds.clone()
     }
 
     /// Hands the rows from `from` up to `end` to `row` until it says to stop.

@@ -7,13 +7,17 @@ use crate::{
 };
 use openraft::storage::LogFlushed;
 use rocksdb::DB;
-use sitefs_base::{Error, Result};
+use sitefs_base::{
+    Error, Result,
+    metrics::{Histogram, LATENCY_US},
+};
 use std::{
     sync::{
         Arc,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
+    time::Instant,
 };
 
 /// Appends that may wait for one sync. Each group has at most a few under way.
@@ -25,16 +29,22 @@ pub(super) struct Flusher {
     // Dropped first, which is what ends the thread.
     queue: Option<SyncSender<LogFlushed<Types>>>,
     thread: Option<JoinHandle<()>>,
+    /// How long syncs take.
+    pub(super) seconds: Arc<Histogram>,
 }
 
 impl Flusher {
     pub(super) fn start(db: Arc<DB>, poison: Poison) -> Result<Self> {
         let (queue, waiting) = sync_channel(WAITING_MAX);
+        let seconds = Arc::new(Histogram::of_time(LATENCY_US));
         let thread = std::thread::Builder::new()
             .name("sitefs-log".into())
-            .spawn(move || run(&db, &poison, &waiting))
+            .spawn({
+                let seconds = seconds.clone();
+                move || run(&db, &poison, &waiting, &seconds)
+            })
             .map_err(|error| Error::io("starting the thread that syncs the log", error))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        Ok(Self { queue: Some(queue), thread: Some(thread), seconds })
     }
 
     /// Calls back once everything written so far is durable.
@@ -56,11 +66,13 @@ impl Drop for Flusher {
     }
 }
 
-fn run(db: &DB, poison: &Poison, waiting: &Receiver<LogFlushed<Types>>) {
+fn run(db: &DB, poison: &Poison, waiting: &Receiver<LogFlushed<Types>>, seconds: &Histogram) {
     while let Ok(first) = waiting.recv() {
         let mut callbacks = vec![first];
         callbacks.extend(waiting.try_iter());
+        let began = Instant::now();
         let synced = sync(db, poison);
+        seconds.took(began.elapsed());
         for callback in callbacks {
             callback.log_io_completed(
                 synced.as_ref().copied().map_err(|error| std::io::Error::other(error.chain())),

@@ -16,7 +16,7 @@ use openraft::{
 };
 use rocksdb::WriteBatch;
 use serde::{Serialize, de::DeserializeOwned};
-use sitefs_base::{Error, GroupId, Result};
+use sitefs_base::{Error, GroupId, Result, metrics::Histogram};
 use std::{
     fmt::Debug,
     ops::{Bound, RangeBounds},
@@ -70,6 +70,11 @@ impl GroupLog {
     /// How long the log is, kept up to date.
     pub(in crate::raft) fn bytes(&self) -> Arc<LogBytes> {
         self.bytes.clone()
+    }
+
+    /// How long syncs take.
+    pub(in crate::raft) fn sync_times(&self) -> Arc<Histogram> {
+        self.db.sync_times()
     }
 
     /// Says that a snapshot holds everything up to `index`.
