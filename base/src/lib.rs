@@ -9,6 +9,7 @@ mod error;
 mod id;
 mod identity;
 pub mod limits;
+pub mod lock;
 pub mod metrics;
 mod moment;
 mod name;

@@ -52,3 +52,12 @@ pub const SESSION_EXPIRY: Duration = Duration::from_secs(24 * 3600);
 pub const HISTORY_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Seqs of one volume that may be pinned, and snapshots that it may have.
 pub const PINS_MAX: usize = 512;
+/// Ranges that one session may have locked.
+pub const LOCKS_MAX: usize = 8192;
+/// Ranges that all sessions of a volume may have locked.
+pub const VOLUME_LOCKS_MAX: usize = 65_536;
+/// Locks that one session may wait for.
+pub const LOCK_WAITERS_MAX: usize = 1024;
+/// A session without a stream for so long loses its locks; a cell that starts waits so long for sessions
+/// from before to say what they have locked (DESIGN D29).
+pub const LOCK_ABSENCE: Duration = Duration::from_secs(10);

@@ -6,6 +6,7 @@
 use crate::{
     Errno, GroupId, Incarnation, InodeId, Moment, OpId, Seq, SessionId, SiteId, VolumeId, VolumeName,
     VolumeSettings,
+    lock::{HeldLock, LockAnswer, LockRequest},
     op::{Answer, Credit, Event, OpEnvelope, OpResult, Query, Usage},
 };
 use std::time::Duration;
@@ -46,6 +47,22 @@ pub enum ToCell {
     },
     /// The mount ends in order; its session may be forgotten at once.
     Detach,
+    /// A question about locks; answered by [`ToMount::LockReply`] with the same tag.
+    Lock(LockRequest),
+    /// The question with this tag need not be answered when it is granted: if it still waits, its answer
+    /// is `EINTR`.
+    CancelLock {
+        /// The question's tag.
+        tag: u64,
+    },
+    /// The first frame about locks on a stream: what the mount has locked, all of it. Answered with what
+    /// it still has.
+    ReclaimLocks {
+        /// As of a question.
+        tag: u64,
+        /// The locks.
+        locks: Vec<HeldLock>,
+    },
 }
 
 /// Who a mount is and what it wants.
@@ -141,6 +158,13 @@ pub enum ToMount {
     },
     /// The stream ends; the reason says what to do.
     Closing(Closing),
+    /// The answer to a question about locks. What others did before they unlocked was told before.
+    LockReply {
+        /// The question's tag.
+        tag: u64,
+        /// The answer, or the errno that the program sees.
+        result: Result<LockAnswer, Errno>,
+    },
 }
 
 /// What a mount learns at attach.

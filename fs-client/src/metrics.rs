@@ -42,6 +42,9 @@ calls! {
     Fallocate "fallocate"
     Lseek "lseek"
     CopyRange "copy_file_range"
+    Getlk "getlk"
+    Setlk "setlk"
+    Setlkw "setlkw"
 }
 
 /// The errors that say that something is wrong, and not with the program.

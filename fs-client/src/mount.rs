@@ -3,10 +3,12 @@
 use crate::control;
 use crate::data::{BlobReader, CellBlobs};
 use crate::ended::Ended;
-use crate::fs::{Background, Fs, Keeping, Notices, Owner, Replay};
+use crate::fs::{Background, Fs, Keeping, Notices, Owner, Replay, Teller};
 use crate::fuse::{Adapter, KernelFlags, KernelMount, MountArgs};
 use crate::journal::{AbortAt, Cuts, Journal, Limits, NoCuts, Record, Step};
-use crate::meta::{CellAddress, Channel, Meta, OldSessions, Session, Watcher, attach, keep_attached};
+use crate::meta::{
+    CellAddress, Channel, Meta, OldSessions, Session, Watcher, attach, keep_attached, watch_lease,
+};
 use crate::status::{Facts, Reporter};
 use sitefs_base::session::Attached;
 use sitefs_base::{
@@ -205,7 +207,7 @@ impl Mount {
         let meta = Arc::new(Meta::new(Arc::clone(&session)));
         let cell = CellBlobs::new(Arc::clone(&session), channel.clone());
         let blobs = Arc::new(BlobReader::new(Arc::clone(&meta), cell, cache));
-        let (notices, queue, lost) = Notices::queue();
+        let (notices, queue) = Notices::queue();
         let read_only = config.options.read_only || attached.read_only;
         let fs = Fs::new(meta, blobs, Arc::clone(&clock), notices, work_dir, read_only);
         let fs = Arc::new(fs.with_journal(keeping, deadline).owned_by(config.options.owner));
@@ -216,6 +218,7 @@ impl Mount {
         let watcher: Arc<dyn Watcher> = Arc::clone(&fs) as Arc<dyn Watcher>;
         {
             let _in_runtime = network.handle.enter();
+            tasks.spawn(watch_lease(Arc::clone(&session), Arc::clone(&watcher)));
             tasks.spawn(keep_attached(stream, channel, address, session, watcher, random));
             let listener = control::listen(&config.cache_dir)?;
             tasks.spawn(control::serve(listener, Arc::clone(&fs), Arc::clone(&reporter)));
@@ -225,9 +228,10 @@ impl Mount {
         let handle = network.handle.clone();
         let adapter = Adapter::new(Arc::clone(&fs), Arc::clone(&reporter), handle, Arc::clone(&ended));
         let adapter = adapter.with_bug(config.panic_at.clone());
-        let (kernel, notifier) = KernelMount::start(&mount_args(&config, &attached, read_only), adapter)?;
+        let (kernel, device) = KernelMount::start(&mount_args(&config, &attached, read_only), adapter)?;
         let failed = |error| Error::io("starting the mount's threads", error);
-        notifier.start(Arc::clone(&fs), queue, lost).map_err(failed)?;
+        let teller: Arc<dyn Teller> = Arc::clone(&fs) as Arc<dyn Teller>;
+        device.start(Arc::downgrade(&teller), Arc::clone(&clock), queue).map_err(failed)?;
         let background = Background::start(Arc::clone(&fs)).map_err(failed)?;
         let replay = Replay::start(Arc::clone(&fs)).map_err(failed)?;
         reporter.mounted();

@@ -172,6 +172,14 @@ pub struct Reporter {
     since: OnceLock<Duration>,
 }
 
+/// How the lease stands; of the past it never ends.
+fn lease(left: Option<Duration>) -> Lease {
+    let left = left.unwrap_or_default().min(LEASE);
+    // Milliseconds say enough.
+    let left = Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+    Lease { held: !left.is_zero(), seconds_left: seconds(left) }
+}
+
 impl Reporter {
     /// Of the mount that `fs` serves.
     pub fn new(fs: Arc<Fs>, clock: Arc<dyn Clock>, facts: Facts) -> Self {
@@ -202,7 +210,7 @@ impl Reporter {
             pid: std::process::id(),
             uptime_seconds: self.clock.boottime().saturating_sub(since).as_secs(),
             read_only: ReadOnly { mount: facts.read_only, reason: session.settings.read_only.clone() },
-            lease: self.lease(session.since_renewal),
+            lease: lease(session.lease_left),
             session: Session {
                 id: session.id.to_string(),
                 connected: session.connected,
@@ -223,13 +231,6 @@ impl Reporter {
             known_inodes,
             draining: self.fs.is_draining(),
         }
-    }
-
-    fn lease(&self, since_renewal: Option<Duration>) -> Lease {
-        let left = since_renewal.map_or(Duration::ZERO, |since| LEASE.saturating_sub(since));
-        // Milliseconds say enough.
-        let left = Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-        Lease { held: !left.is_zero(), seconds_left: seconds(left) }
     }
 
     fn cache(&self) -> Cache {

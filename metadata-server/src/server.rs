@@ -92,6 +92,11 @@ impl Server {
         let (blobs, reports) = Blobs::new(group.clone(), backend);
         let cell = Arc::new(Cell::new(NODE, group, blobs.clone(), clock, sockets.auth));
         let loops = Tasks::new();
+        // At an address of the system's choosing nobody from before finds this node again.
+        if config.listen.port() != 0 {
+            cell.await_locks()?;
+            loops.spawn(cell.clone().end_of_awaiting());
+        }
         loops.spawn(grant::drain(blobs.clone()));
         loops.spawn(grant::verify(blobs.clone()));
         loops.spawn(grant::merge_hot(blobs.clone()));

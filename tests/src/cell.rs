@@ -111,9 +111,23 @@ impl Cell {
         self.mount_with(volume, &[])
     }
 
+    /// The same through another address than the cell's own.
+    pub fn mount_through(&self, address: &str, volume: &str) -> Mounted {
+        self.mount_at(address, volume, &[])
+    }
+
+    /// Everything the server wrote to stderr.
+    pub fn log(&self) -> String {
+        self.process.as_ref().expect("the server runs").log()
+    }
+
     /// The same with more arguments, or of a moment of the past (`acme/live@NAME`). A mount never sees
     /// the keys of the object store.
     pub fn mount_with(&self, volume: &str, extra: &[&str]) -> Mounted {
+        self.mount_at(&self.listen, volume, extra)
+    }
+
+    fn mount_at(&self, address: &str, volume: &str, extra: &[&str]) -> Mounted {
         self.volume(volume.split('@').next().unwrap_or(volume));
         let number = self.mounts.get();
         self.mounts.set(number + 1);
@@ -121,7 +135,7 @@ impl Cell {
         let point = MountPoint::create(base.join("root"));
         let (root, cache) = (point.path().display().to_string(), base.join("cache").display().to_string());
         let mut arguments: Vec<String> =
-            ["mount", volume, &root, "--cell", &self.listen, "--cache", &cache, "--insecure"]
+            ["mount", volume, &root, "--cell", address, "--cache", &cache, "--insecure"]
                 .map(str::to_owned)
                 .to_vec();
         arguments.extend(extra.iter().map(|&text| text.to_owned()));
@@ -200,6 +214,21 @@ impl Mounted {
     /// Ends it with SIGTERM; the exit code.
     pub fn stop(&mut self) -> i32 {
         self.process.take().expect("the mount runs").stop()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the mount runs").pid()
+    }
+
+    /// Stops its process where it stands (SIGSTOP).
+    pub fn pause(&self) {
+        self.process.as_ref().expect("the mount runs").signal(rustix::process::Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.process.as_ref().expect("the mount runs").signal(rustix::process::Signal::CONT);
     }
 
     /// Unmounts with `sitefs umount`; the exit code of the mount's process.

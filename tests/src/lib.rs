@@ -6,12 +6,14 @@
 mod cell;
 mod demo;
 mod process;
+mod proxy;
 mod suite;
 mod tree;
 
 pub use cell::{Cell, Mounted};
 pub use demo::Demo;
 pub use process::{Finished, Running, binary, run, sitefs};
+pub use proxy::Proxy;
 pub use suite::Suite;
 pub use tree::{content, differences, files_of_size, snapshot};
 

@@ -185,16 +185,16 @@ impl Running {
         self.signal(rustix::process::Signal::CONT);
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("sending a signal");
+    }
+
     /// Ends it the hard way.
     pub fn kill9(mut self) {
         self.child.kill().expect("killing");
         self.child.wait().expect("waiting for the killed process");
-    }
-
-    /// Sends a signal.
-    pub fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).expect("sending a signal");
     }
 
     /// Sends SIGTERM and waits for its end; the exit code.

@@ -28,6 +28,13 @@ impl Suite {
         Self { command, name: name.to_owned() }
     }
 
+    /// The same with a second mount of the volume.
+    #[must_use]
+    pub fn and(mut self, second: &Path) -> Self {
+        self.command.arg(second);
+        self
+    }
+
     /// Adds arguments.
     #[must_use]
     pub fn args(mut self, arguments: &[&str]) -> Self {
@@ -60,9 +67,10 @@ impl Suite {
     }
 }
 
-/// The name in a line such as `FAIL name : reason` or `FAIL name: reason`.
+/// The name in a line such as `FAIL name : reason`, `FAIL name: reason` or `FAIL [class] name: reason`.
 fn failure(line: &str) -> Option<String> {
-    let name = line.strip_prefix("FAIL ")?.split_whitespace().next()?;
+    let mut words = line.strip_prefix("FAIL ")?.split_whitespace();
+    let name = words.find(|word| !word.starts_with('['))?;
     Some(name.trim_end_matches(':').to_owned())
 }
 
@@ -75,6 +83,7 @@ mod tests {
         assert_eq!(failure("FAIL chmod::etxtbsy").as_deref(), Some("chmod::etxtbsy"));
         assert_eq!(failure("FAIL acl_inherit: x y").as_deref(), Some("acl_inherit"));
         assert_eq!(failure("FAIL gc : exit 1").as_deref(), Some("gc"));
+        assert_eq!(failure("FAIL [A] listing_is_stable: x").as_deref(), Some("listing_is_stable"));
         assert_eq!(failure("ok FAIL"), None);
     }
 }

@@ -3,17 +3,24 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
-use sitefs_tests::{Demo, Suite, can_mount, skipped};
+use sitefs_tests::{Cell, Demo, Mounted, Suite, can_mount, skipped};
+
+fn can_run() -> bool {
+    can_mount() && (rustix::process::geteuid().is_root() || skipped("the suites need root"))
+}
 
 fn demo() -> Option<Demo> {
-    if !can_mount() {
+    can_run().then(Demo::start)
+}
+
+/// Two mounts of one volume.
+fn two_mounts() -> Option<(Cell, Mounted, Mounted)> {
+    if !can_run() {
         return None;
     }
-    if !rustix::process::geteuid().is_root() {
-        skipped("the suites need root");
-        return None;
-    }
-    Some(Demo::start())
+    let cell = Cell::start();
+    let (one, two) = (cell.mount("acme/live"), cell.mount("acme/live"));
+    Some((cell, one, two))
 }
 
 #[test]
@@ -60,4 +67,25 @@ fn difffs_seeds_that_failed_once() {
     for seed in [33, 172, 199, 204, 225, 227] {
         Suite::new("difffs.py", demo.root()).args(&["--seeds", &format!("1@{seed}")]).expect(&[]);
     }
+}
+
+#[test]
+fn coherence() {
+    let Some((_cell, one, two)) = two_mounts() else { return };
+    Suite::new("coherence.py", one.root())
+        .and(two.root())
+        .args(&["--rounds", "20", "--secs", "3"])
+        .expect(&[]);
+}
+
+#[test]
+fn sqlite_on_two_mounts() {
+    let Some((_cell, one, two)) = two_mounts() else { return };
+    Suite::new("sqlite.py", one.root()).and(two.root()).args(&["--secs", "4"]).expect(&[]);
+}
+
+#[test]
+fn git_on_two_mounts() {
+    let Some((_cell, one, two)) = two_mounts() else { return };
+    Suite::new("git.sh", one.root()).and(two.root()).env("FILES", "500").expect(&[]);
 }

@@ -145,6 +145,9 @@ impl Fs {
         if let Some(size) = set.size
             && self.must_resize_here(&node)?
         {
+            if node.state().writers == 0 {
+                self.may_begin(cx)?;
+            }
             self.resize_here(cx, &node, size)?;
             // While a handle is open for writing, its close publishes the new length (DESIGN D14).
             if node.state().writers == 0 {
@@ -153,6 +156,7 @@ impl Fs {
             let rest = SetAttr { size: None, ..set.clone() };
             return if rest.is_empty() { self.getattr(cx, ino) } else { self.setattr(cx, ino, &rest) };
         }
+        self.may_begin(cx)?;
         self.set_at_cell(&node, set)?;
         self.getattr(cx, ino)
     }

@@ -30,6 +30,7 @@ impl Background {
         let run = move || {
             while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
                 fs.look_after_open_files();
+                fs.reclaim_names();
             }
         };
         let thread = std::thread::Builder::new().name("sitefs-open".into()).spawn(run)?;

@@ -67,7 +67,7 @@ impl Fs {
         how: (Access, Option<Truncate>),
     ) -> Op<(View, Opened)> {
         let (access, truncate) = how;
-        self.takes_writers()?;
+        self.takes_writers(cx)?;
         self.opens_for_writing()?;
         let create = self.owner.of(create);
         if let Some(found) = self.existing_for_create(cx, place, exclusive)? {
@@ -185,7 +185,7 @@ impl Fs {
     /// bits if the caller may not keep them.
     pub fn open(&self, cx: Cx, ino: InodeId, access: Access, truncate: Option<Truncate>) -> Op<Opened> {
         if access.writes() || truncate.is_some() {
-            self.takes_writers()?;
+            self.takes_writers(cx)?;
             self.opens_for_writing()?;
         }
         let node = self.node(ino);
@@ -512,6 +512,7 @@ impl Fs {
             state.recount();
         }
         drop(state);
+        self.meta.session().locks().closed(fh);
         // What could not be committed stays, and is tried again in the background.
         self.forget(handle.node.ino, 0);
         Ok(())

@@ -11,7 +11,7 @@ use super::{Fs, Notice, Op, lock};
 use crate::journal::{ContentWriter, Journal, NewFile, Owner, Pending, Piece, Record, SentOp, Stored};
 use crate::meta::{Cx, Late, OldSessions, OpKey, Sent, Stop};
 use sitefs_base::limits::{CHUNK_SIZE, COMMIT_CHUNKS_MAX};
-use sitefs_base::op::{Extra, Outcome, Place, SetAttr};
+use sitefs_base::op::{Change, Extra, Outcome, Place, SetAttr};
 use sitefs_base::{Content, Digest, Errno, Error, FileKind, Inode, InodeId, Result, VolumeName, op};
 use sitefs_blobstore::hash;
 use std::sync::{Arc, Mutex};
@@ -35,8 +35,8 @@ impl Keeping {
 }
 
 impl Fs {
-    /// Whether the cell is there, as far as is known without asking it. The one place that says so for
-    /// the journal.
+    /// Whether the cell can be asked now. That there is no lease is no reason not to try: one that comes
+    /// back answers before it renews.
     pub(super) fn cell_is_there(&self) -> bool {
         self.meta.session().is_attached()
     }
@@ -47,12 +47,14 @@ impl Fs {
     }
 
     /// Whether files may be opened for writing: not while the journal waits for a cell that is away, so
-    /// that programs hear of it where they listen.
-    pub(super) fn takes_writers(&self) -> Op<()> {
+    /// that programs hear of it where they listen, and at once.
+    pub(super) fn takes_writers(&self, cx: Cx) -> Op<()> {
         self.writable()?;
         match &self.keeping {
-            Some(keeping) if !keeping.journal.is_empty() && !self.cell_is_there() => Err(Errno::EIO.into()),
-            _ => Ok(()),
+            Some(keeping) if !keeping.journal.is_empty() && !self.meta.session().has_lease() => {
+                Err(Errno::EIO.into())
+            }
+            _ => self.may_begin(cx),
         }
     }
 
@@ -371,8 +373,7 @@ impl Fs {
                 state.last = Some(Inode { attr: own.attr.clone(), content: Content::Empty });
                 self.remove_pending(&own);
             }
-            self.notices.send(Notice::Listing(own.place.parent));
-            self.notices.send(Notice::Name(own.place));
+            self.tell(None, &[Change::Name(own.place)]);
         }
         state.recount();
         drop(state);

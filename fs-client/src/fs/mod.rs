@@ -12,7 +12,10 @@ mod dirs;
 mod drain;
 mod feed;
 mod files;
+mod flights;
+mod handed;
 mod journal;
+mod locks;
 mod names;
 mod node;
 mod owner;
@@ -26,8 +29,9 @@ pub use append::Access;
 pub use attrs::{Lifetime, View};
 pub use background::Background;
 pub use dirs::DirItem;
-pub use feed::{Notice, Notices};
+pub use feed::{Notice, Notices, Queue, Teller, Told};
 pub use files::{Opened, Truncate, WriteKind};
+pub use flights::{Crossed, Flight, Flights, KEEP, Traffic};
 pub use journal::Keeping;
 pub use node::Node;
 pub use owner::Owner;
@@ -35,7 +39,7 @@ pub use ranges::CopyRange;
 pub use replay::Replay;
 
 use crate::data::BlobReader;
-use crate::meta::{Cx, Meta, Op};
+use crate::meta::{Cx, Meta, Op, Stop};
 use crate::metrics::FsMetrics;
 use node::Unpublished;
 use sitefs_base::limits::CLOSE_DEADLINE;
@@ -50,6 +54,9 @@ use std::{
     },
     time::Duration,
 };
+
+/// How long a program that wants to change something waits for a lease before it hears EIO.
+const LEASE_WAIT: Duration = Duration::from_millis(1800);
 
 /// Who asks, as the kernel says.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +80,7 @@ pub struct Fs {
     blobs: Arc<BlobReader>,
     clock: Arc<dyn Clock>,
     notices: Notices,
+    flights: Arc<Flights>,
     work_dir: PathBuf,
     read_only: bool,
     nodes: Mutex<HashMap<InodeId, Arc<Node>>>,
@@ -108,11 +116,14 @@ impl Fs {
         work_dir: PathBuf,
         read_only: bool,
     ) -> Self {
+        let session = Arc::clone(meta.session());
+        let flights = Arc::new(Flights::new(session, Arc::clone(&clock), notices.clone()));
         Self {
             meta,
             blobs,
             clock,
             notices,
+            flights,
             work_dir,
             read_only,
             nodes: Mutex::default(),
@@ -158,6 +169,11 @@ impl Fs {
     /// The blobs.
     pub fn blobs(&self) -> &BlobReader {
         &self.blobs
+    }
+
+    /// The requests under way.
+    pub fn flights(&self) -> &Arc<Flights> {
+        &self.flights
     }
 
     fn new_handle(&self) -> u64 {
@@ -250,5 +266,16 @@ impl Fs {
 
     fn writable(&self) -> Op<()> {
         if self.read_only || self.meta.session().is_read_only() { Err(Errno::EROFS.into()) } else { Ok(()) }
+    }
+
+    /// For what must not begin without a lease: opens for writing, changes of names and attributes
+    /// (DESIGN D28). What is open already goes on.
+    fn may_begin(&self, cx: Cx) -> Op<()> {
+        self.writable()?;
+        match cx {
+            _ if self.meta.session().has_lease() => Ok(()),
+            Cx::Fast => Err(Stop::WouldBlock),
+            Cx::Slow => Ok(self.meta.session().wait_for_lease(LEASE_WAIT)?),
+        }
     }
 }

@@ -33,7 +33,7 @@ impl Fs {
     }
 
     fn make(&self, at: &Place, content: Content, op: impl FnOnce(Place) -> op::Op) -> Op<View> {
-        self.writable()?;
+        self.may_begin(Cx::Slow)?;
         if self.pending_at(at).is_some() {
             return Err(Errno::EEXIST.into());
         }
@@ -59,7 +59,7 @@ impl Fs {
 
     /// Gives an inode another name.
     pub fn link(&self, ino: InodeId, at: &Place) -> Op<View> {
-        self.writable()?;
+        self.may_begin(Cx::Slow)?;
         if self.pending_at(at).is_some() {
             return Err(Errno::EEXIST.into());
         }
@@ -78,7 +78,7 @@ impl Fs {
 
     /// Removes a name that is not a directory.
     pub fn unlink(&self, at: &Place) -> Op<()> {
-        self.writable()?;
+        self.may_begin(Cx::Slow)?;
         if let Some(node) = self.pending_at(at)
             && self.drop_unpublished(&node)?
         {
@@ -123,7 +123,7 @@ impl Fs {
 
     /// Removes an empty directory.
     pub fn rmdir(&self, at: &Place) -> Op<()> {
-        self.writable()?;
+        self.may_begin(Cx::Slow)?;
         let victim = self.victim(at)?;
         if victim.as_ref().is_some_and(|node| self.has_pending(node.ino)) {
             return Err(Errno::ENOTEMPTY.into());
@@ -136,7 +136,7 @@ impl Fs {
 
     /// Moves a name.
     pub fn rename(&self, from: &Place, to: &Place, mode: RenameMode) -> Op<()> {
-        self.writable()?;
+        self.may_begin(Cx::Slow)?;
         for place in [from, to] {
             if let Some(node) = self.pending_at(place) {
                 self.publish(&node)?;

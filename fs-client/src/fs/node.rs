@@ -57,6 +57,7 @@ impl Node {
             moving: false,
             own_mtime: None,
             xattrs: None,
+            pages_are_old: false,
         };
         Self { ino, committing: Mutex::new(()), layout: Mutex::default(), state: Mutex::new(state) }
     }
@@ -120,6 +121,8 @@ pub struct NodeState {
     pub own_mtime: Option<SetTime>,
     /// The extended attributes that a file had when its last name went.
     pub xattrs: Option<Xattrs>,
+    /// The kernel may have pages from before another mount's change; who gets a lock must not see them.
+    pub pages_are_old: bool,
 }
 
 /// Changes that are on their way to the cell.

@@ -9,6 +9,7 @@ use super::{Fs, Op, lock};
 use crate::data::Working;
 use crate::journal::{NewFile, Record};
 use crate::meta::{Cx, Fate, Stop};
+use sitefs_base::op::Change;
 use sitefs_base::session::Attached;
 use sitefs_base::{Error, Incarnation, Inode, InodeId, Kind, OpId, Result, SessionId};
 use std::{
@@ -286,8 +287,7 @@ impl Fs {
         }
         if let Some(new) = new {
             self.add_pending(&new.place, &node);
-            self.notices.send(super::Notice::Name(new.place.clone()));
-            self.notices.send(super::Notice::Listing(new.place.parent));
+            self.tell(None, &[Change::Name(new.place.clone())]);
         }
         self.notices.send(super::Notice::Attr(ino));
         Ok(Settled::Restored)

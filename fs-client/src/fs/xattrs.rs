@@ -71,7 +71,7 @@ impl Fs {
     }
 
     fn change_xattr(&self, ino: InodeId, op: impl FnOnce(InodeId) -> op::Op) -> Op<()> {
-        self.writable()?;
+        self.may_begin(Cx::Slow)?;
         let node = self.node(ino);
         self.publish(&node)?;
         // Changes of owner and mode that wait must not come after this one: an ACL changes the mode.

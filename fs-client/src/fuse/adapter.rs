@@ -4,21 +4,23 @@
 use super::asker::{ACCESS_LIST, Asker};
 use super::capabilities::wanted_capabilities;
 use super::convert::{
-    BLOCK, COPY_MAX, GENERATION, attr, caller, create_args, entry_attr, errno, inode, kind_of_mode, no_entry,
-    open_flags, permissions, place, set_time, ttl,
+    BLOCK, COPY_MAX, caller, create_args, errno, inode, kind_of_mode, lock_owner, open_flags, permissions,
+    place, set_time,
 };
 use super::entries::Entries;
+use super::lasting::{attributes, created, found, made, removed, renamed};
+use super::locks::{LockArgs, LockDesk, LockThreads};
 use super::replies::{finish, reply_empty, reply_xattr};
 use crate::ended::Ended;
-use crate::fs::{Access, CopyRange, Fs, Lifetime, Opened, Truncate, View, WriteKind};
+use crate::fs::{Access, CopyRange, Fs, Opened, Truncate, WriteKind};
 use crate::meta::{Cx, Op, Stop};
 use crate::metrics::{Call, Timer};
 use crate::status::{Reporter, STATUS_LEN, STATUS_XATTR};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags, KernelConfig,
     LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use sitefs_base::op::{RenameMode, SetAttr, XattrMode};
 use sitefs_base::{Errno, InodeId};
@@ -27,7 +29,7 @@ use std::{
     io,
     os::unix::ffi::OsStrExt,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 use tokio::runtime::Handle;
@@ -42,18 +44,27 @@ pub struct Adapter {
     runtime: Handle,
     ended: Arc<Ended>,
     panic_at: Option<OsString>,
+    locks: LockDesk,
+    lock_threads: Mutex<Option<LockThreads>>,
 }
 
 impl Adapter {
     /// Answers with `fs`; what has to wait runs on blocking threads of `runtime`. `ended` is set
     /// when the kernel ends the session.
     pub fn new(fs: Arc<Fs>, reporter: Arc<Reporter>, runtime: Handle, ended: Arc<Ended>) -> Self {
-        Self { fs, reporter, runtime, ended, panic_at: None }
+        let (locks, threads) = LockDesk::new(Arc::clone(&fs), runtime.clone());
+        let lock_threads = Mutex::new(Some(threads));
+        Self { fs, reporter, runtime, ended, panic_at: None, locks, lock_threads }
     }
 
     /// With a bug where a test wants one: it panics when this name is looked up.
     pub fn with_bug(self, panic_at: Option<OsString>) -> Self {
         Self { panic_at, ..self }
+    }
+
+    /// What has to run beside the session, to be started once.
+    pub fn lock_threads(&self) -> Option<LockThreads> {
+        self.lock_threads.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Tries `op` here; if it would have to wait, runs it where it may.
@@ -95,11 +106,15 @@ impl Adapter {
     }
 
     /// Gives the entries behind `offset`; a listing may have to be fetched.
-    fn list<R: Entries>(&self, fh: FileHandle, offset: u64, mut reply: R) {
-        let (fs, timer) = (Arc::clone(&self.fs), Timer::start(Call::Readdir));
+    fn list<R: Entries>(&self, dir: INodeNo, fh: FileHandle, offset: u64, mut reply: R) {
+        let (fs, dir, timer) = (Arc::clone(&self.fs), inode(dir), Timer::start(Call::Readdir));
+        let mut flight = fs.flights().look(dir);
         drop(self.runtime.spawn_blocking(move || {
-            let listed = fs.readdir(Cx::Slow, fh.0, offset, R::PLUS, &mut |item| reply.take(item));
+            let listed = fs.readdir(Cx::Slow, fh.0, offset, R::PLUS, &mut |item| {
+                reply.take(item, flight.listed(dir, item))
+            });
             finish(&fs, timer, reply, listed, |reply, listed| reply.end(listed.map_err(Stop::Errno)));
+            drop(flight);
         }));
     }
 }
@@ -107,23 +122,6 @@ impl Adapter {
 /// Whether this is the attribute that shows how the mount stands.
 fn is_status(ino: INodeNo, name: &OsStr) -> bool {
     inode(ino) == InodeId::ROOT && name == STATUS_XATTR
-}
-
-fn reply_entry(reply: ReplyEntry, result: Result<View, Errno>) {
-    match result {
-        Ok(view) => {
-            let entry = ttl(Lifetime::UntilChanged);
-            reply.entry_with_ttls(&ttl(view.lifetime), &entry, &entry_attr(&view), GENERATION);
-        }
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-fn reply_attr(reply: ReplyAttr, result: Result<View, Errno>) {
-    match result {
-        Ok(view) => reply.attr(&ttl(view.lifetime), &attr(&view.attr, view.attr.ino)),
-        Err(error) => reply.error(errno(error)),
-    }
 }
 
 /// Converts a place or answers with the reason why it is none.
@@ -156,13 +154,7 @@ impl Filesystem for Adapter {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         assert!(self.panic_at.as_deref() != Some(name), "a test wants a panic here");
         let at = place_or!(reply, parent, name);
-        let done = |reply: ReplyEntry, result: Result<(Option<View>, Lifetime), Errno>| match result {
-            Ok((Some(view), entry)) => {
-                reply.entry_with_ttls(&ttl(view.lifetime), &ttl(entry), &entry_attr(&view), GENERATION);
-            }
-            Ok((None, lifetime)) => reply.entry(&ttl(lifetime), &no_entry(), GENERATION),
-            Err(error) => reply.error(errno(error)),
-        };
+        let done = found(self.fs.flights().look(at.parent), at.clone());
         self.run(Call::Lookup, reply, move |fs, cx| fs.lookup(cx, &at), done);
     }
 
@@ -171,7 +163,8 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.run(Call::Getattr, reply, move |fs, cx| fs.getattr(cx, inode(ino)), reply_attr);
+        let done = attributes(self.fs.flights().attributes());
+        self.run(Call::Getattr, reply, move |fs, cx| fs.getattr(cx, inode(ino)), done);
     }
 
     fn setattr(
@@ -215,7 +208,7 @@ impl Filesystem for Adapter {
             }
             fs.setattr(cx, inode(ino), &set)
         };
-        self.run(Call::Setattr, reply, op, reply_attr);
+        self.run(Call::Setattr, reply, op, attributes(self.fs.flights().attributes()));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -239,29 +232,34 @@ impl Filesystem for Adapter {
         let at = place_or!(reply, parent, name);
         let Some(kind) = kind_of_mode(mode) else { return reply.error(errno(Errno::EINVAL)) };
         let create = create_args(req, mode, umask);
-        self.wait(Call::Mknod, reply, move |fs| fs.mknod(&at, kind, rdev, create), reply_entry);
+        let done = made(self.fs.flights().change(at.parent), at.clone());
+        self.wait(Call::Mknod, reply, move |fs| fs.mknod(&at, kind, rdev, create), done);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let at = place_or!(reply, parent, name);
         let create = create_args(req, mode, umask);
-        self.wait(Call::Mkdir, reply, move |fs| fs.mkdir(&at, create), reply_entry);
+        let done = made(self.fs.flights().change(at.parent), at.clone());
+        self.wait(Call::Mkdir, reply, move |fs| fs.mkdir(&at, create), done);
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let at = place_or!(reply, parent, name);
-        self.wait(Call::Unlink, reply, move |fs| fs.unlink(&at), reply_empty);
+        let done = removed(self.fs.flights().change(at.parent), at.clone());
+        self.wait(Call::Unlink, reply, move |fs| fs.unlink(&at), done);
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let at = place_or!(reply, parent, name);
-        self.wait(Call::Rmdir, reply, move |fs| fs.rmdir(&at), reply_empty);
+        let done = removed(self.fs.flights().change(at.parent), at.clone());
+        self.wait(Call::Rmdir, reply, move |fs| fs.rmdir(&at), done);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let at = place_or!(reply, parent, name);
         let (target, caller) = (target.as_os_str().as_bytes().to_vec(), caller(req));
-        self.wait(Call::Symlink, reply, move |fs| fs.symlink(&at, &target, caller), reply_entry);
+        let done = made(self.fs.flights().change(at.parent), at.clone());
+        self.wait(Call::Symlink, reply, move |fs| fs.symlink(&at, &target, caller), done);
     }
 
     fn rename(
@@ -285,12 +283,15 @@ impl Filesystem for Adapter {
         } else {
             return reply.error(errno(Errno::EINVAL));
         };
-        self.wait(Call::Rename, reply, move |fs| fs.rename(&from, &to, mode), reply_empty);
+        let flight = self.fs.flights().change_both(from.parent, to.parent);
+        let done = renamed(flight, from.clone(), to.clone(), mode);
+        self.wait(Call::Rename, reply, move |fs| fs.rename(&from, &to, mode), done);
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let at = place_or!(reply, newparent, newname);
-        self.wait(Call::Link, reply, move |fs| fs.link(inode(ino), &at), reply_entry);
+        let done = made(self.fs.flights().change(at.parent), at.clone());
+        self.wait(Call::Link, reply, move |fs| fs.link(inode(ino), &at), done);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -320,14 +321,7 @@ impl Filesystem for Adapter {
         let exclusive = flags & libc::O_EXCL != 0;
         let truncate = (flags & libc::O_TRUNC != 0).then_some(Truncate { kill_setid: req.uid() != 0 });
         let how = (Access::of(flags), truncate);
-        let done = |reply: ReplyCreate, result: Result<(View, Opened), Errno>| match result {
-            Ok((view, opened)) => {
-                let fh = FileHandle(opened.fh);
-                let flags = open_flags(&opened) - FopenFlags::FOPEN_KEEP_CACHE;
-                reply.created(&ttl(view.lifetime), &entry_attr(&view), GENERATION, fh, flags);
-            }
-            Err(error) => reply.error(errno(error)),
-        };
+        let done = created(self.fs.flights().change(at.parent), at.clone());
         self.run(Call::Create, reply, move |fs, cx| fs.create(cx, &at, create.clone(), exclusive, how), done);
     }
 
@@ -383,18 +377,13 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn flush(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
+    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+        let (locks, owner) = (self.locks.clone(), lock_owner(owner));
+        let done = move |reply, result| locks.release(fh.0, owner, result, reply);
         if self.fs.flush_is_idle(fh.0) {
-            return finish(&self.fs, Timer::start(Call::Flush), reply, Ok(()), reply_empty);
+            return finish(&self.fs, Timer::start(Call::Flush), reply, Ok(()), done);
         }
-        self.wait(Call::Flush, reply, move |fs| fs.flush(fh.0), reply_empty);
+        self.wait(Call::Flush, reply, move |fs| fs.flush(fh.0), done);
     }
 
     fn release(
@@ -410,6 +399,39 @@ impl Filesystem for Adapter {
         self.run(Call::Release, reply, move |fs, cx| fs.release(cx, fh.0), reply_empty);
     }
 
+    fn getlk(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let (owner, range, thread) = (lock_owner(owner), (start, end), req.pid());
+        self.locks.get(LockArgs { fh: fh.0, owner, range, typ, pid, thread }, reply);
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (owner, range, thread) = (lock_owner(owner), (start, end), req.pid());
+        self.locks.set(LockArgs { fh: fh.0, owner, range, typ, pid, thread }, sleep, reply);
+    }
+
     fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.wait(Call::Fsync, reply, move |fs| fs.fsync(fh.0), reply_empty);
     }
@@ -418,19 +440,19 @@ impl Filesystem for Adapter {
         reply.opened(FileHandle(self.fs.opendir(inode(ino))), FopenFlags::empty());
     }
 
-    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
-        self.list(fh, offset, reply);
+    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.list(ino, fh, offset, reply);
     }
 
     fn readdirplus(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.list(fh, offset, reply);
+        self.list(ino, fh, offset, reply);
     }
 
     fn releasedir(

@@ -4,7 +4,7 @@ use fuser::InitFlags;
 
 /// Not `FUSE_ATOMIC_O_TRUNC`: with it an open that is then refused, because the file is a running program
 /// (ETXTBSY), has emptied the file already.
-pub(super) fn wanted_capabilities() -> [InitFlags; 6] {
+pub(super) fn wanted_capabilities() -> [InitFlags; 8] {
     [
         InitFlags::FUSE_DONT_MASK,
         InitFlags::FUSE_POSIX_ACL,
@@ -12,5 +12,7 @@ pub(super) fn wanted_capabilities() -> [InitFlags; 6] {
         InitFlags::FUSE_DO_READDIRPLUS,
         InitFlags::FUSE_PARALLEL_DIROPS,
         InitFlags::FUSE_CACHE_SYMLINKS,
+        InitFlags::FUSE_POSIX_LOCKS,
+        InitFlags::FUSE_FLOCK_LOCKS,
     ]
 }

@@ -1,17 +1,14 @@
 //! Between fuser's types and ours.
 
-use crate::fs::{Caller, Lifetime, Opened, View};
+use crate::fs::{Caller, KEEP, Lifetime, Opened, View};
 use fuser::{FileAttr, FileType, FopenFlags, Generation, INodeNo, Request, TimeOrNow};
 use sitefs_base::op::{Create, Place, SetTime};
-use sitefs_base::{Attr, Errno, FileKind, InodeId, Name, Time};
+use sitefs_base::{Attr, Errno, FileKind, InodeId, Name, Time, lock::LockOwner};
 use std::{
     ffi::OsStr,
     os::unix::ffi::OsStrExt,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-
-/// How long the kernel may keep what the feed takes back: bounded, in case a notice is ever lost.
-pub const TTL: Duration = Duration::from_secs(3600);
 
 /// The most that one request copies: its reply has 32 bits.
 pub const COPY_MAX: u64 = 1 << 31;
@@ -24,7 +21,7 @@ pub const GENERATION: Generation = Generation(0);
 
 pub fn ttl(lifetime: Lifetime) -> Duration {
     match lifetime {
-        Lifetime::UntilChanged => TTL,
+        Lifetime::UntilChanged => KEEP,
         Lifetime::None => Duration::ZERO,
     }
 }
@@ -35,6 +32,11 @@ pub fn errno(errno: Errno) -> fuser::Errno {
 
 pub fn inode(ino: INodeNo) -> InodeId {
     InodeId::new(ino.0)
+}
+
+/// Who locks.
+pub fn lock_owner(owner: fuser::LockOwner) -> LockOwner {
+    LockOwner::new(owner.0)
 }
 
 /// A place in the tree; names that no directory can hold are refused as POSIX says.

@@ -11,8 +11,8 @@ use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 pub(super) trait Entries: Send + 'static {
     /// Whether it takes inodes too.
     const PLUS: bool;
-    /// Adds an entry; false when there was no room for it.
-    fn take(&mut self, item: &DirItem<'_>) -> bool;
+    /// Adds an entry, of which the kernel may keep the inode for so long; false when there was no room.
+    fn take(&mut self, item: &DirItem<'_>, lifetime: Lifetime) -> bool;
     /// Sends it.
     fn end(self, listed: Op<()>);
 }
@@ -20,7 +20,7 @@ pub(super) trait Entries: Send + 'static {
 impl Entries for ReplyDirectory {
     const PLUS: bool = false;
 
-    fn take(&mut self, item: &DirItem<'_>) -> bool {
+    fn take(&mut self, item: &DirItem<'_>, _lifetime: Lifetime) -> bool {
         !self.add(INodeNo(item.ino.get()), item.cookie, kind(item.kind), OsStr::from_bytes(item.name))
     }
 
@@ -35,12 +35,12 @@ impl Entries for ReplyDirectory {
 impl Entries for ReplyDirectoryPlus {
     const PLUS: bool = true;
 
-    fn take(&mut self, item: &DirItem<'_>) -> bool {
+    fn take(&mut self, item: &DirItem<'_>, lifetime: Lifetime) -> bool {
         let name = OsStr::from_bytes(item.name);
         !match &item.view {
             Some(view) => {
                 let number = INodeNo(view.node.get());
-                self.add(number, item.cookie, name, &ttl(view.lifetime), &entry_attr(view), GENERATION)
+                self.add(number, item.cookie, name, &ttl(lifetime), &entry_attr(view), GENERATION)
             }
             None => {
                 // Without a lifetime only number and kind count; programs skip entries without a number.

@@ -1,7 +1,7 @@
 //! Mounting: by mount(2) as type `fuse.sitefs`, or by fusermount3 for users who may not.
 
 use super::adapter::Adapter;
-use super::notify::Notifier;
+use super::notify::Device;
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use rustix::mount::{MountFlags, UnmountFlags};
 use sitefs_base::{Error, Result};
@@ -103,12 +103,13 @@ fn no_fuse(error: std::io::Error) -> Error {
 
 impl KernelMount {
     /// Mounts, and answers requests with `adapter`.
-    pub fn start(args: &MountArgs, adapter: Adapter) -> Result<(Self, Notifier)> {
+    pub fn start(args: &MountArgs, adapter: Adapter) -> Result<(Self, Device)> {
         let acl = if args.allow_other { SessionACL::All } else { SessionACL::Owner };
         let mut config = Config::default();
         config.acl = acl;
         config.n_threads = Some(READERS);
         let own = rustix::process::geteuid().is_root();
+        let lock_threads = adapter.lock_threads();
         let failed = |error| Error::io(format!("mounting on {}", args.mountpoint.display()), error);
         let session = if own {
             let device = open_device()?;
@@ -130,9 +131,12 @@ impl KernelMount {
             }
         })?;
         let device = session.as_fd().try_clone_to_owned().map_err(failed)?;
-        let notifier = Notifier::new(session.notifier(), device);
+        if let Some(threads) = lock_threads {
+            threads.start(session.notifier()).map_err(failed)?;
+        }
+        let device = Device::new(session.notifier(), device);
         let session = session.spawn().map_err(failed)?;
-        Ok((Self { session: Some(session), mountpoint: args.mountpoint.clone(), own }, notifier))
+        Ok((Self { session: Some(session), mountpoint: args.mountpoint.clone(), own }, device))
     }
 
     /// The kernel has ended the session: there is nothing left to unmount, and what is mounted at the

@@ -6,6 +6,8 @@ mod capabilities;
 mod convert;
 mod entries;
 mod kernel;
+mod lasting;
+mod locks;
 mod notify;
 mod replies;
 

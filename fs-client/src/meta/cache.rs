@@ -76,7 +76,11 @@ impl Cache {
     }
 
     pub fn name(&mut self, place: &Place) -> Option<Option<InodeId>> {
-        self.names.get(place).map(|known| known.value)
+        if let Some(known) = self.names.get(place) {
+            return Some(known.value);
+        }
+        // What a whole listing does not have is not there.
+        self.listings.peek(&place.parent).map(|known| known.value.find(&place.name))
     }
 
     pub fn listing(&mut self, dir: InodeId) -> Option<Arc<Listing>> {
@@ -96,6 +100,16 @@ impl Cache {
     pub fn put_name(&mut self, seq: Seq, place: Place, ino: Option<InodeId>) {
         if self.is_current(seq) {
             remember(&mut self.names, place, seq, ino);
+        }
+    }
+
+    /// Takes in what this mount itself did to a name. If events behind it have come already it may be
+    /// undone again, but what was remembered from before it is wrong in any case.
+    pub fn put_own_name(&mut self, seq: Seq, place: Place, ino: Option<InodeId>) {
+        if self.is_current(seq) {
+            remember(&mut self.names, place, seq, ino);
+        } else if self.names.peek(&place).is_some_and(|known| known.seq < seq) {
+            self.names.pop(&place);
         }
     }
 
@@ -158,6 +172,11 @@ impl Cache {
     /// Drops what an event of another mount made untrue.
     pub fn apply(&mut self, seq: Seq, changes: &[Change]) {
         self.watermark = self.watermark.max(seq);
+        self.forget(changes);
+    }
+
+    /// Drops what may be untrue.
+    pub fn forget(&mut self, changes: &[Change]) {
         for change in changes {
             match change {
                 Change::Name(place) => {
@@ -176,13 +195,42 @@ impl Cache {
         }
     }
 
-    /// Forgets everything; gives the names, which the kernel may remember too.
-    pub fn clear(&mut self) -> Vec<Place> {
-        let names = self.names.iter().map(|(place, _)| place.clone()).collect();
+    /// Forgets everything.
+    pub fn clear(&mut self) {
         self.inodes.clear();
         self.names.clear();
         self.listings.clear();
         self.xattrs.clear();
-        names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sitefs_base::Name;
+
+    fn place(name: &str) -> Place {
+        Place { parent: InodeId::ROOT, name: Name::new(name.as_bytes()).unwrap() }
+    }
+
+    #[test]
+    fn what_was_known_before_an_own_change_is_forgotten_although_events_behind_it_came_first() {
+        let mut cache = Cache::new();
+        let (name, other) = (place("new"), place("other"));
+        cache.put_own_name(Seq::new(5), name.clone(), None);
+        // The cell has sent event 7 while it held back the reply to our own change 6.
+        cache.apply(Seq::new(7), &[Change::Name(other)]);
+        cache.put_own_name(Seq::new(6), name.clone(), Some(InodeId::new(9)));
+        assert_eq!(cache.name(&name), None, "the name is there, and may be something else by now");
+    }
+
+    #[test]
+    fn an_own_change_does_not_replace_what_was_learned_later() {
+        let mut cache = Cache::new();
+        let name = place("new");
+        cache.apply(Seq::new(7), &[Change::Name(name.clone())]);
+        cache.put_name(Seq::new(7), name.clone(), Some(InodeId::new(3)));
+        cache.put_own_name(Seq::new(6), name.clone(), None);
+        assert_eq!(cache.name(&name), Some(Some(InodeId::new(3))));
     }
 }

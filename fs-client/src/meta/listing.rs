@@ -27,12 +27,14 @@ pub struct Listing {
 
 /// Cookies have bit 62 set, so that they never meet those of `.` (1) and `..` (2).
 const COOKIE_BIT: u64 = 1 << 62;
+/// The lowest bits of a cookie tell names of one hash apart.
+const ORDINALS: u64 = 0xf;
 
 fn cookie(name: &Name) -> u64 {
     let mut hasher = SipHasher13::new_with_keys(0x7369_7465_6673_0001, 0x6c69_7374_696e_6700);
     hasher.write(name.as_bytes());
     // Leave the lowest bits to collision ordinals.
-    (hasher.finish() & (COOKIE_BIT - 1) & !0xf) | COOKIE_BIT
+    (hasher.finish() & (COOKIE_BIT - 1) & !ORDINALS) | COOKIE_BIT
 }
 
 impl Listing {
@@ -57,6 +59,14 @@ impl Listing {
         &self.entries[self.entries.partition_point(|entry| entry.cookie <= cookie)..]
     }
 
+    /// The inode under a name.
+    pub fn find(&self, name: &Name) -> Option<InodeId> {
+        let first = cookie(name);
+        let from = self.entries.partition_point(|entry| entry.cookie < first);
+        let mut same_hash = self.entries[from..].iter().take_while(|entry| entry.cookie - first <= ORDINALS);
+        same_hash.find(|entry| entry.name == *name).map(|entry| entry.ino)
+    }
+
     /// All entries.
     pub fn entries(&self) -> &[Listed] {
         &self.entries
@@ -78,5 +88,14 @@ mod tests {
         let after = Listing::new(InodeId::ROOT, fewer);
         assert_eq!(after.after(cookie).iter().map(|entry| entry.name.clone()).collect::<Vec<_>>(), rest);
         assert_eq!(before.after(2).len(), 1000);
+    }
+
+    #[test]
+    fn names_are_found_in_a_listing() {
+        let name = |i: u32| Name::new(format!("file-{i}").into_bytes()).unwrap();
+        let all = (0..1000).map(|i| (name(i), InodeId::new(u64::from(i) + 2), FileKind::File));
+        let listing = Listing::new(InodeId::ROOT, all);
+        assert!((0..1000).all(|i| listing.find(&name(i)) == Some(InodeId::new(u64::from(i) + 2))));
+        assert_eq!(listing.find(&name(1000)), None);
     }
 }

@@ -2,7 +2,10 @@
 
 mod cache;
 mod credit;
+mod doubt;
+mod lease;
 mod listing;
+mod locks;
 mod recover;
 mod remote;
 mod service;
@@ -10,7 +13,9 @@ mod session;
 
 pub use cache::Xattrs;
 pub use credit::{Claim, Growth};
+pub use lease::watch_lease;
 pub use listing::Listing;
+pub use locks::{Done, LockCall, Locks};
 pub use recover::{Fate, OldSessions};
 pub use remote::{CellAddress, Channel, attach, keep_attached};
 pub use service::{Meta, Watcher};

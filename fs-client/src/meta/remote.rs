@@ -20,7 +20,8 @@ pub type Channel = tonic::transport::Channel;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const PING_EVERY: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// With the jitter one attempt each second, which is also how a mount without a lease asks for the cell.
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// A stream that brings nothing for so long is taken for dead: pings are answered each second.
 const SILENCE_MAX: Duration = limits::LEASE;
 
@@ -177,7 +178,9 @@ fn deliver(frame: ToMount, session: &Session, watcher: &dyn Watcher) {
         ToMount::Resync { .. } => watcher.resync(),
         _ => {}
     }
-    session.receive(frame);
+    if let Some(changes) = session.receive(frame) {
+        watcher.resolved(&changes);
+    }
 }
 
 /// Keeps the session attached, beginning with `stream`, until the mount ends. A refusal is final:

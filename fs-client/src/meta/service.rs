@@ -3,9 +3,11 @@
 use super::cache::{Cache, Xattrs};
 use super::listing::Listing;
 use super::session::{Sent, Session};
-use super::{Cx, Op};
+use super::{Cx, Op, Stop};
 use sitefs_base::limits::{COMMIT_CHUNKS_MAX, INODE_RANGE, LISTING_PAGE, METADATA_DEADLINE};
-use sitefs_base::op::{AnswerBody, ChunkLayout, Event, Extra, Location, Outcome, Place, Query, Usage};
+use sitefs_base::op::{
+    AnswerBody, Change, ChunkLayout, Event, Extra, Location, Outcome, Place, Query, Usage,
+};
 use sitefs_base::{Digest, Errno, Inode, InodeId, Seq, op};
 use std::{
     collections::VecDeque,
@@ -19,6 +21,10 @@ pub trait Watcher: Send + Sync {
     fn event(&self, event: &Event);
     /// Events were lost: nothing remembered may be trusted.
     fn resync(&self);
+    /// The outcome of an own operation is known after its deadline: programs were told that it is not.
+    fn resolved(&self, changes: &[Change]);
+    /// The lease is over: what the kernel remembers may not be trusted any more.
+    fn lease_lost(&self);
 }
 
 /// An answer, and whether it may be handed to the kernel with a lifetime.
@@ -62,54 +68,79 @@ impl Meta {
         self.cache().apply(event.seq, &event.changes);
     }
 
-    /// Forgets everything; gives the names that were remembered.
-    pub fn clear(&self) -> Vec<Place> {
-        self.cache().clear()
+    /// Drops what own operations of late may have made untrue.
+    pub fn forget(&self, changes: &[Change]) {
+        self.cache().forget(changes);
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.cache().clear();
+    }
+
+    /// What is remembered, if there is a lease; else what the cell says. Where that gives nothing, and
+    /// operators want it so, what was remembered is better than nothing (DESIGN D28). What is not
+    /// remembered then is unknown: `EIO`, never `ENOENT`.
+    fn known_or<T>(
+        &self,
+        known: impl Fn(&mut Cache) -> Option<T>,
+        ask: impl FnOnce() -> Op<Found<T>>,
+    ) -> Op<Found<T>> {
+        if self.session.has_lease()
+            && let Some(value) = known(&mut self.cache())
+        {
+            return Ok(Found { value, current: true });
+        }
+        match ask() {
+            Err(Stop::Errno(Errno::EIO)) if self.session.may_serve_stale() => {
+                let value = known(&mut self.cache()).ok_or(Errno::EIO)?;
+                Ok(Found { value, current: false })
+            }
+            answered => answered,
+        }
     }
 
     /// The inode under a name; `None` if there is none in that directory.
     pub fn lookup(&self, cx: Cx, place: &Place) -> Op<Found<Option<Inode>>> {
-        {
+        let known = |cache: &mut Cache| match cache.name(place)? {
+            None => Some(None),
+            Some(ino) => cache.inode(ino).map(Some),
+        };
+        self.known_or(known, || {
+            let (seq, body) = self.session.ask(cx, Query::Lookup { at: place.clone() })?;
+            let AnswerBody::Inode(inode) = body else { return unexpected() };
             let mut cache = self.cache();
-            match cache.name(place) {
-                Some(None) => return Ok(Found { value: None, current: true }),
-                Some(Some(ino)) => {
-                    if let Some(inode) = cache.inode(ino) {
-                        return Ok(Found { value: Some(inode), current: true });
-                    }
-                }
-                None => {}
+            cache.put_name(seq, place.clone(), inode.as_ref().map(|inode| inode.attr.ino));
+            if let Some(inode) = &inode {
+                cache.put_inode(seq, inode.clone());
             }
-        }
-        let (seq, body) = self.session.ask(cx, Query::Lookup { at: place.clone() })?;
-        let AnswerBody::Inode(inode) = body else { return unexpected() };
-        let mut cache = self.cache();
-        cache.put_name(seq, place.clone(), inode.as_ref().map(|inode| inode.attr.ino));
-        if let Some(inode) = &inode {
-            cache.put_inode(seq, inode.clone());
-        }
-        Ok(Found { value: inode, current: cache.is_current(seq) })
+            Ok(Found { value: inode, current: cache.is_current(seq) })
+        })
     }
 
     /// An inode by number; `None` if it has no name any more.
     pub fn inode(&self, cx: Cx, ino: InodeId) -> Op<Found<Option<Inode>>> {
-        if let Some(inode) = self.cache().inode(ino) {
-            return Ok(Found { value: Some(inode), current: true });
-        }
-        let (seq, body) = self.session.ask(cx, Query::Inode { ino })?;
-        let AnswerBody::Inode(inode) = body else { return unexpected() };
-        let mut cache = self.cache();
-        if let Some(inode) = &inode {
-            cache.put_inode(seq, inode.clone());
-        }
-        Ok(Found { value: inode, current: cache.is_current(seq) })
+        self.known_or(
+            |cache| cache.inode(ino).map(Some),
+            || {
+                let (seq, body) = self.session.ask(cx, Query::Inode { ino })?;
+                let AnswerBody::Inode(inode) = body else { return unexpected() };
+                let mut cache = self.cache();
+                if let Some(inode) = &inode {
+                    cache.put_inode(seq, inode.clone());
+                }
+                Ok(Found { value: inode, current: cache.is_current(seq) })
+            },
+        )
     }
 
     /// The whole listing of a directory.
     pub fn listing(&self, cx: Cx, dir: InodeId) -> Op<Arc<Listing>> {
-        if let Some(listing) = self.cache().listing(dir) {
-            return Ok(listing);
-        }
+        let found = self.known_or(|cache| cache.listing(dir), || self.fetch_listing(cx, dir))?;
+        Ok(found.value)
+    }
+
+    fn fetch_listing(&self, cx: Cx, dir: InodeId) -> Op<Found<Arc<Listing>>> {
         let mut names = Vec::new();
         let mut after = None;
         let mut first_seq = None;
@@ -138,7 +169,7 @@ impl Meta {
                 if oldest == seq {
                     cache.put_listing(seq, dir, Arc::clone(&listing));
                 }
-                return Ok(listing);
+                return Ok(Found { value: listing, current: cache.is_current(seq) });
             }
         }
     }
@@ -153,14 +184,18 @@ impl Meta {
 
     /// All extended attributes.
     pub fn xattrs(&self, cx: Cx, ino: InodeId) -> Op<Xattrs> {
-        if let Some(xattrs) = self.cache().xattrs(ino) {
-            return Ok(xattrs);
-        }
-        let (seq, body) = self.session.ask(cx, Query::Xattrs { ino })?;
-        let AnswerBody::Xattrs(xattrs) = body else { return unexpected() };
-        let xattrs = Arc::new(xattrs);
-        self.cache().put_xattrs(seq, ino, Arc::clone(&xattrs));
-        Ok(xattrs)
+        let found = self.known_or(
+            |cache| cache.xattrs(ino),
+            || {
+                let (seq, body) = self.session.ask(cx, Query::Xattrs { ino })?;
+                let AnswerBody::Xattrs(xattrs) = body else { return unexpected() };
+                let value = Arc::new(xattrs);
+                let mut cache = self.cache();
+                cache.put_xattrs(seq, ino, Arc::clone(&value));
+                Ok(Found { value, current: cache.is_current(seq) })
+            },
+        )?;
+        Ok(found.value)
     }
 
     /// Where blobs of an inode can be read.
@@ -197,7 +232,7 @@ impl Meta {
             }
         }
         if cx == Cx::Fast {
-            return Err(super::Stop::WouldBlock);
+            return Err(Stop::WouldBlock);
         }
         let outcome = self.mutate(op::Op::AllocInodes { count: INODE_RANGE }, METADATA_DEADLINE)?;
         let Extra::Inodes { first, count } = outcome.extra else { return unexpected() };
@@ -243,7 +278,7 @@ impl Meta {
     /// Remembers the result of this mount's own mutation: a name leads to `ino`, or to nothing.
     pub fn name_changed(&self, seq: Seq, place: &Place, ino: Option<InodeId>) {
         let mut cache = self.cache();
-        cache.put_name(seq, place.clone(), ino);
+        cache.put_own_name(seq, place.clone(), ino);
         cache.forget_listing(place.parent);
     }
 

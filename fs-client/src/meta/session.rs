@@ -6,23 +6,27 @@ mod late;
 pub use late::{Late, OpKey, Sent, never_executed};
 
 use super::credit::Credits;
+use super::doubt::touched;
+use super::lease::Lease;
+use super::locks::Locks;
 use super::{Cx, Op, Stop};
 use crate::metrics::SessionCounters;
 use sitefs_base::limits::{METADATA_DEADLINE, SESSION_OPS_MAX};
-use sitefs_base::op::{Answer, AnswerBody, Credit, OpEnvelope, OpResult, Outcome, Query, Usage};
+use sitefs_base::op::{Answer, AnswerBody, Change, Credit, OpEnvelope, OpResult, Outcome, Query, Usage};
 use sitefs_base::session::{Attached, ToCell, ToMount};
-use sitefs_base::{Clock, Errno, OpId, Seq, SessionId, VolumeSettings, op};
+use sitefs_base::{Clock, Errno, OpId, Seq, ServeStale, SessionId, VolumeSettings, op};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 use tokio::{
     runtime::Handle,
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{Instant, timeout_at},
 };
 
 /// Questions that may be unanswered at a time.
@@ -36,11 +40,17 @@ const CREDIT_WAIT: Duration = Duration::from_secs(1);
 const CREDIT_RETRY: Duration = Duration::from_millis(100);
 /// A cell that has not answered so many asks is taken for gone until it answers again.
 const UNANSWERED_MAX: u32 = 3;
+/// How long a question waits without a lease, where an old answer may be given instead (DESIGN D28).
+const STALE_AFTER: Duration = Duration::from_millis(500);
+/// How long old answers may be given after the end of the lease (DESIGN D28).
+const STALE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 type QueryReply = oneshot::Sender<Result<Answer, Errno>>;
 
 struct PendingOp {
     body: op::Op,
+    /// What the body would have changed in whose place another one is sent now.
+    replaced: Option<Vec<Change>>,
     reply: oneshot::Sender<OpResult>,
     /// Nobody waits for its reply now, and it is kept.
     late: bool,
@@ -48,6 +58,18 @@ struct PendingOp {
     held: bool,
     /// The operation's place, held until its reply is there even if nobody waits for it any more.
     _slot: OwnedSemaphorePermit,
+}
+
+impl PendingOp {
+    /// Nobody waits for the reply any more.
+    fn is_in_doubt(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    /// What it changes if it is executed.
+    fn touched(&self) -> Vec<Change> {
+        self.replaced.clone().unwrap_or_else(|| touched(&self.body))
+    }
 }
 
 struct State {
@@ -69,7 +91,6 @@ struct State {
     events: (u64, u64),
     usage: Usage,
     settings: VolumeSettings,
-    renewed_at: Option<Duration>,
     /// Why nothing is sent any more.
     ended: Option<Errno>,
     /// The mount has said, or is about to say, that it goes.
@@ -89,8 +110,8 @@ pub struct SessionStatus {
     pub behind: u64,
     /// Operations without a reply.
     pub unanswered: usize,
-    /// How long ago the cell renewed the lease.
-    pub since_renewal: Option<Duration>,
+    /// How long the lease goes on; without one nothing remembered is believed.
+    pub lease_left: Option<Duration>,
     /// What operators chose about the volume; nobody may write if that says why.
     pub settings: VolumeSettings,
 }
@@ -98,7 +119,17 @@ pub struct SessionStatus {
 /// A mount's session with its cell.
 pub struct Session {
     state: Mutex<State>,
+    /// Notified when the kernel was told of events.
+    told: Condvar,
+    lease: Lease,
+    /// Whether reads may be answered from memory without a lease.
+    stale_reads: AtomicBool,
+    /// Whether a question without a lease waited in vain, and nothing has been heard since.
+    silent: AtomicBool,
+    /// Frames heard.
+    heard: AtomicU64,
     credits: Arc<Credits>,
+    locks: Locks,
     counters: SessionCounters,
     /// Whether the settings say that nobody may write.
     read_only: AtomicBool,
@@ -130,13 +161,18 @@ impl Session {
             events: (0, 0),
             usage: Usage::default(),
             settings: VolumeSettings::default(),
-            renewed_at: None,
             ended: None,
             leaving: false,
         };
         Self {
             state: Mutex::new(state),
+            told: Condvar::new(),
+            lease: Lease::new(Arc::clone(&clock)),
+            stale_reads: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
             credits: Arc::default(),
+            locks: Locks::new(Arc::clone(&clock)),
             counters: SessionCounters::default(),
             read_only: AtomicBool::new(false),
             op_slots: Arc::new(Semaphore::new(SESSION_OPS_MAX)),
@@ -175,9 +211,48 @@ impl Session {
         usage
     }
 
+    /// The lease.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Whether what is remembered may be believed now.
+    pub fn has_lease(&self) -> bool {
+        self.lease.is_live()
+    }
+
+    /// Whether old answers are better than none: there was a lease, it has not been over for too long,
+    /// and operators want it so (DESIGN D28).
+    pub fn may_serve_stale(&self) -> bool {
+        self.stale_reads.load(Ordering::Acquire)
+            && self.lease.over_for().is_some_and(|over| over <= STALE_MAX)
+    }
+
+    /// Waits a little for a lease if there is none; the error is for what must not begin without one.
+    pub fn wait_for_lease(&self, limit: Duration) -> Result<(), Errno> {
+        let ended = self.state().ended;
+        match ended {
+            Some(errno) => Err(errno),
+            None if self.lease.wait(limit) => Ok(()),
+            None => Err(Errno::EIO),
+        }
+    }
+
     /// The session's credit.
     pub fn credits(&self) -> &Arc<Credits> {
         &self.credits
+    }
+
+    /// The locks of this mount.
+    pub fn locks(&self) -> &Locks {
+        &self.locks
+    }
+
+    /// Waits until the kernel has been told of the events up to `seq`; whether it has within `limit`.
+    pub fn wait_told(&self, seq: Seq, limit: Duration) -> bool {
+        let behind = |state: &mut State| state.acked < seq && state.ended.is_none();
+        let waited = self.told.wait_timeout_while(self.state(), limit, behind);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// What it has counted.
@@ -253,6 +328,7 @@ impl Session {
             }
             self.read_only.store(settings.read_only.is_some(), Ordering::Release);
         }
+        self.stale_reads.store(settings.serve_stale == ServeStale::Reads, Ordering::Release);
         state.settings = settings;
     }
 
@@ -276,7 +352,7 @@ impl Session {
             settings: state.settings.clone(),
             seq: state.applied.max(state.watermark),
             unanswered: state.ops.len(),
-            since_renewal: state.renewed_at.map(|at| self.clock.boottime().saturating_sub(at)),
+            lease_left: self.lease.left(),
         }
     }
 
@@ -285,12 +361,33 @@ impl Session {
     pub fn mutate(&self, body: op::Op, deadline: Duration) -> Result<Outcome, Errno> {
         self.counters.operations.inc();
         self.handle.block_on(async {
-            let answered = async { self.begin(None, body).await?.1.await.unwrap_or(Err(Errno::EIO)) };
-            tokio::time::timeout(deadline, answered).await.unwrap_or_else(|_| {
+            let until = Instant::now() + deadline;
+            let begun = timeout_at(until, self.begin(None, body)).await;
+            let answered = match begun {
+                Ok(begun) => {
+                    let (_, mut answer) = begun?;
+                    match timeout_at(until, &mut answer).await {
+                        Ok(answered) => return answered.unwrap_or(Err(Errno::EIO)),
+                        Err(_) => {
+                            // From here on the outcome is in doubt, unless the reply came at the last moment.
+                            answer.close();
+                            answer.try_recv().ok()
+                        }
+                    }
+                }
+                Err(_) => None,
+            };
+            answered.unwrap_or_else(|| {
                 self.counters.unanswered.inc();
                 Err(Errno::EIO)
             })
         })
+    }
+
+    /// Whether an operation whose outcome nobody knows yet may change one of these.
+    pub fn is_in_doubt(&self, touches: impl Fn(&Change) -> bool) -> bool {
+        let state = self.state();
+        state.ops.values().any(|op| op.is_in_doubt() && op.touched().iter().any(&touches))
     }
 
     /// Sends a mutation as soon as there is a place for it.
@@ -338,42 +435,57 @@ impl Session {
         state.late.remove(&key);
         state.next_op = state.next_op.max(op.next());
         let held = reserved.is_some();
-        state.ops.insert(op, PendingOp { body: body.clone(), reply, late: false, held, _slot: slot });
+        state.ops.insert(
+            op,
+            PendingOp { body: body.clone(), replaced: None, reply, late: false, held, _slot: slot },
+        );
         let (ack_below, link) = (state.ack_below(op), state.link.clone());
         Ok((key, ToCell::Op(OpEnvelope { session, op, ack_below, body }), link))
     }
 
-    /// Asks the cell; with [`Cx::Fast`] it would have to wait, so it does not ask.
+    /// Asks the cell; with [`Cx::Fast`] it would have to wait, so it does not ask. Where an old answer
+    /// may be given instead the wait is short, and there is none once the cell is known to be silent.
     pub fn ask(&self, cx: Cx, query: Query) -> Op<(Seq, AnswerBody)> {
+        let hurry = !self.has_lease() && self.may_serve_stale();
+        if hurry && self.silent.load(Ordering::Acquire) {
+            return Err(self.state().ended.unwrap_or(Errno::EIO).into());
+        }
         if cx == Cx::Fast {
             return Err(Stop::WouldBlock);
         }
         self.counters.questions.inc();
-        let answer = self.handle.block_on(async {
-            let answered = async {
-                let _slot = self.query_slots.acquire().await.map_err(|_| Errno::EIO)?;
-                let (reply, answer) = oneshot::channel();
-                let (frame, link) = {
-                    let mut state = self.state();
-                    if let Some(errno) = state.ended {
-                        return Err(errno);
-                    }
-                    let tag = state.next_tag;
-                    state.next_tag += 1;
-                    state.queries.insert(tag, (query.clone(), reply));
-                    (ToCell::Query { tag, query }, state.link.clone())
-                };
-                if let Some(link) = link {
-                    let _ = link.send(frame).await;
-                }
-                answer.await.unwrap_or(Err(Errno::EIO))
-            };
-            tokio::time::timeout(METADATA_DEADLINE, answered).await.unwrap_or_else(|_| {
-                self.counters.unanswered.inc();
-                Err(Errno::EIO)
-            })
+        let heard = self.heard.load(Ordering::Acquire);
+        let patience = if hurry { STALE_AFTER } else { METADATA_DEADLINE };
+        // Inside the runtime: a timeout cannot be made elsewhere.
+        let waited = async { tokio::time::timeout(patience, self.answer_to(query)).await };
+        let asked = self.handle.block_on(waited);
+        let answer = asked.unwrap_or_else(|_| {
+            self.counters.unanswered.inc();
+            if hurry && self.heard.load(Ordering::Acquire) == heard {
+                self.silent.store(true, Ordering::Release);
+            }
+            Err(Errno::EIO)
         })?;
         Ok((answer.seq, answer.body))
+    }
+
+    async fn answer_to(&self, query: Query) -> Result<Answer, Errno> {
+        let _slot = self.query_slots.acquire().await.map_err(|_| Errno::EIO)?;
+        let (reply, answer) = oneshot::channel();
+        let (frame, link) = {
+            let mut state = self.state();
+            if let Some(errno) = state.ended {
+                return Err(errno);
+            }
+            let tag = state.next_tag;
+            state.next_tag += 1;
+            state.queries.insert(tag, (query.clone(), reply));
+            (ToCell::Query { tag, query }, state.link.clone())
+        };
+        if let Some(link) = link {
+            let _ = link.send(frame).await;
+        }
+        answer.await.unwrap_or(Err(Errno::EIO))
     }
 
     /// A stream is attached: everything unanswered has to be sent again, in this order.
@@ -391,20 +503,28 @@ impl Session {
             state.acked = attached.seq;
             state.watermark = attached.seq;
         }
+        if attached.at.is_some() {
+            self.lease.renew_for_ever();
+        }
+        self.hears();
         state.attached = Some(attached);
-        state.link = Some(link);
+        state.link = Some(link.clone());
         let ack_below = state.ack_below(state.next_op);
         let ops = state.ops.iter().map(|(op, pending)| {
             ToCell::Op(OpEnvelope { session: state.id, op: *op, ack_below, body: pending.body.clone() })
         });
         let queries =
             state.queries.iter().map(|(tag, (query, _))| ToCell::Query { tag: *tag, query: query.clone() });
-        ops.chain(queries).collect()
+        let frames = ops.chain(queries).collect();
+        drop(state);
+        self.locks.link_up(link);
+        frames
     }
 
     /// The stream is gone.
     pub fn link_down(&self) {
         self.state().link = None;
+        self.locks.link_down();
     }
 
     /// The cell has forgotten the session: what was unanswered has an unknown outcome, and the
@@ -426,6 +546,7 @@ impl Session {
             state.ended = Some(errno);
             state.id
         };
+        self.locks.end(errno);
         self.fail_all_of(id, Some(errno));
     }
 
@@ -451,34 +572,47 @@ impl Session {
         drop(state);
         self.late_reply.notify_all();
         self.window.notify_waiters();
+        self.locks.lost();
     }
 
-    /// Takes in a frame that answers something or moves the session on.
-    pub fn receive(&self, frame: ToMount) {
+    fn hears(&self) {
+        self.heard.fetch_add(1, Ordering::AcqRel);
+        self.silent.store(false, Ordering::Release);
+    }
+
+    /// Takes in a frame that answers something or moves the session on. Gives what an operation may have
+    /// changed whose caller was told that its outcome is unknown.
+    pub fn receive(&self, frame: ToMount) -> Option<Vec<Change>> {
+        self.hears();
         let mut state = self.state();
         match frame {
             ToMount::OpReply { op, result, credit } => {
                 self.credits.heard(credit);
-                let Some(pending) = state.ops.remove(&op) else { return };
+                let pending = state.ops.remove(&op)?;
                 if pending.late || pending.held {
                     let key = OpKey { session: state.id, op };
                     state.late.insert(key, Some(result.clone()));
                 }
-                // Nobody listens to one that is late.
-                let _ = pending.reply.send(result);
+                let in_doubt = pending.is_in_doubt().then(|| pending.touched());
+                let PendingOp { body, reply, .. } = pending;
+                let unheard = reply.send(result).is_err();
                 drop(state);
                 self.late_reply.notify_all();
                 self.window.notify_waiters();
+                if unheard {
+                    return in_doubt.or_else(|| Some(touched(&body)));
+                }
             }
             ToMount::Answer { tag, result } => {
-                let Some((_, reply)) = state.queries.remove(&tag) else { return };
+                let (_, reply) = state.queries.remove(&tag)?;
                 drop(state);
                 let _ = reply.send(result);
             }
             ToMount::Renew { client_time, quorum_age, watermark, usage, settings, credit } => {
                 state.watermark = watermark;
                 self.heard_settings(&mut state, settings);
-                state.renewed_at = Some(client_time.saturating_sub(quorum_age));
+                // Events up to the watermark came before: the feed is as far as the lease says.
+                self.lease.renew(client_time, quorum_age);
                 state.usage = usage;
                 drop(state);
                 // Behind the use: a writer that hears of its credit looks at both.
@@ -501,8 +635,13 @@ impl Session {
                 state.acked = floor;
                 state.events.1 = state.events.0;
             }
+            ToMount::LockReply { tag, result } => {
+                drop(state);
+                self.locks.receive(tag, result);
+            }
             ToMount::Attached(_) | ToMount::Closing(_) => {}
         }
+        None
     }
 
     /// Whether the mount is on its way out: a stream that ends then is no surprise.
@@ -525,12 +664,13 @@ impl Session {
         }
     }
 
-    /// Tells the cell that events up to `seq` are in force here. Never waits: if there is no room, the
-    /// next ping says it.
-    pub fn acknowledge(&self, seq: Seq) {
+    /// Tells the cell that `events` more of its events are in force here, the last of them at `seq`. Never
+    /// waits: if there is no room, the next ping says it.
+    pub fn acknowledge(&self, seq: Seq, events: u64) {
         let mut state = self.state();
         state.acked = state.acked.max(seq);
-        state.events.1 += 1;
+        self.told.notify_all();
+        state.events.1 += events;
         if seq == state.applied {
             // Notices in between were lost to a full queue, which took back everything.
             state.events.1 = state.events.0;
@@ -547,5 +687,7 @@ impl Session {
     }
 }
 
+#[cfg(test)]
+mod lease_tests;
 #[cfg(test)]
 mod tests;

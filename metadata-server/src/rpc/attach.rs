@@ -4,6 +4,7 @@ use super::{
     Cell,
     auth::{Access, Auth},
     credit::Holder,
+    locks::{self, LockReply},
     outbox::{Outbox, Outgoing, Wire, send, standing},
     sessions::{Member, Ticket},
     snapshots::no_such_moment,
@@ -25,6 +26,7 @@ pub(super) struct Joined {
     pub ticket: Ticket,
     pub outbox: Outbox,
     pub outgoing: mpsc::Sender<Outgoing>,
+    pub lock_replies: mpsc::Sender<LockReply>,
 }
 
 /// Answers an attach. The error says how the stream ends.
@@ -87,11 +89,13 @@ pub(super) async fn attach(cell: &Arc<Cell>, attach: Attach, wire: &Wire) -> Res
     // A failed send shows at the next one; what was entered above is taken back there.
     let _ = send(wire, ToMount::Attached(attached)).await;
     let (outgoing, inbox) = mpsc::channel(super::outbox::INBOX);
+    let (lock_replies, locks) = mpsc::channel(locks::REPLIES);
     let seen = resumed.unwrap_or(seq);
     let hears_credit = attach.hears_credit.then(|| ticket.credit_news.clone());
     let wire = wire.clone();
-    let outbox = Outbox { cell: cell.clone(), member, holder, events, inbox, wire, hears_credit, seen };
-    Ok(Joined { member, holder, ticket, outbox, outgoing })
+    let outbox =
+        Outbox { cell: cell.clone(), member, holder, events, inbox, locks, wire, hears_credit, seen };
+    Ok(Joined { member, holder, ticket, outbox, outgoing, lock_replies })
 }
 
 fn common_protocol(attach: &Attach) -> Result<u32> {

@@ -7,6 +7,7 @@ mod auth;
 mod blobs;
 mod check;
 mod credit;
+mod locks;
 mod manage;
 mod ops;
 mod outbox;
@@ -26,6 +27,7 @@ pub(crate) use session::SessionService;
 
 use crate::{grant::Blobs, raft::Group, state::CommandBody};
 use credit::Credits;
+use locks::Locks;
 use reserve::Reservations;
 use sessions::{Member, Sessions};
 use sitefs_base::{Clock, NodeId, Tasks};
@@ -67,6 +69,7 @@ pub(crate) struct Cell {
     sessions: Sessions,
     reserved: Reservations,
     credits: Credits,
+    locks: Locks,
     watchers: Watchers,
     /// How many rooms were set aside.
     rooms: AtomicU64,
@@ -90,6 +93,7 @@ impl Cell {
             reserved: Reservations::default(),
             credits: Credits::default(),
             rooms: AtomicU64::new(0),
+            locks: Locks::default(),
         }
     }
 

@@ -3,10 +3,11 @@
 //! The broadcast wakes the outbox quickly; the feed rows of the state are the truth. Whatever the
 //! broadcast has not brought when a reply needs it, or has dropped, is read from the rows.
 
-use super::{Cell, credit::Holder, query::ask, sessions::Member};
+use super::{Cell, credit::Holder, locks::LockReply, query::ask, sessions::Member};
 use crate::state::{self, VolumeInfo};
 use sitefs_base::{
     Errno, Error, OpId, Result, Seq,
+    lock::LockAnswer,
     op::{Answer, AnswerBody, Credit, Event, OpResult, Query},
     session::{Closing, ToMount},
 };
@@ -45,6 +46,7 @@ pub(super) struct Outbox {
     pub holder: Holder,
     pub events: broadcast::Receiver<Arc<(sitefs_base::VolumeId, Event)>>,
     pub inbox: mpsc::Receiver<Outgoing>,
+    pub locks: mpsc::Receiver<LockReply>,
     pub wire: Wire,
     /// Notified when the mount should hear of its credit; not set if it would not understand that.
     pub hears_credit: Option<Arc<Notify>>,
@@ -79,6 +81,7 @@ impl Outbox {
                     Some(Outgoing::Close(closing)) => return send(&self.wire, ToMount::Closing(closing)).await,
                     Some(outgoing) => self.deliver(outgoing).await?,
                 },
+                Some((tag, result)) = self.locks.recv() => self.tell_lock(tag, result).await?,
                 event = self.events.recv() => self.heard(event).await?,
             }
         }
@@ -102,6 +105,13 @@ impl Outbox {
             self.catch_up().await?;
         }
         send(&self.wire, frame).await
+    }
+
+    /// Who gets a lock sees what those who had it before did.
+    async fn tell_lock(&mut self, tag: u64, result: Result<LockAnswer, Errno>) -> Result<()> {
+        self.drain().await?;
+        self.catch_up().await?;
+        send(&self.wire, ToMount::LockReply { tag, result }).await
     }
 
     /// Takes what the broadcast has brought so far.
@@ -242,7 +252,8 @@ fn holds_at(frame: &ToMount) -> Option<Seq> {
         | ToMount::Event(_)
         | ToMount::Credit { .. }
         | ToMount::Resync { .. }
-        | ToMount::Closing(_) => None,
+        | ToMount::Closing(_)
+        | ToMount::LockReply { .. } => None,
     }
 }
 

@@ -4,6 +4,7 @@ use super::{
     Cell,
     attach::{Joined, attach, refused},
     credit::Holder,
+    locks::LockReply,
     ops,
     outbox::{Outgoing, Wire, send},
     query,
@@ -65,6 +66,7 @@ pub(super) struct Stream {
     pub member: Member,
     pub holder: Holder,
     pub outgoing: mpsc::Sender<Outgoing>,
+    lock_replies: mpsc::Sender<LockReply>,
     tasks: Tasks,
     ops: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
@@ -128,12 +130,13 @@ async fn first_frame(inbound: &mut Streaming<pb::ClientFrame>) -> Result<Attach>
 }
 
 async fn run(cell: Arc<Cell>, joined: Joined, inbound: Streaming<pb::ClientFrame>) {
-    let Joined { member, holder, ticket, outbox, outgoing } = joined;
+    let Joined { member, holder, ticket, outbox, outgoing, lock_replies } = joined;
     let stream = Arc::new(Stream {
         cell: cell.clone(),
         member,
         holder,
         outgoing,
+        lock_replies,
         tasks: Tasks::new(),
         ops: Arc::new(Semaphore::new(SESSION_OPS_MAX)),
         bytes: Arc::new(Semaphore::new(OPS_BYTES_MAX)),
@@ -164,6 +167,7 @@ async fn run(cell: Arc<Cell>, joined: Joined, inbound: Streaming<pb::ClientFrame
             let now = cell.clock.boottime();
             cell.reserved.left(member.session, now);
             cell.credits.left(holder, now);
+            stream.locks_left();
         }
     }
     tracing::debug!(session = %member.session, "mount gone");
@@ -177,6 +181,7 @@ fn closed(reason: &str) -> End {
 async fn forget(cell: &Cell, member: Member) {
     cell.reserved.ended(member.session);
     cell.credits.ended(member.volume, member.session);
+    cell.locks_ended(member.volume, member.session);
     let body = CommandBody::CloseSession { volume: member.volume, session: member.session };
     if let Err(error) = cell.group.propose(body).await {
         tracing::debug!(session = %member.session, error = error.chain(), "session is left to expire");
@@ -245,6 +250,11 @@ impl Stream {
                 self.send(Outgoing::Renew { client_time }).await;
             }
             ToCell::Ack { seq } => self.cell.watchers.acked(volume, session, seq),
+            ToCell::Lock(request) => self.lock(request, self.lock_permit().await?),
+            ToCell::CancelLock { tag } => self.cancel_lock(tag),
+            ToCell::ReclaimLocks { tag, locks } => {
+                self.reclaim_locks(tag, locks, self.lock_permit().await?);
+            }
             ToCell::Attach(_) => return Err(refused(Error::invalid("a second attach on one stream"))),
             ToCell::Detach => {}
         }
@@ -261,6 +271,12 @@ impl Stream {
         if poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await.is_pending() {
             self.tasks.spawn(work);
         }
+    }
+
+    /// A place for one answer about locks.
+    async fn lock_permit(&self) -> Result<mpsc::OwnedPermit<LockReply>, Closing> {
+        let permit = self.lock_replies.clone().reserve_owned().await;
+        permit.map_err(|_| refused(Error::unavailable("the stream is ending")))
     }
 
     async fn finish_ops(&self, limit: Duration) {

@@ -162,9 +162,11 @@ impl Watcher {
         }
     }
 
+    /// Also a watcher that writers wait for has to acknowledge: perhaps nobody writes, and what it heard when
+    /// it came back is in force nowhere.
     fn may_renew(&self, now: Duration) -> bool {
         let current = |(_, sent): &(Seq, Duration)| now.saturating_sub(*sent) < PROBATION;
-        self.missed.is_none() || self.unacked.front().is_none_or(current)
+        self.unacked.front().is_none_or(current)
     }
 }
 
@@ -196,6 +198,17 @@ mod tests {
         let before = tokio::time::Instant::now();
         tokio::join!(watchers.wait(VOLUME, WRITER, Seq::new(1)), ack);
         assert!(before.elapsed() < ACK_WAIT);
+        assert!(watchers.may_renew(VOLUME, READER));
+    }
+
+    #[test]
+    fn a_watcher_that_acknowledges_nothing_gets_no_lease_although_nobody_waits_for_it() {
+        let (clock, watchers) = watched();
+        watchers.sent(VOLUME, READER, Seq::new(1));
+        assert!(watchers.may_renew(VOLUME, READER));
+        clock.advance(PROBATION);
+        assert!(!watchers.may_renew(VOLUME, READER));
+        watchers.acked(VOLUME, READER, Seq::new(1));
         assert!(watchers.may_renew(VOLUME, READER));
     }
 

@@ -4,6 +4,7 @@ mod appends;
 mod blobs;
 mod credit;
 mod harness;
+mod locks;
 mod past;
 #[cfg(feature = "s3")]
 mod s3;

@@ -65,7 +65,7 @@ pub use places::{
     BlobPlace, HotBlob, UnverifiedBlob, UploadSlot, hot_blobs, hot_bytes, locate, tails, unverified,
     upload_slot,
 };
-pub use query::{SessionInfo, events_since, is_answered, query, session_info};
+pub use query::{SessionInfo, events_since, is_answered, query, session_info, sessions};
 pub use reap::volumes_to_reap;
 pub use restore::{RestoreJob, restores};
 pub use retention::{Retention, retention};

@@ -176,6 +176,19 @@ pub fn is_answered(read: &dyn Read, volume: VolumeId, session: SessionId, op: Op
     Ok(row.is_some())
 }
 
+/// Every session that the cell knows, with its volume.
+pub fn sessions(read: &dyn Read) -> Result<Vec<(VolumeId, SessionId)>> {
+    let mut found = Vec::new();
+    reads::walk(read, Family::Meta, keys::SESSIONS, keys::SESSIONS, |key, _| {
+        let ids = keys::part(key, 1).zip(keys::part(key, 9));
+        let (volume, session) =
+            ids.ok_or_else(|| rows::damaged(Family::Meta, key, "is no key of a session"))?;
+        found.push((VolumeId::from_key(volume), SessionId::from_key(session)));
+        Ok(true)
+    })?;
+    Ok(found)
+}
+
 /// A session of a volume, if the cell knows it.
 pub fn session_info(read: &dyn Read, volume: VolumeId, session: SessionId) -> Result<Option<SessionInfo>> {
     let row: Option<SessionRow> = rows::fetch(read, Family::Meta, &keys::session(volume, session))?;

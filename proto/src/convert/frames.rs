@@ -1,6 +1,8 @@
 //! The frames of a session stream.
 
-use super::{TEXT_MAX, errno, group, nanos, need, outcome::ResultMessage, session, session_bytes, text};
+use super::{
+    TEXT_MAX, errno, group, locks, nanos, need, outcome::ResultMessage, session, session_bytes, text,
+};
 use crate::pb;
 use sitefs_base::{
     Error, Incarnation, InodeId, Kind, Moment, OpId, READ_ONLY_REASON_MAX, Result, Seq, ServeStale, SiteId,
@@ -27,6 +29,11 @@ impl From<ToCell> for pb::ClientFrame {
                 }),
                 ToCell::Ack { seq } => Frame::Ack(pb::Ack { seq: seq.get() }),
                 ToCell::Detach => Frame::Detach(pb::Empty {}),
+                ToCell::Lock(request) => Frame::Lock(request.into()),
+                ToCell::CancelLock { tag } => Frame::CancelLock(pb::CancelLock { tag }),
+                ToCell::ReclaimLocks { tag, locks } => {
+                    Frame::ReclaimLocks(pb::ReclaimLocks { tag, locks: locks::messages(locks) })
+                }
             }),
         }
     }
@@ -53,6 +60,11 @@ impl TryFrom<pb::ClientFrame> for ToCell {
             },
             Frame::Ack(ack) => Self::Ack { seq: Seq::new(ack.seq) },
             Frame::Detach(pb::Empty {}) => Self::Detach,
+            Frame::Lock(request) => Self::Lock(request.try_into()?),
+            Frame::CancelLock(pb::CancelLock { tag }) => Self::CancelLock { tag },
+            Frame::ReclaimLocks(pb::ReclaimLocks { tag, locks }) => {
+                Self::ReclaimLocks { tag, locks: locks::held(locks)? }
+            }
         })
     }
 }
@@ -93,6 +105,7 @@ impl From<ToMount> for pb::ServerFrame {
                 }),
                 ToMount::Resync { floor } => Frame::Resync(pb::Resync { floor: floor.get() }),
                 ToMount::Closing(closing) => Frame::Closing(closing.into()),
+                ToMount::LockReply { tag, result } => Frame::LockReply(locks::reply(tag, result)),
             }),
         }
     }
@@ -132,6 +145,9 @@ impl TryFrom<pb::ServerFrame> for ToMount {
             },
             Frame::Resync(resync) => Self::Resync { floor: Seq::new(resync.floor) },
             Frame::Closing(closing) => Self::Closing(closing.try_into()?),
+            Frame::LockReply(pb::LockReply { tag, result }) => {
+                Self::LockReply { tag, result: locks::result(need(result, "result")?)? }
+            }
         })
     }
 }

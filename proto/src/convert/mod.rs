@@ -3,6 +3,7 @@
 mod blobs;
 mod feed;
 mod frames;
+mod locks;
 mod ops;
 mod outcome;
 mod query;

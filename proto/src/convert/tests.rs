@@ -6,6 +6,7 @@ use prost::Message;
 use sitefs_base::{
     Attr, AttrFlags, Content, Extent, FileKind, Inode, Kind, Moment, OpId, Seq, ServeStale, SiteId, Time,
     VolumeId, VolumeSettings, limits,
+    lock::{ByteRange, HeldLock, LockAnswer, LockAsk, LockKind, LockOwner, LockRequest},
     op::*,
     session::{Attach, Attached, Closing, CreditUse, FetchBlob, StoreBlob, ToCell, ToMount},
 };
@@ -226,6 +227,43 @@ fn an_attach() -> BoxedStrategy<Attach> {
         })
         .boxed()
 }
+fn a_range() -> BoxedStrategy<ByteRange> {
+    [0..=ByteRange::LAST, 0..=ByteRange::LAST]
+        .prop_map(|[a, b]| ByteRange::new(a.min(b), a.max(b)).unwrap())
+        .boxed()
+}
+fn a_lock_kind() -> BoxedStrategy<LockKind> {
+    prop_oneof![Just(LockKind::Shared), Just(LockKind::Exclusive)].boxed()
+}
+fn a_lock_request() -> BoxedStrategy<LockRequest> {
+    let ask = prop_oneof![
+        a_lock_kind().prop_map(LockAsk::Test),
+        a_lock_kind().prop_map(LockAsk::Try),
+        a_lock_kind().prop_map(LockAsk::Wait),
+        Just(LockAsk::Unlock),
+    ];
+    (any::<[u64; 2]>(), ino(), any::<u32>(), a_range(), ask)
+        .prop_map(|([tag, owner], ino, pid, range, ask)| LockRequest {
+            tag,
+            ino,
+            owner: LockOwner::new(owner),
+            pid,
+            range,
+            ask,
+        })
+        .boxed()
+}
+fn a_held_lock() -> BoxedStrategy<HeldLock> {
+    (ino(), any::<u64>(), any::<u32>(), a_range(), a_lock_kind())
+        .prop_map(|(ino, owner, pid, range, kind)| HeldLock {
+            ino,
+            owner: LockOwner::new(owner),
+            pid,
+            range,
+            kind,
+        })
+        .boxed()
+}
 fn to_cell() -> BoxedStrategy<ToCell> {
     prop_oneof![
         1 => an_attach().prop_map(ToCell::Attach),
@@ -242,6 +280,10 @@ fn to_cell() -> BoxedStrategy<ToCell> {
         ),
         1 => seq().prop_map(|seq| ToCell::Ack { seq }),
         1 => Just(ToCell::Detach),
+        1 => a_lock_request().prop_map(ToCell::Lock),
+        1 => any::<u64>().prop_map(|tag| ToCell::CancelLock { tag }),
+        1 => (any::<u64>(), vec(a_held_lock(), 0..3))
+            .prop_map(|(tag, locks)| ToCell::ReclaimLocks { tag, locks }),
     ]
     .boxed()
 }
@@ -381,6 +423,14 @@ fn a_closing() -> BoxedStrategy<Closing> {
 fn to_mount() -> BoxedStrategy<ToMount> {
     let op_result = prop_oneof![an_outcome().prop_map(Ok), an_errno().prop_map(Err)];
     let answer = prop_oneof![an_answer().prop_map(Ok), an_errno().prop_map(Err)];
+    let lock_answer =
+        prop_oneof![
+            Just(Ok(LockAnswer::Done)),
+            (a_range(), a_lock_kind(), any::<u32>())
+                .prop_map(|(range, kind, pid)| Ok(LockAnswer::InTheWay { range, kind, pid })),
+            vec(a_held_lock(), 0..3).prop_map(|locks| Ok(LockAnswer::Kept(locks))),
+            an_errno().prop_map(Err),
+        ];
     prop_oneof![
         an_attached().prop_map(ToMount::Attached),
         (op_id(), op_result, a_credit()).prop_map(|(op, result, credit)| ToMount::OpReply {
@@ -407,6 +457,7 @@ fn to_mount() -> BoxedStrategy<ToMount> {
         }),
         seq().prop_map(|floor| ToMount::Resync { floor }),
         a_closing().prop_map(ToMount::Closing),
+        (any::<u64>(), lock_answer).prop_map(|(tag, result)| ToMount::LockReply { tag, result }),
     ]
     .boxed()
 }
@@ -480,6 +531,10 @@ fn what_is_out_of_bounds_is_refused() {
     assert!(Extent::try_from(pb::Extent { blob_offset: 0, ..extent.clone() }).is_ok());
     assert!(Extent::try_from(pb::Extent { offset: u64::MAX, blob_offset: 0, ..extent }).is_err());
     assert!(ToCell::try_from(pb::ClientFrame { frame: None }).is_err());
+    let lock = pb::LockRequest { last: 1 << 63, action: pb::LockAction::Try.into(), ..Default::default() };
+    assert!(LockRequest::try_from(lock).is_err());
+    assert!(LockRequest::try_from(pb::LockRequest { last: 1, start: 2, ..lock }).is_err());
+    assert!(LockRequest::try_from(pb::LockRequest { last: 1, action: 9, ..lock }).is_err());
 }
 
 #[test]

@@ -6,7 +6,6 @@
 
 use super::*;
 use sitefs_base::{InodeId, limits::REPLY_WINDOW, op::Commit};
-use tokio::time::{Instant, timeout_at};
 
 /// How far the newest operation may be from the oldest without a reply. Those that hold a place may
 /// begin all at once.
@@ -126,7 +125,8 @@ impl Session {
         if state.is_unanswered(key)
             && let Some(pending) = state.ops.get_mut(&key.op)
         {
-            pending.body = never_executed();
+            let body = std::mem::replace(&mut pending.body, never_executed());
+            pending.replaced = Some(touched(&body));
             pending.late = true;
             return Sent::Late(key);
         }

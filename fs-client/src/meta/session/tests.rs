@@ -46,11 +46,17 @@ fn renew(used: u64, settings: VolumeSettings, credit: Credit) -> ToMount {
     ToMount::Renew { client_time, quorum_age, watermark: Seq::ZERO, usage: usage(used), settings, credit }
 }
 
+/// Each stream begins with what is locked.
+pub(super) fn is_about_locks(frame: &ToCell) -> bool {
+    matches!(frame, ToCell::ReclaimLocks { .. })
+}
+
 /// A session with a stream, and the frames that it sends.
 fn session(runtime: &Runtime, settings: VolumeSettings, credit: Credit) -> (Session, Receiver<ToCell>) {
     let session = Session::new(SessionId::new(1), runtime.handle().clone(), Arc::new(SystemClock));
-    let (link, sent) = mpsc::channel(16);
+    let (link, mut sent) = mpsc::channel(16);
     session.link_up(attached(settings, credit), link);
+    assert!(is_about_locks(&sent.try_recv().unwrap()));
     (session, sent)
 }
 
@@ -153,7 +159,8 @@ fn a_writer_waits_for_a_cell_that_restarts() {
             }
             let (link, mut sent) = mpsc::channel(16);
             session.link_up(attached(VolumeSettings::default(), Credit::NONE), link);
-            let Some(ToCell::Ping { credit, .. }) = sent.blocking_recv() else { panic!() };
+            let first = std::iter::from_fn(|| sent.blocking_recv()).find(|frame| !is_about_locks(frame));
+            let Some(ToCell::Ping { credit, .. }) = first else { panic!() };
             assert_eq!(credit.wanted, bytes(2));
             session.receive(renew(0, VolumeSettings::default(), bytes(2)));
         });
