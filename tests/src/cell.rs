@@ -221,16 +221,6 @@ impl Mounted {
         self.process.as_ref().expect("the mount runs").pid()
     }
 
-    /// Stops its process where it stands (SIGSTOP).
-    pub fn pause(&self) {
-        self.process.as_ref().expect("the mount runs").signal(rustix::process::Signal::STOP);
-    }
-
-    /// Lets it go on.
-    pub fn resume(&self) {
-        self.process.as_ref().expect("the mount runs").signal(rustix::process::Signal::CONT);
-    }
-
     /// Unmounts with `sitefs umount`; the exit code of the mount's process.
     pub fn umount(&mut self) -> i32 {
         sitefs(&["umount".as_ref(), self.root().as_os_str()]).ok();

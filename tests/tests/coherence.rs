@@ -67,7 +67,7 @@ fn a_name_that_was_asked_for_before_it_was_made_is_found_at_once() {
     }
     let cell = cell("reads");
     let (one, two) = (cell.mount("acme/live"), cell.mount("acme/live"));
-    rounds(&cell, 200, |round| {
+    rounds(&cell, 1000, |round| {
         let name = format!("style-{round}.css");
         for _ in 0..2 {
             assert!(!two.path(&name).exists());
@@ -193,12 +193,12 @@ fn a_mount_that_was_stopped_gives_no_old_answers_when_it_goes_on() {
     let cell = cell("off");
     let (one, two) = (cell.mount("acme/live"), cell.mount("acme/live"));
     prepare(&one, &two);
-    two.pause();
+    two.freeze();
     change(&one);
     thread::park_timeout(LEASE + SECOND);
     // The kernel answers by itself while the process stands still: nothing can be done about that.
     let while_stopped = fs::metadata(two.path("absent"));
-    two.resume();
+    two.thaw();
     let start = Instant::now();
     let seen = watch(start, 3 * SECOND, || old(&two));
     println!("stopped: {while_stopped:?}; going on, old answers for {:?}, then {:?}", seen.stale, seen.then);
