@@ -176,6 +176,12 @@ impl Run {
                 self.close(session(who));
                 self.reopen(session(who));
             }
+            Step::FindAgain(who) => {
+                let who = session(who);
+                if self.clients[who].open {
+                    self.model.open(self.of(who), Self::session(who));
+                }
+            }
             Step::Close(who) => self.close(session(who)),
             Step::Snapshot(of, name, back) => {
                 let at = back.map(|back| self.back(back));

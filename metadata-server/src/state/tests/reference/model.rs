@@ -83,6 +83,8 @@ pub struct Model {
     pub log: Vec<Command>,
     /// How often which command had which reply.
     pub seen: BTreeMap<reach::Seen, u64>,
+    /// By how much the last command that is no operation says that a volume has grown.
+    pub grown: Credit,
 }
 
 fn root(at: Time) -> Node {
@@ -160,6 +162,7 @@ impl Model {
             clock: Time::new(1_000, 0),
             log: Vec::new(),
             seen: BTreeMap::new(),
+            grown: Credit::NONE,
         };
         let group = GroupId::new(1);
         let init = CommandBody::Init { cell: "test".into(), group, incarnation: INCARNATION };
@@ -193,7 +196,7 @@ impl Model {
     /// Executes a command without events, for which the model has no rules of its own.
     pub fn plain(&mut self, body: CommandBody) -> Result<Reply, Errno> {
         let (reply, event) = self.told(body);
-        assert_eq!(event, None);
+        assert_eq!((event, self.grown), (None, Credit::NONE));
         reply
     }
 
@@ -204,8 +207,15 @@ impl Model {
         if applied.reply.is_ok() {
             self.last_at = at;
         }
-        assert_eq!((applied.crowded, applied.grown), (None, Credit::NONE));
+        assert_eq!(applied.crowded, None);
+        self.grown = applied.grown;
         (applied.reply, applied.event.map(|(_, event)| event))
+    }
+
+    /// Compares by how much the last command says that a volume has grown with what there is more.
+    pub fn check_growth(&self, id: VolumeId, before: &Tree) {
+        let grown = used(&self.volumes[&id].now.tree).less(used(before));
+        assert_eq!(self.grown, grown, "what was used more");
     }
 
     pub fn open(&mut self, volume: VolumeId, session: SessionId) {

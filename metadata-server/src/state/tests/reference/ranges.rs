@@ -24,8 +24,12 @@ fn require_file(node: &Node) -> Verdict<()> {
 /// The part of an extent in `from..to`.
 fn part(extent: &Extent, from: u64, to: u64) -> Option<Extent> {
     let (start, end) = (extent.offset.max(from), extent.end().min(to));
-    let blob_offset = extent.blob_offset + start.saturating_sub(extent.offset) as u32;
-    (start < end).then(|| Extent { offset: start, len: (end - start) as u32, blob_offset, ..*extent })
+    (start < end).then(|| Extent {
+        offset: start,
+        len: (end - start) as u32,
+        blob_offset: extent.blob_offset + (start - extent.offset) as u32,
+        ..*extent
+    })
 }
 
 /// Extents of one chunk, where those that go on in the same blob are one.

@@ -6,7 +6,7 @@ use super::{
     tree::{Body, Tree},
 };
 use crate::state::{CommandBody, Family, Read, Reply, keys, reap::NO_SESSION, tests::slices::slice_rows};
-use sitefs_base::{InodeId, Time, VolumeId};
+use sitefs_base::{InodeId, Time, VolumeId, op::Credit};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a slice may take beyond its measure: the attributes of an inode, a name and what it leads to.
@@ -17,6 +17,7 @@ impl Model {
     pub fn reap(&mut self, id: VolumeId) -> bool {
         let (before, at, rows) = (self.volumes[&id].now.clone(), self.next_at(), self.row_count());
         let (reply, event) = self.told(CommandBody::Reap { volume: id });
+        assert_eq!(self.grown, Credit::NONE);
         let Ok(Reply::Reaped { more }) = reply else {
             panic!("{reply:?}");
         };

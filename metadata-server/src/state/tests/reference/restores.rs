@@ -58,6 +58,7 @@ impl Model {
             self.blobs = blobs;
             self.check_event(id, (&before, NO_SESSION), event);
         }
+        self.check_growth(id, &before);
         self.check(id);
     }
 
@@ -88,6 +89,7 @@ impl Model {
         assert_eq!(state, running.state(Some(job), state.more));
         volume.advance(at);
         self.check_event(id, (&before, NO_SESSION), event);
+        self.check_growth(id, &before);
         self.check(id);
         state.more
     }
@@ -114,6 +116,7 @@ impl Model {
             self.volumes.insert(id, volume);
             self.check_event(id, (&before, NO_SESSION), event);
         }
+        self.check_growth(id, &before);
         self.check(id);
     }
 

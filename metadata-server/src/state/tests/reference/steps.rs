@@ -28,6 +28,8 @@ pub enum Step {
     Clock(Clock),
     /// A session ends and begins again.
     Reopen(u8),
+    /// A session is opened again while it goes on: its mount has looked whether the cell knows it.
+    FindAgain(u8),
     /// A session ends.
     Close(u8),
     /// The cell has read an uploaded object.
@@ -419,7 +421,7 @@ fn leading() -> impl Strategy<Value = Step> {
             .prop_map(|(volume, job, publish)| Step::EndRestore(volume, job, publish)),
         2 => (any::<u8>(), change()).prop_map(|(volume, change)| Step::SetVolume(volume, change)),
         1 => Just(Step::DeleteOrMake),
-        1 => (0..40u8).prop_map(Step::Expire),
+        2 => prop_oneof![3 => 0..6u8, 1 => 6..40u8].prop_map(Step::Expire),
         1 => (any::<u8>(), 0..2u8).prop_map(|(volume, reader)| Step::ChangeThePast(volume, reader)),
     ]
 }
@@ -468,6 +470,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(Step::Acknowledge),
         14 => clock.prop_map(Step::Clock),
         1 => any::<u8>().prop_map(Step::Reopen),
+        1 => any::<u8>().prop_map(Step::FindAgain),
         1 => any::<u8>().prop_map(Step::Close),
         2 => any::<u8>().prop_map(Step::Verified),
         2 => any::<u8>().prop_map(Step::Drained),
