@@ -39,12 +39,12 @@ calls! {
     Getxattr "getxattr"
     Listxattr "listxattr"
     Removexattr "removexattr"
-    Fallocate "fallocate"
-    Lseek "lseek"
-    CopyRange "copy_file_range"
     Getlk "getlk"
     Setlk "setlk"
     Setlkw "setlkw"
+    Fallocate "fallocate"
+    Lseek "lseek"
+    CopyRange "copy_file_range"
 }
 
 /// The errors that say that something is wrong, and not with the program.
