@@ -22,6 +22,12 @@ fn sums(read: &dyn Read) -> Sums {
     Family::ALL.iter().map(|family| checksum(read, *family).unwrap()).collect()
 }
 
+/// In memory where that is possible: a crash here is an unfinished flush, not a lost disk, and thousands
+/// of syncs of small files take minutes on a busy disk.
+fn memory_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 fn open(dir: &Path) -> Store {
     let small = StoreOptions { cache_bytes: 1 << 20, write_buffer_bytes: 1 << 20, ..StoreOptions::default() };
     Store::open(dir, small).unwrap()
@@ -98,7 +104,7 @@ fn survive(seed: u64) {
     let _slices = reference::cell_slices();
     let entries: Vec<&[Command]> = log.chunks(BATCH).collect();
     let expected = never_crashed(&entries);
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_dir();
     let mut dice = Dice(seed);
     let mut live = dir.path().join("0");
     let mut store = open(&live);
@@ -143,7 +149,7 @@ const LOG: &str = "SITEFS_TEST_LOG";
 fn another_process() {
     let Some(path) = std::env::var_os(LOG).map(PathBuf::from) else { return };
     let log: Vec<Command> = postcard::from_bytes(&fs::read(&path).unwrap()).unwrap();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_dir();
     let store = open(dir.path());
     let _slices = reference::cell_slices();
     let mut dice = Dice(u64::from(process::id()));
@@ -157,7 +163,7 @@ fn another_process() {
 
 #[test]
 fn the_same_log_gives_the_same_checksums_in_other_processes() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = memory_dir();
     for seed in (reference::Budget { histories: 5, steps: 120 }).seeds() {
         let (view, log) = reference::random_cell(seed, 120);
         let path = dir.path().join(format!("log-{seed}"));
