@@ -340,6 +340,9 @@ fn follow(steps: Vec<Step>) {
             _ => {}
         }
         let stored = store.reader().scan(FAMILY, &[], &[], 1000).unwrap();
+        // Compactions that nobody asked for may drop what is not needed, when a store is opened for example.
+        let is_there = |key: &[u8]| stored.iter().any(|(stored, _)| stored == key);
+        now.rows.retain(|key, value| is_there(key) || safe.needs(key, value));
         assert_eq!(stored, now.rows.clone().into_iter().collect::<Vec<_>>(), "after step {number}, {step:?}");
     }
 }
