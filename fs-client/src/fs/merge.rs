@@ -6,7 +6,7 @@ use super::commit::Failed;
 use super::files::local_errno;
 use super::node::{Draft, Node};
 use super::tail::{Appended, Tail};
-use super::{Fs, Notice, Op};
+use super::{Fs, Notice};
 use sitefs_base::limits::HOT_MAX;
 use sitefs_base::{Errno, Time};
 use std::sync::Arc;
@@ -71,8 +71,8 @@ impl Fs {
     /// Another mount changed the file to which this one only appended: what was appended becomes a tail, for
     /// callers that hold the node's commit lock. The mount goes on with what the cell has.
     pub(super) fn append_behind_others(&self, node: &Arc<Node>) -> Result<(), Failed> {
-        let found: Op<_> = self.inode_now({ node.state().row });
-        let found = found.map_err(|_| Failed::NoAnswer)?;
+        let row = node.state().row;
+        let found = self.inode_now(row).map_err(|_| Failed::NoAnswer)?;
         let mut state = node.state();
         let Some(draft) = &mut state.draft else { return Ok(()) };
         // Without starts the next commit is for no version in particular.
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn writes_that_fit_into_an_operation_stay_whole() {
         let max = HOT_MAX as u64;
-        assert_eq!(sizes(&[]), []);
+        assert!(sizes(&[]).is_empty());
         assert_eq!(sizes(&[1, 2, 3]), [6]);
         assert_eq!(sizes(&[max - 10, 20, max, 1, 5]), [HOT_MAX - 10, 20, HOT_MAX, 6]);
         assert_eq!(sizes(&[5, 2 * max + 7, 1]), [5, HOT_MAX, HOT_MAX, 8]);

@@ -34,8 +34,7 @@ pub(super) struct Sealed {
 pub(super) fn seal(node: &Node, taken: Option<&Taken>) -> Sealed {
     let mut state = node.state();
     let gone = state.gone;
-    let (appends, unsure) =
-        state.tail.as_mut().filter(|_| !gone).map_or((Vec::new(), None), Tail::seal);
+    let (appends, unsure) = state.tail.as_mut().filter(|_| !gone).map_or((Vec::new(), None), Tail::seal);
     Sealed {
         row: taken.map_or(state.row, |taken| taken.row),
         cver: state.last.as_ref().map(|last| last.attr.cver),
@@ -105,7 +104,9 @@ impl Fs {
                     self.let_go(node, key);
                 }
             }
-            Err(error) => tracing::warn!(error = error.chain(), "a journal record cannot be brought up to date"),
+            Err(error) => {
+                tracing::warn!(error = error.chain(), "a journal record cannot be brought up to date")
+            }
         }
     }
 
@@ -153,13 +154,7 @@ impl Fs {
     }
 
     /// Makes what is left of a record the tail of a file of this mount.
-    fn restore_tail(
-        &self,
-        keeping: &Keeping,
-        number: u64,
-        record: &Record,
-        inode: Inode,
-    ) -> Result<Settled> {
+    fn restore_tail(&self, keeping: &Keeping, number: u64, record: &Record, inode: Inode) -> Result<Settled> {
         let left = read_appends(keeping, number, record)?;
         if left.is_empty() && record.set.is_empty() {
             return Ok(Settled::Done);

@@ -3,7 +3,7 @@
 use super::record::tests::{reformat, sample};
 use super::*;
 use proptest::prelude::*;
-use sitefs_base::OpId;
+use sitefs_base::{OpId, SessionId};
 use sitefs_blobstore::hash;
 use std::{fs, path::PathBuf};
 
