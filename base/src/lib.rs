@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows gRPC, RocksDB, S3 or FUSE.
 
+pub mod check;
 mod digest;
 mod errno;
 mod error;

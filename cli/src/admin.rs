@@ -1,9 +1,13 @@
 //! Calls to a cell's admin service.
 
 use crate::failure::{Failure, Hint};
-use sitefs_base::{Error, Identity, Role, VolumeName, limits::METADATA_DEADLINE};
+use sitefs_base::{
+    Error, Identity, Role, VolumeName,
+    check::{CheckEvent, CheckOptions},
+    limits::METADATA_DEADLINE,
+};
 use sitefs_proto::{
-    MESSAGE_MAX, error_from_status,
+    MESSAGE_MAX, RepairAll, error_from_status,
     manage::VolumeDetails,
     pb::{self, admin_client::AdminClient},
 };
@@ -12,6 +16,9 @@ use tonic::{
     Code, Response, Status,
     transport::{Channel, Endpoint},
 };
+
+/// Each is an entry of the log.
+const REPAIRS_AT_A_TIME: usize = 100;
 
 /// Where the admin service is.
 #[derive(clap::Args)]
@@ -101,6 +108,49 @@ impl Admin {
                 }
             }
         })
+    }
+
+    /// Checks the cell and hears what is found; a signal ends it.
+    pub(crate) fn check(
+        &mut self,
+        options: CheckOptions,
+        mut tell: impl FnMut(CheckEvent),
+    ) -> Result<(), Error> {
+        let request = pb::CheckRequest { claimed_identity: operator(), ..options.into() };
+        self.runtime.block_on(async {
+            let opened = self.long.check(request).await.map_err(|status| error_from_status(&status))?;
+            let mut events = opened.into_inner();
+            let mut done = false;
+            let ctrl_c = tokio::signal::ctrl_c();
+            tokio::pin!(ctrl_c);
+            loop {
+                let event = tokio::select! {
+                    event = events.message() => event.map_err(|status| error_from_status(&status))?,
+                    _ = &mut ctrl_c => return Err(Error::unavailable("the check was ended before it was done")),
+                };
+                match event {
+                    Some(event) => {
+                        let event: CheckEvent = event.try_into()?;
+                        done |= matches!(event, CheckEvent::Done(_));
+                        tell(event);
+                    }
+                    None if done => return Ok(()),
+                    None => return Err(Error::unavailable("the cell went away before the check was done")),
+                }
+            }
+        })
+    }
+
+    /// Has repairs done; how many were.
+    pub(crate) fn repair(&mut self, mut repairs: Vec<Vec<u8>>) -> Result<u64, Error> {
+        let mut done = 0;
+        while !repairs.is_empty() {
+            let rest = repairs.split_off(repairs.len().min(REPAIRS_AT_A_TIME));
+            let request = RepairAll { repairs, claimed_identity: operator() };
+            done += answer(&self.runtime, self.client.repair(pb::RepairRequest::from(request)))?.done;
+            repairs = rest;
+        }
+        Ok(done)
     }
 
     /// Makes a snapshot.

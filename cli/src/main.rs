@@ -4,6 +4,7 @@ mod admin;
 #[cfg(all(feature = "server", feature = "mount"))]
 mod demo;
 mod failure;
+mod fsck;
 #[cfg(feature = "mount")]
 mod helper;
 #[cfg(feature = "mount")]
@@ -76,6 +77,7 @@ enum Command {
     Umount(umount::Arguments),
     #[cfg(feature = "mount")]
     Journal(journal::Arguments),
+    Fsck(fsck::Arguments),
     Volume(volume::Arguments),
     Status(status::Arguments),
 }
@@ -104,6 +106,7 @@ fn main() -> ExitCode {
         Command::Umount(arguments) => umount::run(&arguments, &output),
         #[cfg(feature = "mount")]
         Command::Journal(arguments) => journal::run(&arguments, &output),
+        Command::Fsck(arguments) => fsck::run(&arguments, &output),
         Command::Volume(arguments) => volume::run(&arguments, &output),
         Command::Status(arguments) => status::run(&arguments, &output),
     };

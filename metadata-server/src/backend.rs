@@ -36,6 +36,35 @@ impl BackendConfig {
         }
     }
 
+    /// The backend of a data directory, as it was remembered.
+    pub(crate) fn of(data: &Path) -> Result<Self> {
+        let found = match fs::read(file(data)) {
+            Ok(found) => String::from_utf8_lossy(&found).into_owned(),
+            // It is remembered when a server has started.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::Directory),
+            Err(error) => return Err(Error::io(format!("reading {}", file(data).display()), error)),
+        };
+        let lines: Vec<&str> = found.lines().collect();
+        match lines[..] {
+            ["directory"] => Ok(Self::Directory),
+            ["s3", endpoint, bucket] => {
+                let endpoint = endpoint.strip_prefix("endpoint ").filter(|endpoint| *endpoint != "aws");
+                let bucket = bucket.strip_prefix("bucket ").unwrap_or_default().to_owned();
+                Ok(Self::S3 { endpoint: endpoint.map(str::to_owned), bucket, region: None })
+            }
+            _ => Err(Error::invalid(format!(
+                "{} says {:?}: use the sitefs version that wrote it",
+                file(data).display(),
+                one_line(&found)
+            ))),
+        }
+    }
+
+    /// Opens the backend without trying it: nothing is written there.
+    pub(crate) fn reach(&self, data: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn Backend>> {
+        self.make(data, clock)
+    }
+
     /// Refuses another backend than the one that the blobs of `data` are in.
     pub(crate) fn check_same(&self, data: &Path) -> Result<()> {
         let found = match fs::read(file(data)) {

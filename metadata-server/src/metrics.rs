@@ -30,6 +30,7 @@ impl ServerMetrics {
         disk(&cell.group, &mut out);
         mounts(&cell, &mut out);
         hot(&cell.group, &mut out);
+        scrub(&cell, &mut out);
         out.finish()
     }
 }
@@ -75,4 +76,15 @@ fn hot(group: &Group, out: &mut Exposition) {
         }
         Err(error) => tracing::debug!(error = error.chain(), "hot blobs are not counted"),
     }
+}
+
+fn scrub(cell: &Cell, out: &mut Exposition) {
+    let scrub = &cell.scrub;
+    let age = scrub.whole_since().map_or(0.0, |since| cell.clock.now().since(since).as_secs_f64());
+    let help = "Seconds since the last whole round of reading every object began; 0: there was none yet.";
+    out.gauge("sitefs_cell_scrub_age_seconds", help, age);
+    out.counter("sitefs_cell_scrub_objects_total", "Objects read again and hashed.", scrub.objects());
+    out.counter("sitefs_cell_scrub_bytes_total", "Bytes of these.", scrub.bytes());
+    let help = "Objects found to be wrong or missing; the log says which files use them.";
+    out.counter("sitefs_cell_scrub_bad_total", help, scrub.bad());
 }

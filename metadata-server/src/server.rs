@@ -1,8 +1,9 @@
 //! The metadata cell as a service: one node, its listeners and its loops.
 
-pub use crate::{backend::BackendConfig, metrics::ServerMetrics};
+pub use crate::{backend::BackendConfig, fsck::check_stopped, metrics::ServerMetrics};
 
 use crate::{
+    fsck::scrub,
     grant::{self, Blobs},
     horizons::Horizons,
     raft::{DataDir, Group, GroupConfig},
@@ -101,7 +102,14 @@ impl Server {
         loops.spawn(grant::verify(blobs.clone()));
         loops.spawn(grant::merge_hot(blobs.clone()));
         loops.spawn(grant::merge_stored(blobs.clone()));
-        loops.spawn(grant::report_verified(blobs, reports));
+        loops.spawn(grant::report_verified(blobs.clone(), reports));
+        loops.spawn(scrub(
+            cell.group.clone(),
+            blobs.backend(),
+            cell.clock.clone(),
+            config.data_dir.clone(),
+            cell.scrub.clone(),
+        ));
         loops.spawn(expire_sessions(cell.clone()));
         loops.spawn(reap(cell.clone()));
         loops.spawn(Horizons::new(cell.group.clone(), cell.clock.clone()).run());

@@ -121,6 +121,10 @@ pub struct CellStatus {
     pub volumes: u64,
     /// How many mounts are attached.
     pub sessions: u64,
+    /// The last objects that the scrub found to be wrong since the start, and who uses them.
+    pub damaged_objects: Vec<String>,
+    /// Seconds since the last whole round of the scrub began, if there was one.
+    pub scrub_age: Option<u64>,
 }
 
 impl From<CellStatus> for pb::StatusReply {
@@ -137,6 +141,8 @@ impl From<CellStatus> for pb::StatusReply {
             version: status.version,
             volumes: status.volumes,
             sessions: status.sessions,
+            damaged_objects: status.damaged_objects,
+            scrub_age: status.scrub_age,
         }
     }
 }
@@ -156,6 +162,8 @@ impl TryFrom<pb::StatusReply> for CellStatus {
             version: text(reply.version, TEXT_MAX, "a version")?,
             volumes: reply.volumes,
             sessions: reply.sessions,
+            damaged_objects: reply.damaged_objects,
+            scrub_age: reply.scrub_age,
         })
     }
 }
@@ -203,6 +211,8 @@ mod tests {
             version: "0.1.0".to_owned(),
             volumes: 1,
             sessions: 3,
+            damaged_objects: vec!["b/1/00/x: used by /f".to_owned()],
+            scrub_age: Some(5),
         };
         assert_eq!(CellStatus::try_from(pb::StatusReply::from(status.clone())).unwrap(), status);
     }

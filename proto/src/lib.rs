@@ -5,6 +5,7 @@
 //! error of kind `Invalid`; past them only domain types are used.
 
 pub mod admin;
+mod check;
 mod convert;
 pub mod manage;
 pub mod snapshots;
@@ -17,6 +18,7 @@ pub mod pb {
     tonic::include_proto!("sitefs.v1");
 }
 
+pub use check::RepairAll;
 pub use status::{error_from_status, status_from_error};
 
 /// The largest message, in bytes; clients and servers set it as their limit for decoding.

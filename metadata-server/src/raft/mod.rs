@@ -5,6 +5,7 @@
 mod care;
 mod data_dir;
 mod group;
+mod image;
 mod log;
 mod machine;
 mod meters;
@@ -21,3 +22,4 @@ mod types;
 
 pub(crate) use data_dir::DataDir;
 pub use group::{Group, GroupConfig, GroupStatus};
+pub(crate) use image::stopped;

@@ -114,6 +114,8 @@ impl AdminService {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             volumes: count(state::volumes(&self.0.group.reader())?.len()),
             sessions: count(self.0.sessions.count()),
+            damaged_objects: self.0.scrub.shown(),
+            scrub_age: self.0.scrub.whole_since().map(|since| self.0.clock.now().since(since).as_secs()),
         };
         Ok(status.into())
     }
@@ -192,5 +194,14 @@ impl Admin for AdminService {
         request: Request<pb::RestoreRequest>,
     ) -> Result<Response<Self::RestoreStream>, Status> {
         answer(self.start_restore(request.into_inner()))
+    }
+    type CheckStream = ReceiverStream<Result<pb::CheckEvent, Status>>;
+
+    async fn check(&self, request: Request<pb::CheckRequest>) -> Result<Response<Self::CheckStream>, Status> {
+        answer(self.start_check(request.into_inner()))
+    }
+
+    async fn repair(&self, request: Request<pb::RepairRequest>) -> Result<Response<pb::RepairReply>, Status> {
+        answer(self.repair_all(request.into_inner()).await)
     }
 }

@@ -7,6 +7,7 @@ mod auth;
 mod blobs;
 mod check;
 mod credit;
+mod fsck;
 mod locks;
 mod manage;
 mod ops;
@@ -25,14 +26,14 @@ pub(crate) use auth::Auth;
 pub(crate) use blobs::BlobsService;
 pub(crate) use session::SessionService;
 
-use crate::{grant::Blobs, raft::Group, state::CommandBody};
+use crate::{fsck::Scrub, grant::Blobs, raft::Group, state::CommandBody};
 use credit::Credits;
 use locks::Locks;
 use reserve::Reservations;
 use sessions::{Member, Sessions};
 use sitefs_base::{Clock, NodeId, Tasks};
 use std::sync::{Arc, atomic::AtomicU64};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use watch::Watchers;
 
@@ -66,6 +67,10 @@ pub(crate) struct Cell {
     pub closing: CancellationToken,
     /// Notified when something has lost its name and waits for removal.
     pub orphaned: Notify,
+    /// One check at a time.
+    checking: Arc<Semaphore>,
+    /// What the scrub has found.
+    pub scrub: Arc<Scrub>,
     sessions: Sessions,
     reserved: Reservations,
     credits: Credits,
@@ -89,6 +94,8 @@ impl Cell {
             serving: TaskTracker::new(),
             closing: CancellationToken::new(),
             orphaned: Notify::new(),
+            checking: Arc::new(Semaphore::new(1)),
+            scrub: Arc::default(),
             sessions: Sessions::default(),
             reserved: Reservations::default(),
             credits: Credits::default(),

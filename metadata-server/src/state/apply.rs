@@ -4,7 +4,7 @@ use super::{
     Applied, Command, CommandBody, MergeStep, Read, Reply, View, append, attrs, blobs, commit, horizon,
     merge,
     mutation::{Done, Finished, Mutation},
-    namespace, ranges, reads, reap, rename, restore,
+    namespace, ranges, reads, reap, rename, repair, restore,
     rows::{ReceiptRow, SessionRow, VolumeRow},
     scope::Scope,
     session::{self, Admission},
@@ -113,6 +113,10 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
             return reply(Reply::Snapshot(snapshots::create(scope, *volume, name, *at)?));
         }
         CommandBody::DeleteSnapshot { volume, name } => snapshots::delete(scope, *volume, name)?,
+        CommandBody::Repair { repair } => {
+            let event = repair::apply(scope, repair)?;
+            return with_event_of(Reply::Done, event);
+        }
         CommandBody::MoveHorizon { volume, before } => {
             let (horizon, more) = horizon::advance(scope, *volume, *before)?;
             return reply(Reply::Horizon { horizon, more });

@@ -1,5 +1,6 @@
 //! What the log carries, and what applying it gives.
 
+use super::Repair;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sitefs_base::{
@@ -195,6 +196,11 @@ pub enum CommandBody {
         volume: VolumeId,
         /// The session.
         session: SessionId,
+    },
+    /// Puts right what a check found. Does nothing if that has changed since.
+    Repair {
+        /// What.
+        repair: Repair,
     },
 }
 

@@ -4,6 +4,7 @@ mod appends;
 mod attrs;
 mod bad_input;
 mod blobs;
+mod checks;
 mod content;
 mod damage;
 mod fuzz;
