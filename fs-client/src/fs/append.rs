@@ -9,7 +9,7 @@ use super::credit::Obstacle;
 use super::files::{Truncate, WriteKind};
 use super::node::{Node, NodeState};
 use super::tail::{self, Next, Tail};
-use super::{Cx, Fs, Notice, Op, lock};
+use super::{Cx, Fs, Op, lock};
 use crate::meta::{Late, OpKey, Sent, Stop};
 use sitefs_base::limits::{FILE_MAX, HOT_MAX};
 use sitefs_base::op::{self, Outcome};
@@ -113,7 +113,9 @@ impl Fs {
             none => *none = Some(Tail::begin(end, self.clock.boottime(), bytes, now, kind.kill_setid)),
         }
         state.saw(inode);
-        (state.draft, state.page_cver) = (None, None);
+        state.drop_draft();
+        state.page_cver = None;
+        self.tell_others(&state);
         Ok(Some(len))
     }
 
@@ -197,7 +199,7 @@ impl Fs {
             state.commits += 1;
             state.recount();
             drop(state);
-            self.notices.send(Notice::Attr(node.ino));
+            self.tell_attributes(node);
         }
     }
 
