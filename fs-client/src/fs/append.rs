@@ -9,7 +9,7 @@ use super::credit::Obstacle;
 use super::files::{Truncate, WriteKind};
 use super::node::{Node, NodeState};
 use super::tail::{self, Next, Tail};
-use super::{Cx, Fs, Notice, Op, lock};
+use super::{Cx, Fs, Op, lock};
 use crate::meta::{Late, OpKey, Sent, Stop};
 use sitefs_base::limits::{FILE_MAX, HOT_MAX};
 use sitefs_base::op::{self, Outcome};
@@ -122,7 +122,9 @@ impl Fs {
         }
         state.saw(inode);
         state.changes += 1;
-        (state.draft, state.page_cver) = (None, None);
+        state.drop_draft();
+        state.page_cver = None;
+        self.tell_others(&state);
         Ok(Some(len))
     }
 
@@ -209,7 +211,7 @@ impl Fs {
             if !dropped {
                 self.record_landed(node);
             }
-            self.notices.send(Notice::Attr(node.ino));
+            self.tell_attributes(node);
         }
     }
 

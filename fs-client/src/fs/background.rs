@@ -30,6 +30,7 @@ impl Background {
         let run = move || {
             while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
                 fs.look_after_open_files();
+                fs.look_after_shown();
                 fs.reclaim_names();
             }
         };
@@ -126,7 +127,10 @@ impl Fs {
     }
 
     pub(super) fn waiting_nodes(&self, waits: impl Fn(&Node) -> bool) -> Vec<Arc<Node>> {
-        let all: Vec<Arc<Node>> = lock(&self.nodes).values().cloned().collect();
+        let all: Vec<Arc<Node>> = {
+            let nodes = lock(&self.nodes);
+            nodes.iter().filter(|(ino, node)| **ino == node.ino).map(|(_, node)| Arc::clone(node)).collect()
+        };
         all.into_iter().filter(|node| waits(node)).collect()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::merge::Starts;
 use super::node::{Node, NodeState, Sending, Unpublished, Unsure};
-use super::{Fs, Notice, Op, lock};
+use super::{Fs, Op, lock};
 use crate::data::{Captured, Prepared, prepare};
 use crate::meta::{Cx, Sent, Stop};
 use sitefs_base::limits::{COMMIT_CHUNKS_MAX, CONTENT_DEADLINE, METADATA_DEADLINE};
@@ -261,13 +261,13 @@ impl Fs {
             }
         }
         if state.writers == 0 && !state.is_ahead() {
-            state.draft = None;
+            state.drop_draft();
         }
         state.recount();
         drop(state);
         self.drop_record(node);
         // An answer that was computed before may still be on its way to the kernel.
-        self.notices.send(Notice::Attr(node.ino));
+        self.tell_attributes(node);
         if let Some(bytes) = prepared.and_then(|prepared| prepared.keep) {
             let blobs = Arc::clone(&self.blobs);
             // The runtime owns its blocking threads and waits for them when it ends.

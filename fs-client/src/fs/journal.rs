@@ -8,7 +8,7 @@ use super::commit::{Failed, Taken, put_back};
 use super::node::{Kept, Node};
 use super::reappend::{Sealed, seal};
 use super::tail::Tail;
-use super::{Fs, Notice, Op, lock};
+use super::{Fs, Op, lock};
 use crate::journal::{ContentWriter, Journal, NewFile, Owner, Pending, Piece, Record, SentOp, Stored};
 use crate::meta::{Cx, Late, OldSessions, OpKey, Sent, Stop};
 use sitefs_base::limits::{CHUNK_SIZE, COMMIT_CHUNKS_MAX};
@@ -424,7 +424,7 @@ impl Fs {
         }
         state.recount();
         drop(state);
-        self.notices.send(Notice::Attr(node.ino));
+        self.tell_attributes(node);
     }
 }
 

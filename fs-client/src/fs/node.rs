@@ -2,12 +2,13 @@
 //! not committed yet.
 
 use super::merge::Starts;
+use super::faces::Faces;
 use super::tail::Tail;
-use crate::data::{LayoutView, Working};
+use crate::data::{LayoutView, Loan, Working};
 use crate::meta::{Claim, OpKey, Xattrs};
 use sitefs_base::op::{Create, Credit, Place, SetAttr, SetTime};
 use sitefs_base::{Attr, FileKind, Inode, InodeId, Seq, Time};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How soon something that failed is tried again; twice as long each time.
@@ -34,7 +35,7 @@ impl Node {
     pub fn new(ino: InodeId) -> Self {
         let state = NodeState {
             row: ino,
-            lookups: 0,
+            faces: Faces::new(ino),
             handles: 0,
             writers: 0,
             appenders: 0,
@@ -74,8 +75,8 @@ impl Node {
 pub struct NodeState {
     /// The inode at the cell: another than the node's number if two mounts created one name.
     pub row: InodeId,
-    /// References that the kernel holds.
-    pub lookups: u64,
+    /// The numbers under which the kernel knows it, and what it has open there in passthrough.
+    pub faces: Faces,
     /// Open handles.
     pub handles: u32,
     /// Handles that can write.
@@ -211,6 +212,8 @@ pub struct Draft {
     pub append: bool,
     /// If nothing but appends waits for a commit: where they begin.
     pub appended: Option<Starts>,
+    /// Its file, if the kernel reads that by itself.
+    pub loan: Option<Arc<Loan>>,
 }
 
 impl Draft {
@@ -218,7 +221,7 @@ impl Draft {
     pub fn new(copy: Working, base: Option<Inode>, whole: bool) -> Self {
         let allocated = base.as_ref().map_or(0, |base| base.attr.allocated);
         let cver = base.as_ref().map(|base| base.attr.cver);
-        Self { copy, base, cver, allocated, dirty_since: None, whole, append: false, appended: None }
+        Self { copy, base, cver, allocated, dirty_since: None, whole, append: false, appended: None, loan: None }
     }
 }
 
