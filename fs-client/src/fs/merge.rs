@@ -6,7 +6,7 @@ use super::commit::Failed;
 use super::files::local_errno;
 use super::node::{Draft, Node};
 use super::tail::{Appended, Tail};
-use super::{Fs, Notice};
+use super::Fs;
 use sitefs_base::limits::HOT_MAX;
 use sitefs_base::{Errno, Time};
 use std::sync::Arc;
@@ -93,7 +93,7 @@ impl Fs {
         state.recount();
         let is_kept = state.kept.is_some();
         drop(state);
-        self.notices.send(Notice::Attr(node.ino));
+        self.tell_attributes(node);
         // The record becomes one of appends.
         if is_kept { Ok(self.keep(node)?) } else { Ok(()) }
     }

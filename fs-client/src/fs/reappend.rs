@@ -9,7 +9,7 @@ use super::journal::Keeping;
 use super::node::{Kept, Node};
 use super::replay::{Settled, asked};
 use super::tail::{Appended, Tail};
-use super::{Fs, Notice};
+use super::Fs;
 use crate::journal::{Append, Appends, ContentWriter, Record};
 use crate::meta::{Fate, OpKey};
 use sitefs_base::limits::CHUNK_SIZE;
@@ -129,7 +129,7 @@ impl Fs {
         state.last = inode.or(state.last.take());
         state.recount();
         drop(state);
-        self.notices.send(Notice::Attr(node.ino));
+        self.tell_attributes(node);
         Ok(())
     }
 
@@ -171,7 +171,7 @@ impl Fs {
         state.kept = Some(Kept::of(number, record, state.changes));
         state.last = Some(inode);
         drop(state);
-        self.notices.send(Notice::Attr(node.ino));
+        self.tell_attributes(node);
         Ok(Settled::Restored)
     }
 }
