@@ -4,6 +4,7 @@ mod admin;
 #[cfg(all(feature = "server", feature = "mount"))]
 mod demo;
 mod failure;
+mod gc;
 #[cfg(feature = "mount")]
 mod helper;
 #[cfg(feature = "mount")]
@@ -77,6 +78,7 @@ enum Command {
     #[cfg(feature = "mount")]
     Journal(journal::Arguments),
     Volume(volume::Arguments),
+    Gc(gc::Arguments),
     Status(status::Arguments),
 }
 
@@ -105,6 +107,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "mount")]
         Command::Journal(arguments) => journal::run(&arguments, &output),
         Command::Volume(arguments) => volume::run(&arguments, &output),
+        Command::Gc(arguments) => gc::run(&arguments, &output),
         Command::Status(arguments) => status::run(&arguments, &output),
     };
     match done {

@@ -1,8 +1,9 @@
 //! The metadata cell as a service: one node, its listeners and its loops.
 
-pub use crate::{backend::BackendConfig, metrics::ServerMetrics};
+pub use crate::{backend::BackendConfig, gc::GcConfig, metrics::ServerMetrics};
 
 use crate::{
+    gc::{self, Gc},
     grant::{self, Blobs},
     horizons::Horizons,
     raft::{DataDir, Group, GroupConfig},
@@ -55,6 +56,8 @@ pub struct ServerConfig {
     pub backend: BackendConfig,
     /// Callers are believed without certificates; loopback addresses only.
     pub insecure: bool,
+    /// How garbage is collected.
+    pub gc: GcConfig,
 }
 
 /// A running metadata server. Dropping it stops it without saying goodbye; see [`Server::shutdown`].
@@ -89,8 +92,9 @@ impl Server {
         let group = open_group(&config, data, clock.clone(), group_tasks.clone()).await?;
         config.backend.remember(&config.data_dir)?;
 
+        let gc = Arc::new(Gc::new(group.clone(), backend.clone(), clock.clone(), config.gc.clone()));
         let (blobs, reports) = Blobs::new(group.clone(), backend);
-        let cell = Arc::new(Cell::new(NODE, group, blobs.clone(), clock, sockets.auth));
+        let cell = Arc::new(Cell::new(NODE, group, (blobs.clone(), gc.clone()), clock, sockets.auth));
         let loops = Tasks::new();
         // At an address of the system's choosing nobody from before finds this node again.
         if config.listen.port() != 0 {
@@ -102,6 +106,7 @@ impl Server {
         loops.spawn(grant::merge_hot(blobs.clone()));
         loops.spawn(grant::merge_stored(blobs.clone()));
         loops.spawn(grant::report_verified(blobs, reports));
+        loops.spawn(gc::collect(gc));
         loops.spawn(expire_sessions(cell.clone()));
         loops.spawn(reap(cell.clone()));
         loops.spawn(Horizons::new(cell.group.clone(), cell.clock.clone()).run());

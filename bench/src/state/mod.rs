@@ -5,6 +5,7 @@
 
 mod cases;
 mod cell;
+mod mark;
 
 use crate::say;
 use rustix::time::{ClockId, clock_gettime};

@@ -225,7 +225,8 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
         | CommandBody::ExpireSessions { .. }
         | CommandBody::Drained { .. }
         | CommandBody::Verified { .. }
-        | CommandBody::Damaged { .. } => None,
+        | CommandBody::Damaged { .. }
+        | CommandBody::Gc(_) => None,
     }
 }
 

@@ -7,6 +7,7 @@ mod auth;
 mod blobs;
 mod check;
 mod credit;
+mod gc;
 mod locks;
 mod manage;
 mod ops;
@@ -25,7 +26,7 @@ pub(crate) use auth::Auth;
 pub(crate) use blobs::BlobsService;
 pub(crate) use session::SessionService;
 
-use crate::{grant::Blobs, raft::Group, state::CommandBody};
+use crate::{gc::Gc, grant::Blobs, raft::Group, state::CommandBody};
 use credit::Credits;
 use locks::Locks;
 use reserve::Reservations;
@@ -54,6 +55,8 @@ pub(crate) struct Cell {
     pub group: Group,
     /// Moves bytes.
     pub blobs: Arc<Blobs>,
+    /// Deletes what nothing names.
+    pub gc: Arc<Gc>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// Says who is calling.
@@ -77,11 +80,18 @@ pub(crate) struct Cell {
 
 impl Cell {
     /// A cell without sessions.
-    pub fn new(node: NodeId, group: Group, blobs: Arc<Blobs>, clock: Arc<dyn Clock>, auth: Auth) -> Self {
+    pub fn new(
+        node: NodeId,
+        group: Group,
+        (blobs, gc): (Arc<Blobs>, Arc<Gc>),
+        clock: Arc<dyn Clock>,
+        auth: Auth,
+    ) -> Self {
         Self {
             node,
             group,
             blobs,
+            gc,
             watchers: Watchers::new(clock.clone()),
             clock,
             auth,

@@ -1,5 +1,6 @@
 //! What the log carries, and what applying it gives.
 
+use super::gc::{GcDone, GcStep};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sitefs_base::{
@@ -196,6 +197,8 @@ pub enum CommandBody {
         /// The session.
         session: SessionId,
     },
+    /// Garbage collection of blobs (DESIGN D32).
+    Gc(GcStep),
 }
 
 /// What is brought back.
@@ -341,6 +344,8 @@ pub enum Reply {
     Shortened(Option<Seq>),
     /// To the commands of a restore.
     Restore(RestoreState),
+    /// To `Gc`.
+    Gc(GcDone),
     /// To [`MergeStep::Upload`]: the generation, or `None` if the store has the blob.
     Upload(Option<Generation>),
 }

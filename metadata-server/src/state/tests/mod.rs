@@ -7,6 +7,8 @@ mod blobs;
 mod content;
 mod damage;
 mod fuzz;
+mod gc;
+mod gc_model;
 mod harness;
 mod history;
 mod invariants;
