@@ -203,7 +203,8 @@ impl World {
 
     fn command(&mut self, body: CommandBody) -> Result<Reply, Errno> {
         let at = Time::new(SECOND, u32::from(self.now) * TICK_NANOS);
-        apply(Arc::make_mut(&mut self.rows), &Command { at, body }).unwrap().reply
+        let rows: &mut MemoryView = Arc::make_mut(&mut self.rows);
+        apply(rows, &Command { at, body }).unwrap().reply
     }
 
     fn op(&mut self, body: Op) -> Result<Outcome, Errno> {
