@@ -106,6 +106,7 @@ const fn kind(body: &CommandBody) -> u16 {
         CommandBody::Shorten { .. } => 20,
         CommandBody::ResumeSession { .. } => 21,
         CommandBody::Repair { .. } => 22,
+        CommandBody::Gc(_) => 23,
     }
 }
 
