@@ -1,6 +1,7 @@
 //! The sitefs command: wiring and rendering only.
 
 mod admin;
+mod cell;
 #[cfg(all(feature = "server", feature = "mount"))]
 mod demo;
 mod failure;
@@ -25,7 +26,6 @@ mod options;
 mod output;
 #[cfg(any(feature = "server", feature = "mount"))]
 mod places;
-#[cfg(any(feature = "server", feature = "mount"))]
 mod progress;
 #[cfg(feature = "server")]
 mod server;
@@ -81,6 +81,7 @@ enum Command {
     Fsck(fsck::Arguments),
     Volume(volume::Arguments),
     Gc(gc::Arguments),
+    Cell(cell::Arguments),
     Status(status::Arguments),
 }
 
@@ -111,6 +112,7 @@ fn main() -> ExitCode {
         Command::Fsck(arguments) => fsck::run(&arguments, &output),
         Command::Volume(arguments) => volume::run(&arguments, &output),
         Command::Gc(arguments) => gc::run(&arguments, &output),
+        Command::Cell(arguments) => cell::run(&arguments, &output),
         Command::Status(arguments) => status::run(&arguments, &output),
     };
     match done {

@@ -4,7 +4,7 @@
 //! replicates commands; `horizons` bounds history; `grant` signs access to blobs and moves them; `gc` deletes what nothing names;
 //! `fsck` checks rows and objects;
 //! `rpc` converts between the wire and domain types; `reap` removes what has lost its name; `metrics` shows
-//! what is counted; `server` puts them together. A module may use those named before it, never one behind it.
+//! what is counted; `reign` is the time in which this node leads; `server` puts them together. A module may use those named before it, never one behind it.
 
 mod backend;
 mod fsck;
@@ -14,6 +14,7 @@ mod horizons;
 mod metrics;
 pub mod raft;
 mod reap;
+mod reign;
 mod rpc;
 pub mod server;
 pub mod state;
