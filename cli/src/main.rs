@@ -1,6 +1,7 @@
 //! The sitefs command: wiring and rendering only.
 
 mod admin;
+mod cell;
 #[cfg(all(feature = "server", feature = "mount"))]
 mod demo;
 mod failure;
@@ -77,6 +78,7 @@ enum Command {
     #[cfg(feature = "mount")]
     Journal(journal::Arguments),
     Volume(volume::Arguments),
+    Cell(cell::Arguments),
     Status(status::Arguments),
 }
 
@@ -105,6 +107,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "mount")]
         Command::Journal(arguments) => journal::run(&arguments, &output),
         Command::Volume(arguments) => volume::run(&arguments, &output),
+        Command::Cell(arguments) => cell::run(&arguments, &output),
         Command::Status(arguments) => status::run(&arguments, &output),
     };
     match done {

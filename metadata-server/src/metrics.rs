@@ -30,6 +30,7 @@ impl ServerMetrics {
         disk(&cell.group, &mut out);
         mounts(&cell, &mut out);
         hot(&cell.group, &mut out);
+        backup(&cell.group, &mut out);
         out.finish()
     }
 }
@@ -63,6 +64,17 @@ fn mounts(cell: &Cell, out: &mut Exposition) {
     out.gauge("sitefs_cell_watchers", "Mounts that hear of changes.", standing.watchers);
     let help = "Mounts that do not keep up, so that nobody waits for them.";
     out.gauge("sitefs_cell_watchers_late", help, standing.watchers_late);
+}
+
+fn backup(group: &Group, out: &mut Exposition) {
+    match state::backups(&group.reader()) {
+        Ok(kept) => {
+            let newest = kept.first().map_or(0, |kept| kept.newest.secs());
+            let help = "When the newest backup was begun, in seconds since 1970; 0 if there is none.";
+            out.gauge("sitefs_cell_newest_backup_seconds", help, newest);
+        }
+        Err(error) => tracing::debug!(error = error.chain(), "backups are not looked at"),
+    }
 }
 
 fn hot(group: &Group, out: &mut Exposition) {

@@ -3,6 +3,7 @@
 pub use crate::{backend::BackendConfig, metrics::ServerMetrics};
 
 use crate::{
+    backup::{Backups, Means},
     grant::{self, Blobs},
     horizons::Horizons,
     raft::{DataDir, Group, GroupConfig},
@@ -89,6 +90,14 @@ impl Server {
         let group = open_group(&config, data, clock.clone(), group_tasks.clone()).await?;
         config.backend.remember(&config.data_dir)?;
 
+        let backups = Arc::new(Backups::new(Means {
+            group: group.clone(),
+            node: NODE,
+            clock: clock.clone(),
+            backend: config.backend.text(),
+            blobs: backend.clone(),
+            bucket: config.backend.vault(clock.clone())?,
+        }));
         let (blobs, reports) = Blobs::new(group.clone(), backend);
         let cell = Arc::new(Cell::new(NODE, group, blobs.clone(), clock, sockets.auth));
         let loops = Tasks::new();
@@ -104,11 +113,12 @@ impl Server {
         loops.spawn(grant::report_verified(blobs, reports));
         loops.spawn(expire_sessions(cell.clone()));
         loops.spawn(reap(cell.clone()));
+        loops.spawn(backups.clone().run());
         loops.spawn(Horizons::new(cell.group.clone(), cell.clock.clone()).run());
         let (local, admin) = (sockets.mounts.1, sockets.admin.1);
         let listeners = Tasks::new();
         listen(&listeners, &cell, sockets.mounts.0, mounts_router(&cell));
-        listen(&listeners, &cell, sockets.admin.0, admin_router(&cell));
+        listen(&listeners, &cell, sockets.admin.0, admin_router(&cell, backups));
         tracing::info!(cell = config.cell, %local, %admin, "metadata server ready");
         Ok(Self { cell, group_tasks, loops, listeners, local, admin })
     }
@@ -250,8 +260,8 @@ fn mounts_router(cell: &Arc<Cell>) -> Router {
     grpc().add_service(session).add_service(blobs)
 }
 
-fn admin_router(cell: &Arc<Cell>) -> Router {
-    grpc().add_service(AdminServer::new(AdminService(cell.clone())))
+fn admin_router(cell: &Arc<Cell>, backups: Arc<Backups>) -> Router {
+    grpc().add_service(AdminServer::new(AdminService(cell.clone(), backups)))
 }
 
 fn listen(tasks: &Tasks, cell: &Arc<Cell>, listener: TcpListener, router: Router) {

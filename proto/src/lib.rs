@@ -5,6 +5,7 @@
 //! error of kind `Invalid`; past them only domain types are used.
 
 pub mod admin;
+pub mod cell;
 mod convert;
 pub mod manage;
 pub mod snapshots;

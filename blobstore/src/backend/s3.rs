@@ -6,6 +6,7 @@
 
 mod error;
 mod probe;
+mod vault;
 
 use super::{Backend, BoxFuture, Listed, OBJECT_MAX, SignedRequest};
 use crate::ObjectKey;

@@ -98,7 +98,7 @@ pub(super) struct Inner {
     // Held, because tasks end with their last owner.
     pub(super) _tasks: Tasks,
     pub(super) _runtime: RaftRuntime,
-    pub(super) _data: DataDir,
+    pub(super) data: DataDir,
 }
 
 impl Group {
@@ -245,7 +245,6 @@ impl Group {
         self.inner.poison.reason().unwrap_or_default().to_owned()
     }
 
-    #[cfg(test)]
     pub(super) fn inner(&self) -> &Inner {
         &self.inner
     }

@@ -3,6 +3,7 @@
 //! [`Group`] is the handle that everybody else uses. Only this module knows openraft.
 
 mod care;
+mod copy;
 mod data_dir;
 mod group;
 mod log;
@@ -11,6 +12,7 @@ mod meters;
 mod network;
 mod payload;
 mod proposer;
+mod rebirth;
 mod reserve;
 mod runtime;
 mod snapshots;
@@ -19,5 +21,6 @@ mod start;
 mod tests;
 mod types;
 
-pub(crate) use data_dir::DataDir;
+pub(crate) use data_dir::{DataDir, Unfinished, sync_dir, write_durably};
 pub use group::{Group, GroupConfig, GroupStatus};
+pub(crate) use rebirth::{NewLife, begin_life};

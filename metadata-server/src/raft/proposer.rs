@@ -225,7 +225,9 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
         | CommandBody::ExpireSessions { .. }
         | CommandBody::Drained { .. }
         | CommandBody::Verified { .. }
-        | CommandBody::Damaged { .. } => None,
+        | CommandBody::Damaged { .. }
+        | CommandBody::SetCell { .. }
+        | CommandBody::BackupsKept { .. } => None,
     }
 }
 

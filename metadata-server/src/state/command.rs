@@ -1,10 +1,11 @@
 //! What the log carries, and what applying it gives.
 
+use super::KeptBackups;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sitefs_base::{
-    Digest, Errno, Extent, Generation, GroupId, Incarnation, InodeId, Moment, OpId, Seq, SessionId, SiteId,
-    SnapshotName, Time, VolumeChange, VolumeId, VolumeName,
+    CellChange, Digest, Errno, Extent, Generation, GroupId, Incarnation, InodeId, Moment, OpId, Seq,
+    SessionId, SiteId, SnapshotName, Time, VolumeChange, VolumeId, VolumeName,
     op::{BlobWanted, Credit, Event, OpEnvelope, Outcome, Place},
 };
 
@@ -195,6 +196,16 @@ pub enum CommandBody {
         volume: VolumeId,
         /// The session.
         session: SessionId,
+    },
+    /// Changes settings of the cell.
+    SetCell {
+        /// What changes.
+        change: CellChange,
+    },
+    /// Says which backups a place keeps now.
+    BackupsKept {
+        /// The place and its backups.
+        kept: KeptBackups,
     },
 }
 

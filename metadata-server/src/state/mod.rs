@@ -10,6 +10,7 @@ mod asof;
 mod attrs;
 mod blobs;
 mod bounds;
+mod cell;
 mod checksum;
 mod command;
 mod commit;
@@ -19,6 +20,7 @@ mod history;
 mod horizon;
 mod keys;
 mod layout;
+mod life;
 mod memory;
 mod merge;
 mod moments;
@@ -50,6 +52,7 @@ mod xattr;
 
 pub use apply::apply;
 pub use asof::{AsOf, as_of};
+pub use cell::{KeptBackups, backup_plan, backups, cell_read_only, oldest_backup};
 pub use checksum::checksum;
 pub use command::{
     Applied, Command, CommandBody, CrowdedChunk, Joined, MergeStep, Reply, Restore, RestoreEnd, RestoreState,
@@ -58,6 +61,7 @@ pub use command::{
 pub use growth::growth_bound;
 pub use history::{Life, keep, life_of};
 pub use horizon::horizon_is_due;
+pub(crate) use life::{LifeStep, begin_life, life_step};
 pub use memory::MemoryView;
 pub use merge::chunk_layout;
 pub use moments::seq_at;
