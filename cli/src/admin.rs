@@ -1,5 +1,7 @@
 //! Calls to a cell's admin service.
 
+mod cell;
+
 use crate::failure::{Failure, Hint};
 use sitefs_base::{
     Error, Identity, Kind, Role, VolumeName,

@@ -1,7 +1,7 @@
 //! Where the blobs of a data directory are kept, and that this never changes by accident.
 
 use sitefs_base::{Clock, Error, Result};
-use sitefs_blobstore::{Backend, DirBackend};
+use sitefs_blobstore::{Backend, DirBackend, Vault};
 use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
@@ -29,7 +29,7 @@ pub enum BackendConfig {
 
 impl BackendConfig {
     /// What the file `backend` of a data directory says. The region only finds the bucket.
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         match self {
             Self::Directory => "directory\n".to_owned(),
             Self::Shared(path) => format!("shared directory\n{}\n", path.display()),
@@ -108,6 +108,28 @@ impl BackendConfig {
         let backend = self.make(data, clock)?;
         backend.check().await?;
         Ok(backend)
+    }
+
+    /// The bucket as a place for backups; none if the blobs are in the data directory.
+    pub fn vault(&self, clock: Arc<dyn Clock>) -> Result<Option<Arc<dyn Vault>>> {
+        match self {
+            Self::Directory => Ok(None),
+            #[cfg(feature = "s3")]
+            Self::S3 { endpoint, bucket, region } => {
+                let config = sitefs_blobstore::S3Config {
+                    endpoint: endpoint.clone(),
+                    bucket: bucket.clone(),
+                    region: region.clone(),
+                    credentials: None,
+                };
+                Ok(Some(Arc::new(sitefs_blobstore::S3Backend::connect(config, clock)?)))
+            }
+            #[cfg(not(feature = "s3"))]
+            Self::S3 { .. } => {
+                drop(clock);
+                Err(Error::invalid("this build cannot use S3: build it with the feature s3"))
+            }
+        }
     }
 
     fn make(&self, data: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn Backend>> {

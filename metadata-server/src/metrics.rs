@@ -38,6 +38,7 @@ impl ServerMetrics {
             gc(&cell, &mut out);
         }
         hot(&front.group, &mut out);
+        backup(&front.group, &mut out);
         out.finish()
     }
 }
@@ -97,6 +98,17 @@ fn gc(cell: &Cell, out: &mut Exposition) {
     let help = "Bytes of blobs that were given up.";
     out.counter("sitefs_cell_gc_given_up_bytes_total", help, meters.given_up_bytes.get());
     out.counter("sitefs_cell_gc_failures_total", "Objects that could not be deleted.", meters.failures.get());
+}
+
+fn backup(group: &Group, out: &mut Exposition) {
+    match state::backups(&group.reader()) {
+        Ok(kept) => {
+            let newest = kept.first().map_or(0, |kept| kept.newest.secs());
+            let help = "When the newest backup was begun, in seconds since 1970; 0 if there is none.";
+            out.gauge("sitefs_cell_newest_backup_seconds", help, newest);
+        }
+        Err(error) => tracing::debug!(error = error.chain(), "backups are not looked at"),
+    }
 }
 
 fn hot(group: &Group, out: &mut Exposition) {

@@ -2,6 +2,7 @@
 //! made when the time begins and dropped when it ends; what it held is told again by those who attach.
 
 use crate::{
+    backup::Backups,
     fsck::scrub,
     gc::{self, Gc, GcConfig},
     grant::{self, Blobs},
@@ -34,6 +35,8 @@ pub(crate) struct Throne {
     pub gc: GcConfig,
     /// Where this node keeps how far its scrub has come.
     pub data_dir: PathBuf,
+    /// Copies the state elsewhere.
+    pub backups: Arc<Backups>,
 }
 
 /// One such time.
@@ -68,10 +71,11 @@ impl Throne {
             cell.scrub.clone(),
         ));
         loops.spawn(gc::collect(gc));
+        loops.spawn(self.backups.clone().run());
         loops.spawn(expire_sessions(cell.clone()));
         loops.spawn(reap(cell.clone()));
         loops.spawn(Horizons::new(cell.group.clone(), cell.clock.clone()).run());
-        front.serve(&cell);
+        front.serve(&cell, &self.backups);
         Ok(Reign { cell, loops, front: front.clone() })
     }
 

@@ -3,6 +3,7 @@
 pub use crate::{backend::BackendConfig, fsck::check_stopped, gc::GcConfig, metrics::ServerMetrics};
 
 use crate::{
+    backup::{Backups, Means},
     raft::{Addresses, DataDir, Group, GroupConfig, PeersConfig},
     reign::{Reign, Throne},
     rpc::{Auth, Front, NewVolume, NodesService, OnLeader, SessionService},
@@ -97,11 +98,19 @@ impl Server {
         let group = open_group(&config, data, sockets.peers, clock.clone(), group_tasks.clone()).await?;
         config.backend.remember(&config.data_dir)?;
 
+        let backups = Arc::new(Backups::new(Means {
+            group: group.clone(),
+            node: node_of(&config),
+            clock: clock.clone(),
+            backend: config.backend.text(),
+            blobs: backend.clone(),
+            bucket: config.backend.vault(clock.clone())?,
+        }));
         let front = Arc::new(Front::new(node_of(&config), group, sockets.auth));
         // At an address of the system's choosing nobody from before finds this node again.
         let awaits_locks = config.listen.port() != 0;
         let (gc, data_dir) = (config.gc.clone(), config.data_dir.clone());
-        let throne = Throne { front: front.clone(), backend, clock, awaits_locks, gc, data_dir };
+        let throne = Throne { front: front.clone(), backend, clock, awaits_locks, gc, data_dir, backups };
         let (reigns, stop) = (TaskTracker::new(), CancellationToken::new());
         let reign = match &config.peers {
             None => Some(throne.begin()?),

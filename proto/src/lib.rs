@@ -6,6 +6,7 @@
 
 pub mod admin;
 mod check;
+pub mod cell;
 mod convert;
 pub mod manage;
 pub mod snapshots;

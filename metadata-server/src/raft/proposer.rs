@@ -228,7 +228,9 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
         | CommandBody::Verified { .. }
         | CommandBody::Damaged { .. }
         | CommandBody::Repair { .. }
-        | CommandBody::Gc(_) => None,
+        | CommandBody::Gc(_)
+        | CommandBody::SetCell { .. }
+        | CommandBody::BackupsKept { .. } => None,
     }
 }
 

@@ -184,7 +184,7 @@ impl Parts {
             holders: Mutex::new(self.holders),
             _tasks: tasks.clone(),
             _runtime: runtime,
-            _data: data,
+            data,
         })
     }
 

@@ -5,6 +5,7 @@ mod admin;
 mod attach;
 mod auth;
 mod blobs;
+mod cell;
 mod check;
 mod credit;
 mod fsck;

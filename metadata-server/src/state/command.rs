@@ -2,11 +2,12 @@
 
 use super::Repair;
 use super::gc::{GcDone, GcStep};
+use super::KeptBackups;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sitefs_base::{
-    Digest, Errno, Extent, Generation, GroupId, Incarnation, InodeId, Moment, OpId, Seq, SessionId, SiteId,
-    SnapshotName, Time, VolumeChange, VolumeId, VolumeName,
+    CellChange, Digest, Errno, Extent, Generation, GroupId, Incarnation, InodeId, Moment, OpId, Seq,
+    SessionId, SiteId, SnapshotName, Time, VolumeChange, VolumeId, VolumeName,
     op::{BlobWanted, Credit, Event, OpEnvelope, Outcome, Place},
 };
 
@@ -205,6 +206,16 @@ pub enum CommandBody {
     },
     /// Garbage collection of blobs (DESIGN D32).
     Gc(GcStep),
+    /// Changes settings of the cell.
+    SetCell {
+        /// What changes.
+        change: CellChange,
+    },
+    /// Says which backups a place keeps now.
+    BackupsKept {
+        /// The place and its backups.
+        kept: KeptBackups,
+    },
 }
 
 /// What is brought back.

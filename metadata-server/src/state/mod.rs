@@ -11,6 +11,7 @@ mod attrs;
 mod blobs;
 mod bounds;
 pub mod check;
+mod cell;
 mod checksum;
 mod command;
 mod commit;
@@ -22,6 +23,7 @@ mod horizon;
 mod keys;
 mod layout;
 mod mark;
+mod life;
 mod memory;
 mod merge;
 mod moments;
@@ -54,6 +56,7 @@ mod xattr;
 
 pub use apply::apply;
 pub use asof::{AsOf, as_of};
+pub use cell::{KeptBackups, backup_plan, backups, cell_read_only, oldest_backup};
 pub use checksum::checksum;
 pub use command::{
     Applied, Command, CommandBody, CrowdedChunk, Joined, MergeStep, Reply, Restore, RestoreEnd, RestoreState,
@@ -67,6 +70,7 @@ pub use mark::{
     BlobInfo, Doomed, Kept, NAMING, Page, Standing, Why, blobs_from, doomed, drawn, is_named, mark_of, named,
     next_site, site_blobs, uploads_expire, volumes_by_site,
 };
+pub(crate) use life::{LifeStep, begin_life, life_step};
 pub use memory::MemoryView;
 pub use merge::chunk_layout;
 pub use moments::seq_at;
