@@ -1,6 +1,7 @@
 //! The sitefs command: wiring and rendering only.
 
 mod admin;
+mod cell;
 #[cfg(all(feature = "server", feature = "mount"))]
 mod demo;
 mod failure;
@@ -23,7 +24,6 @@ mod options;
 mod output;
 #[cfg(any(feature = "server", feature = "mount"))]
 mod places;
-#[cfg(any(feature = "server", feature = "mount"))]
 mod progress;
 #[cfg(feature = "server")]
 mod server;
@@ -77,6 +77,7 @@ enum Command {
     #[cfg(feature = "mount")]
     Journal(journal::Arguments),
     Volume(volume::Arguments),
+    Cell(cell::Arguments),
     Status(status::Arguments),
 }
 
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "mount")]
         Command::Journal(arguments) => journal::run(&arguments, &output),
         Command::Volume(arguments) => volume::run(&arguments, &output),
+        Command::Cell(arguments) => cell::run(&arguments, &output),
         Command::Status(arguments) => status::run(&arguments, &output),
     };
     match done {

@@ -14,6 +14,8 @@ use std::{
 pub enum BackendConfig {
     /// In the data directory; blobs travel through the cell.
     Directory,
+    /// In this directory, which all nodes of the cell see; blobs travel through the cell.
+    Shared(PathBuf),
     /// In a bucket, with the keys of the environment (`AWS_ACCESS_KEY_ID` and so on).
     S3 {
         /// The URL of a store that is not AWS.
@@ -30,6 +32,7 @@ impl BackendConfig {
     fn text(&self) -> String {
         match self {
             Self::Directory => "directory\n".to_owned(),
+            Self::Shared(path) => format!("shared directory\n{}\n", path.display()),
             Self::S3 { endpoint, bucket, .. } => {
                 format!("s3\nendpoint {}\nbucket {bucket}\n", endpoint.as_deref().unwrap_or("aws"))
             }
@@ -81,6 +84,7 @@ impl BackendConfig {
     fn make(&self, data: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn Backend>> {
         match self {
             Self::Directory => Ok(Arc::new(DirBackend::open(data.join("blobs"))?)),
+            Self::Shared(path) => Ok(Arc::new(DirBackend::open(path)?)),
             #[cfg(feature = "s3")]
             Self::S3 { endpoint, bucket, region } => {
                 let config = sitefs_blobstore::S3Config {

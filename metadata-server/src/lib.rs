@@ -3,7 +3,7 @@
 //! `state` decides every mutation purely; `store` keeps the rows in RocksDB; `raft` orders and
 //! replicates commands; `horizons` bounds history; `grant` signs access to blobs and moves them;
 //! `rpc` converts between the wire and domain types; `reap` removes what has lost its name; `metrics` shows
-//! what is counted; `server` puts them together. A module may use those named before it, never one behind it.
+//! what is counted; `reign` is the time in which this node leads; `server` puts them together. A module may use those named before it, never one behind it.
 
 mod backend;
 mod grant;
@@ -11,6 +11,7 @@ mod horizons;
 mod metrics;
 pub mod raft;
 mod reap;
+mod reign;
 mod rpc;
 pub mod server;
 pub mod state;

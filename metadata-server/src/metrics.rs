@@ -1,6 +1,10 @@
 //! What a node of a cell counts, as Prometheus reads it. `docs/METRICS.md` explains each.
 
-use crate::{raft::Group, rpc::Cell, state};
+use crate::{
+    raft::Group,
+    rpc::{Cell, Front},
+    state,
+};
 use sitefs_base::metrics::Exposition;
 use std::sync::{Arc, Weak};
 
@@ -9,27 +13,29 @@ const HOT_COUNTED_MAX: usize = 20_000;
 
 /// The metrics of a server; holding it does not keep the server.
 #[derive(Clone)]
-pub struct ServerMetrics(Weak<Cell>);
+pub struct ServerMetrics(Weak<Front>);
 
 impl ServerMetrics {
-    pub(crate) fn of(cell: &Arc<Cell>) -> Self {
-        Self(Arc::downgrade(cell))
+    pub(crate) fn of(front: &Arc<Front>) -> Self {
+        Self(Arc::downgrade(front))
     }
 
     /// The page; empty once the server has ended.
     pub fn page(&self) -> String {
-        let Some(cell) = self.0.upgrade() else { return String::new() };
+        let Some(front) = self.0.upgrade() else { return String::new() };
         let mut out = Exposition::default();
         out.process(env!("CARGO_PKG_VERSION"));
         out.info(
             "sitefs_cell_info",
             "Always 1; its label says which cell.",
-            &[("cell", &cell.group.info().cell)],
+            &[("cell", &front.group.info().cell)],
         );
-        log(&cell.group, &mut out);
-        disk(&cell.group, &mut out);
-        mounts(&cell, &mut out);
-        hot(&cell.group, &mut out);
+        log(&front.group, &mut out);
+        disk(&front.group, &mut out);
+        if let Some(cell) = front.cell() {
+            mounts(&cell, &mut out);
+        }
+        hot(&front.group, &mut out);
         out.finish()
     }
 }

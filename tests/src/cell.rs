@@ -131,17 +131,7 @@ impl Cell {
         self.volume(volume.split('@').next().unwrap_or(volume));
         let number = self.mounts.get();
         self.mounts.set(number + 1);
-        let base = self.path.join(format!("mount-{number}"));
-        let point = MountPoint::create(base.join("root"));
-        let (root, cache) = (point.path().display().to_string(), base.join("cache").display().to_string());
-        let mut arguments: Vec<String> =
-            ["mount", volume, &root, "--cell", address, "--cache", &cache, "--insecure"]
-                .map(str::to_owned)
-                .to_vec();
-        arguments.extend(extra.iter().map(|&text| text.to_owned()));
-        let mut mounted = Mounted { process: None, point, base, arguments };
-        mounted.start_again();
-        mounted
+        Mounted::start(&self.path.join(format!("mount-{number}")), address, volume, extra)
     }
 }
 
@@ -155,6 +145,20 @@ pub struct Mounted {
 }
 
 impl Mounted {
+    /// Mounts a volume of the cell at `address`; everything of the mount is in `base`.
+    pub(crate) fn start(base: &Path, address: &str, volume: &str, extra: &[&str]) -> Self {
+        let point = MountPoint::create(base.join("root"));
+        let (root, cache) = (point.path().display().to_string(), base.join("cache").display().to_string());
+        let mut arguments: Vec<String> =
+            ["mount", volume, &root, "--cell", address, "--cache", &cache, "--insecure"]
+                .map(str::to_owned)
+                .to_vec();
+        arguments.extend(extra.iter().map(|&text| text.to_owned()));
+        let mut mounted = Self { process: None, point, base: base.to_owned(), arguments };
+        mounted.start_again();
+        mounted
+    }
+
     /// Where it is mounted.
     pub fn root(&self) -> &Path {
         self.point.path()

@@ -5,6 +5,7 @@
 
 mod cell;
 mod demo;
+mod nodes;
 mod process;
 mod proxy;
 mod suite;
@@ -12,6 +13,7 @@ mod tree;
 
 pub use cell::{Cell, Mounted};
 pub use demo::Demo;
+pub use nodes::Nodes;
 pub use process::{Finished, Running, binary, run, sitefs};
 pub use proxy::Proxy;
 pub use suite::Suite;

@@ -1,12 +1,12 @@
 //! What became of operations that a mount sent before it died (DESIGN D12 and D16).
 
-use super::remote::{Channel, Stream, attach_as};
-use super::{CellAddress, session::never_executed};
+use super::remote::{Stream, attach_anywhere};
+use super::{CellAddress, Route, session::never_executed};
 use sitefs_base::limits::METADATA_DEADLINE;
 use sitefs_base::op::{Credit, OpEnvelope, OpResult, Outcome};
 use sitefs_base::session::{Attach, Closing, PROTOCOL_MAX, PROTOCOL_MIN, ToCell, ToMount};
 use sitefs_base::{Errno, Error, Incarnation, Kind, OpId, Result, SessionId};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 use tokio::{runtime::Handle, time::timeout};
 
 /// What became of an operation of a mount that died.
@@ -34,15 +34,15 @@ impl Fate {
 
 /// The way to sessions of mounts that died.
 pub struct OldSessions {
-    channel: Channel,
+    route: Arc<Route>,
     cell: CellAddress,
     handle: Handle,
 }
 
 impl OldSessions {
     /// Sessions at `cell`; waiting happens on `handle`'s runtime.
-    pub fn new(channel: Channel, cell: CellAddress, handle: Handle) -> Self {
-        Self { channel, cell, handle }
+    pub fn new(route: Arc<Route>, cell: CellAddress, handle: Handle) -> Self {
+        Self { route, cell, handle }
     }
 
     /// What became of these operations of a session. After that the session is over: nothing of it
@@ -66,7 +66,7 @@ impl OldSessions {
                 in_use: Credit::NONE,
                 hears_credit: false,
             };
-            match attach_as(&self.channel, &self.cell, hello).await {
+            match attach_anywhere(&self.route, || hello.clone()).await {
                 Ok(stream) => ask(stream, session, ops).await,
                 Err(error) if error.kind() == Kind::Conflict => {
                     Ok(ops.iter().map(|op| (*op, Fate::Unknown)).collect())

@@ -7,8 +7,10 @@ mod auth;
 mod blobs;
 mod check;
 mod credit;
+mod front;
 mod locks;
 mod manage;
+mod nodes;
 mod ops;
 mod outbox;
 mod query;
@@ -23,6 +25,8 @@ mod watch;
 pub(crate) use admin::{AdminService, NewVolume};
 pub(crate) use auth::Auth;
 pub(crate) use blobs::BlobsService;
+pub(crate) use front::{Front, OnLeader};
+pub(crate) use nodes::NodesService;
 pub(crate) use session::SessionService;
 
 use crate::{grant::Blobs, raft::Group, state::CommandBody};
@@ -62,8 +66,12 @@ pub(crate) struct Cell {
     pub tasks: Tasks,
     /// Streams and listeners that have not ended.
     pub serving: TaskTracker,
+    /// Streams of mounts that have not ended.
+    pub streams: TaskTracker,
     /// Cancelled when streams are to end.
     pub closing: CancellationToken,
+    /// Cancelled when this node does not lead any more: streams end at once.
+    pub deposed: CancellationToken,
     /// Notified when something has lost its name and waits for removal.
     pub orphaned: Notify,
     sessions: Sessions,
@@ -77,17 +85,19 @@ pub(crate) struct Cell {
 
 impl Cell {
     /// A cell without sessions.
-    pub fn new(node: NodeId, group: Group, blobs: Arc<Blobs>, clock: Arc<dyn Clock>, auth: Auth) -> Self {
+    pub fn new(front: &Front, blobs: Arc<Blobs>, clock: Arc<dyn Clock>) -> Self {
         Self {
-            node,
-            group,
+            node: front.node,
+            group: front.group.clone(),
             blobs,
             watchers: Watchers::new(clock.clone()),
             clock,
-            auth,
+            auth: front.auth,
             tasks: Tasks::new(),
-            serving: TaskTracker::new(),
-            closing: CancellationToken::new(),
+            serving: front.serving.clone(),
+            streams: TaskTracker::new(),
+            closing: front.closing.child_token(),
+            deposed: CancellationToken::new(),
             orphaned: Notify::new(),
             sessions: Sessions::default(),
             reserved: Reservations::default(),

@@ -7,4 +7,5 @@ mod flusher;
 mod group_log;
 
 pub(super) use db::LogDb;
+pub(super) use entry::{decode, encode};
 pub(super) use group_log::{GroupLog, LogBytes};

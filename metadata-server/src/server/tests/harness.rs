@@ -23,6 +23,7 @@ pub const READER: &str = "sitefs://main/acme/live?role=ro";
 
 pub fn config(data: &Path) -> ServerConfig {
     ServerConfig {
+        peers: None,
         data_dir: data.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         admin_listen: "127.0.0.1:0".parse().unwrap(),
