@@ -68,6 +68,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
     let runtime = server::runtime()?;
     let mut stop = runtime.block_on(async { Stop::listen() })?;
     let config = ServerConfig {
+        peers: None,
         data_dir: data.join("cell"),
         listen: arguments.listen,
         admin_listen: arguments.admin_listen,

@@ -1,5 +1,7 @@
 //! `sitefs server`: one metadata node.
 
+mod config;
+
 use crate::{
     Done,
     failure::{Failure, Hint},
@@ -24,7 +26,13 @@ const STOP_SECONDS: u64 = 60;
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Where it keeps its log, its state and, without --bucket, the blobs; made if missing.
-    data: PathBuf,
+    #[arg(required_unless_present = "config")]
+    data: Option<PathBuf>,
+    /// A node of a cell of several: everything is in this file (docs/OPERATIONS.md).
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "data", "listen", "admin_listen", "name", "s3_endpoint", "bucket", "insecure", "metrics",
+    ])]
+    config: Option<PathBuf>,
     /// Where mounts connect.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7440")]
     listen: SocketAddr,
@@ -117,11 +125,17 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
+    let runtime = runtime()?;
+    if let Some(file) = &arguments.config {
+        let (config, metrics) = config::read(file)?;
+        return runtime.block_on(serve(config, metrics, output));
+    }
     if !arguments.insecure {
         return Err(insecure_needed());
     }
     let config = ServerConfig {
-        data_dir: arguments.data.clone(),
+        peers: None,
+        data_dir: arguments.data.clone().unwrap_or_default(),
         listen: arguments.listen,
         admin_listen: arguments.admin_listen,
         cell: arguments.name.clone(),
@@ -129,7 +143,6 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
         insecure: arguments.insecure,
         gc: arguments.gc.config(),
     };
-    let runtime = runtime()?;
     runtime.block_on(serve(config, arguments.metrics, output))
 }
 

@@ -143,6 +143,7 @@ mod tests {
             node: NodeId::new(1),
             cell: "main".to_owned(),
             group: GroupId::new(1),
+            peers: None,
         };
         let tasks = Tasks::new();
         let group = Group::open(config, clock.clone(), tasks.clone()).unwrap();

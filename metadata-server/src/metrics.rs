@@ -1,6 +1,10 @@
 //! What a node of a cell counts, as Prometheus reads it. `docs/METRICS.md` explains each.
 
-use crate::{raft::Group, rpc::Cell, state};
+use crate::{
+    raft::Group,
+    rpc::{Cell, Front},
+    state,
+};
 use sitefs_base::metrics::Exposition;
 use std::sync::{Arc, Weak};
 
@@ -9,28 +13,32 @@ const HOT_COUNTED_MAX: usize = 20_000;
 
 /// The metrics of a server; holding it does not keep the server.
 #[derive(Clone)]
-pub struct ServerMetrics(Weak<Cell>);
+pub struct ServerMetrics(Weak<Front>);
 
 impl ServerMetrics {
-    pub(crate) fn of(cell: &Arc<Cell>) -> Self {
-        Self(Arc::downgrade(cell))
+    pub(crate) fn of(front: &Arc<Front>) -> Self {
+        Self(Arc::downgrade(front))
     }
 
     /// The page; empty once the server has ended.
     pub fn page(&self) -> String {
-        let Some(cell) = self.0.upgrade() else { return String::new() };
+        let Some(front) = self.0.upgrade() else { return String::new() };
         let mut out = Exposition::default();
         out.process(env!("CARGO_PKG_VERSION"));
         out.info(
             "sitefs_cell_info",
             "Always 1; its label says which cell.",
-            &[("cell", &cell.group.info().cell)],
+            &[("cell", &front.group.info().cell)],
         );
-        log(&cell.group, &mut out);
-        disk(&cell.group, &mut out);
-        mounts(&cell, &mut out);
-        hot(&cell.group, &mut out);
-        gc(&cell, &mut out);
+        log(&front.group, &mut out);
+        disk(&front.group, &mut out);
+        if let Some(cell) = front.cell() {
+            mounts(&cell, &mut out);
+            scrub(&cell, &mut out);
+            gc(&cell, &mut out);
+        }
+        hot(&front.group, &mut out);
+        backup(&front.group, &mut out);
         out.finish()
     }
 }
@@ -92,6 +100,17 @@ fn gc(cell: &Cell, out: &mut Exposition) {
     out.counter("sitefs_cell_gc_failures_total", "Objects that could not be deleted.", meters.failures.get());
 }
 
+fn backup(group: &Group, out: &mut Exposition) {
+    match state::backups(&group.reader()) {
+        Ok(kept) => {
+            let newest = kept.first().map_or(0, |kept| kept.newest.secs());
+            let help = "When the newest backup was begun, in seconds since 1970; 0 if there is none.";
+            out.gauge("sitefs_cell_newest_backup_seconds", help, newest);
+        }
+        Err(error) => tracing::debug!(error = error.chain(), "backups are not looked at"),
+    }
+}
+
 fn hot(group: &Group, out: &mut Exposition) {
     match state::hot_blobs(&group.reader(), None, HOT_COUNTED_MAX) {
         Ok(waiting) => {
@@ -102,4 +121,15 @@ fn hot(group: &Group, out: &mut Exposition) {
         }
         Err(error) => tracing::debug!(error = error.chain(), "hot blobs are not counted"),
     }
+}
+
+fn scrub(cell: &Cell, out: &mut Exposition) {
+    let scrub = &cell.scrub;
+    let age = scrub.whole_since().map_or(0.0, |since| cell.clock.now().since(since).as_secs_f64());
+    let help = "Seconds since the last whole round of reading every object began; 0: there was none yet.";
+    out.gauge("sitefs_cell_scrub_age_seconds", help, age);
+    out.counter("sitefs_cell_scrub_objects_total", "Objects read again and hashed.", scrub.objects());
+    out.counter("sitefs_cell_scrub_bytes_total", "Bytes of these.", scrub.bytes());
+    let help = "Objects found to be wrong or missing; the log says which files use them.";
+    out.counter("sitefs_cell_scrub_bad_total", help, scrub.bad());
 }

@@ -47,6 +47,7 @@ pub(super) fn run(dir: &Path, million: u64) -> Result<Vec<Measured>> {
     // Some names more than a round number: so many that nothing was flushed since they were deleted.
     churn(&mut found, &mut tree, million / 5 + 400)?;
     snapshots(&mut found, &mut tree, million)?;
+    super::check::checked(&mut found, &tree.cell)?;
     appends(&mut found, &mut tree)?;
     large_directory(&mut found, &mut tree, million)?;
     let history =

@@ -5,6 +5,7 @@
 
 mod cases;
 mod cell;
+mod check;
 mod mark;
 
 use crate::say;

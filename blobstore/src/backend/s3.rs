@@ -7,6 +7,7 @@
 mod error;
 mod owner;
 mod probe;
+mod vault;
 
 use super::{Backend, BoxFuture, Listed, OBJECT_MAX, SignedRequest};
 use crate::ObjectKey;

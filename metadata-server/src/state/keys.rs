@@ -9,6 +9,10 @@ use sitefs_base::{
 pub(super) const GROUP: &[u8] = b"G";
 /// The one row of `m` with the counters of the group.
 pub(super) const COUNTERS: &[u8] = b"C";
+/// The one row of `m` with what operators chose about the cell.
+pub(super) const CELL: &[u8] = b"E";
+/// The one row of `m` that says which backups are kept.
+pub(super) const BACKUPS: &[u8] = b"B";
 /// The prefix of all volume rows.
 pub(super) const VOLUMES: &[u8] = b"V";
 /// The prefix of all session rows.

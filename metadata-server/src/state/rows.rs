@@ -2,12 +2,13 @@
 //!
 //! A struct may only change together with [`VERSION`] and a decoder for the old form.
 
-use super::{Family, Read, VolumeLimits, bounds};
+use super::{Family, KeptBackups, Read, VolumeLimits, bounds};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sitefs_base::{
-    Attr, AttrFlags, Content, Digest, Errno, Error, Extent, FileKind, Generation, GroupId, Incarnation,
-    InodeId, Name, OpId, Result, Seq, SessionId, SiteId, Time, VolumeId, VolumeName, VolumeSettings,
+    Attr, AttrFlags, BackupPlan, Content, Digest, Errno, Error, Extent, FileKind, Generation, GroupId,
+    Incarnation, InodeId, Name, OpId, Result, Seq, SessionId, SiteId, Time, VolumeId, VolumeName,
+    VolumeSettings,
     op::{Change, Place},
 };
 
@@ -266,6 +267,20 @@ pub(super) struct GroupRow {
     pub cell: String,
     pub group: GroupId,
     pub incarnation: Incarnation,
+}
+
+/// What operators chose about the cell.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct CellRow {
+    /// Why no mount may write, if so.
+    pub read_only: Option<String>,
+    pub backup: BackupPlan,
+}
+
+/// Which backups are kept, by place.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct BackupsRow {
+    pub places: Vec<KeptBackups>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

@@ -23,6 +23,7 @@ pub const READER: &str = "sitefs://main/acme/live?role=ro";
 
 pub fn config(data: &Path) -> ServerConfig {
     ServerConfig {
+        peers: None,
         data_dir: data.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         admin_listen: "127.0.0.1:0".parse().unwrap(),
@@ -78,7 +79,18 @@ impl TestCell {
         Self { server, data }
     }
 
+    /// Stops it; nothing is wrong with what it leaves behind.
     pub async fn stop(self) -> TempDir {
+        let data = self.stop_damaged().await;
+        let backend = std::fs::read_to_string(data.path().join("backend")).unwrap_or_default();
+        if !backend.starts_with("s3") {
+            assert_eq!(super::fsck::stopped(data.path()).await.0, []);
+        }
+        data
+    }
+
+    /// Stops one that was damaged on purpose.
+    pub async fn stop_damaged(self) -> TempDir {
         self.server.shutdown().await.unwrap();
         self.data
     }
