@@ -4,6 +4,7 @@
 //! Nothing here knows gRPC, RocksDB, S3 or FUSE.
 
 mod cell_settings;
+pub mod check;
 mod digest;
 mod errno;
 mod error;

@@ -1,14 +1,16 @@
-//! `sitefs cell`: what concerns a cell as a whole.
+//! `sitefs cell`: the nodes of a cell, and what concerns it as a whole.
 
 mod backup;
+mod nodes;
 #[cfg(feature = "server")]
 mod restore;
 mod set;
+mod status;
 
 use crate::{Done, output::Output};
 use clap::Subcommand;
 
-/// Backs up and restores a cell, and changes what holds for all of it.
+/// Shows a cell, makes one of several nodes, changes which nodes it has, backs it up and restores it.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -17,6 +19,10 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Status(status::Arguments),
+    Init(nodes::Init),
+    AddNode(nodes::Add),
+    RemoveNode(nodes::Remove),
     Backup(backup::Arguments),
     #[cfg(feature = "server")]
     Restore(restore::Arguments),
@@ -26,6 +32,10 @@ enum Command {
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
     match &arguments.command {
+        Command::Status(arguments) => status::run(arguments, output),
+        Command::Init(arguments) => nodes::init(arguments, output),
+        Command::AddNode(arguments) => nodes::add(arguments, output),
+        Command::RemoveNode(arguments) => nodes::remove(arguments, output),
         Command::Backup(arguments) => backup::run(arguments, output),
         #[cfg(feature = "server")]
         Command::Restore(arguments) => restore::run(arguments, output),

@@ -14,6 +14,8 @@ use std::{
 pub enum BackendConfig {
     /// In the data directory; blobs travel through the cell.
     Directory,
+    /// In this directory, which all nodes of the cell see; blobs travel through the cell.
+    Shared(PathBuf),
     /// In a bucket, with the keys of the environment (`AWS_ACCESS_KEY_ID` and so on).
     S3 {
         /// The URL of a store that is not AWS.
@@ -30,10 +32,40 @@ impl BackendConfig {
     pub(crate) fn text(&self) -> String {
         match self {
             Self::Directory => "directory\n".to_owned(),
+            Self::Shared(path) => format!("shared directory\n{}\n", path.display()),
             Self::S3 { endpoint, bucket, .. } => {
                 format!("s3\nendpoint {}\nbucket {bucket}\n", endpoint.as_deref().unwrap_or("aws"))
             }
         }
+    }
+
+    /// The backend of a data directory, as it was remembered.
+    pub(crate) fn of(data: &Path) -> Result<Self> {
+        let found = match fs::read(file(data)) {
+            Ok(found) => String::from_utf8_lossy(&found).into_owned(),
+            // It is remembered when a server has started.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::Directory),
+            Err(error) => return Err(Error::io(format!("reading {}", file(data).display()), error)),
+        };
+        let lines: Vec<&str> = found.lines().collect();
+        match lines[..] {
+            ["directory"] => Ok(Self::Directory),
+            ["s3", endpoint, bucket] => {
+                let endpoint = endpoint.strip_prefix("endpoint ").filter(|endpoint| *endpoint != "aws");
+                let bucket = bucket.strip_prefix("bucket ").unwrap_or_default().to_owned();
+                Ok(Self::S3 { endpoint: endpoint.map(str::to_owned), bucket, region: None })
+            }
+            _ => Err(Error::invalid(format!(
+                "{} says {:?}: use the sitefs version that wrote it",
+                file(data).display(),
+                one_line(&found)
+            ))),
+        }
+    }
+
+    /// Opens the backend without trying it: nothing is written there.
+    pub(crate) fn reach(&self, data: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn Backend>> {
+        self.make(data, clock)
     }
 
     /// Refuses another backend than the one that the blobs of `data` are in.
@@ -103,6 +135,7 @@ impl BackendConfig {
     fn make(&self, data: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn Backend>> {
         match self {
             Self::Directory => Ok(Arc::new(DirBackend::open(data.join("blobs"))?)),
+            Self::Shared(path) => Ok(Arc::new(DirBackend::open(path)?)),
             #[cfg(feature = "s3")]
             Self::S3 { endpoint, bucket, region } => {
                 let config = sitefs_blobstore::S3Config {

@@ -122,6 +122,10 @@ pub struct CellStatus {
     pub volumes: u64,
     /// How many mounts are attached.
     pub sessions: u64,
+    /// The last objects that the scrub found to be wrong since the start, and who uses them.
+    pub damaged_objects: Vec<String>,
+    /// Seconds since the last whole round of the scrub began, if there was one.
+    pub scrub_age: Option<u64>,
     /// Why no mount may write, if so.
     pub read_only: Option<String>,
     /// When backups are made by themselves.
@@ -144,6 +148,8 @@ impl From<CellStatus> for pb::StatusReply {
             version: status.version,
             volumes: status.volumes,
             sessions: status.sessions,
+            damaged_objects: status.damaged_objects,
+            scrub_age: status.scrub_age,
             read_only: status.read_only,
             backup_plan: Some(status.backup_plan.into()),
             newest_backup: status.newest_backup.map(Into::into),
@@ -166,6 +172,8 @@ impl TryFrom<pb::StatusReply> for CellStatus {
             version: text(reply.version, TEXT_MAX, "a version")?,
             volumes: reply.volumes,
             sessions: reply.sessions,
+            damaged_objects: reply.damaged_objects,
+            scrub_age: reply.scrub_age,
             read_only: reply.read_only.map(|reason| text(reason, TEXT_MAX, "a reason")).transpose()?,
             backup_plan: reply.backup_plan.map(TryInto::try_into).transpose()?.unwrap_or_default(),
             newest_backup: reply.newest_backup.map(TryInto::try_into).transpose()?,
@@ -216,6 +224,8 @@ mod tests {
             version: "0.1.0".to_owned(),
             volumes: 1,
             sessions: 3,
+            damaged_objects: vec!["b/1/00/x: used by /f".to_owned()],
+            scrub_age: Some(5),
             read_only: Some("moving".to_owned()),
             backup_plan: BackupPlan::default(),
             newest_backup: Some(Time::new(5, 6)),

@@ -47,6 +47,28 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
+    /// Locks a directory that is a node's already, whoever's it is.
+    pub(crate) fn existing(path: &Path) -> Result<Self> {
+        let format = path.join("format");
+        let text = match fs::read(&format) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::not_found(format!(
+                    "{} is no data directory of a metadata server: it has no file \"format\"",
+                    path.display()
+                )));
+            }
+            Err(error) => return Err(Error::io(format!("reading {}", format.display()), error)),
+        };
+        if !text.starts_with("sitefs-data 1\n") {
+            return Err(Error::invalid(format!(
+                "{} is not that of this version: use the sitefs version that wrote it",
+                format.display()
+            )));
+        }
+        Ok(Self { path: path.to_owned(), _lock: lock(path)? })
+    }
+
     /// Refuses a log that was there and is not any more: an empty one would make an empty cell.
     pub(super) fn log_is_there(&self) -> Result<()> {
         if self.log().join("CURRENT").exists() {

@@ -1,10 +1,10 @@
 //! Deciding commands.
 
 use super::{
-    Applied, Command, CommandBody, MergeStep, Read, Reply, View, append, attrs, blobs, cell, commit, horizon,
+    Applied, Command, CommandBody, MergeStep, Read, Reply, View, append, attrs, blobs, cell, commit, gc, horizon,
     merge,
     mutation::{Done, Finished, Mutation},
-    namespace, ranges, reads, reap, rename, restore,
+    namespace, ranges, reads, reap, rename, repair, restore,
     rows::{ReceiptRow, SessionRow, VolumeRow},
     scope::Scope,
     session::{self, Admission},
@@ -91,6 +91,7 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
         CommandBody::Merged { volume, step: MergeStep::Replace { ino, old, new } } => {
             merge::replace(scope, *volume, *ino, old, new)?;
         }
+        CommandBody::Gc(step) => return reply(Reply::Gc(gc::step(scope, step)?)),
         CommandBody::SetCell { change } => cell::set(scope, change)?,
         CommandBody::BackupsKept { kept } => cell::note_backups(scope, kept)?,
         CommandBody::SetVolume { volume, change } => settings::set(scope, *volume, change)?,
@@ -115,6 +116,10 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
             return reply(Reply::Snapshot(snapshots::create(scope, *volume, name, *at)?));
         }
         CommandBody::DeleteSnapshot { volume, name } => snapshots::delete(scope, *volume, name)?,
+        CommandBody::Repair { repair } => {
+            let event = repair::apply(scope, repair)?;
+            return with_event_of(Reply::Done, event);
+        }
         CommandBody::MoveHorizon { volume, before } => {
             let (horizon, more) = horizon::advance(scope, *volume, *before)?;
             return reply(Reply::Horizon { horizon, more });

@@ -1,5 +1,7 @@
 //! What the log carries, and what applying it gives.
 
+use super::Repair;
+use super::gc::{GcDone, GcStep};
 use super::KeptBackups;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -197,6 +199,13 @@ pub enum CommandBody {
         /// The session.
         session: SessionId,
     },
+    /// Puts right what a check found. Does nothing if that has changed since.
+    Repair {
+        /// What.
+        repair: Repair,
+    },
+    /// Garbage collection of blobs (DESIGN D32).
+    Gc(GcStep),
     /// Changes settings of the cell.
     SetCell {
         /// What changes.
@@ -352,6 +361,8 @@ pub enum Reply {
     Shortened(Option<Seq>),
     /// To the commands of a restore.
     Restore(RestoreState),
+    /// To `Gc`.
+    Gc(GcDone),
     /// To [`MergeStep::Upload`]: the generation, or `None` if the store has the blob.
     Upload(Option<Generation>),
 }

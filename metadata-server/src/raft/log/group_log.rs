@@ -97,6 +97,11 @@ impl GroupLog {
         Ok(self.state()?.last_log_id.map(|last| last.index))
     }
 
+    /// The vote as it is on disk.
+    pub(in crate::raft) fn durable_vote(&self) -> Result<Option<Vote<u64>>> {
+        self.meta(b'V')
+    }
+
     fn measure(&self) -> Result<()> {
         let end = match self.last()? {
             Some((index, value)) => offset(index, &value)? + value.len() as u64,
