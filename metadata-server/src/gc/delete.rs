@@ -1,6 +1,6 @@
 //! Deletes objects, each by its one key.
 
-use super::{Phase, before, blocking, pace::OBJECT_ROWS, run::Run};
+use super::{Phase, blocking, pace::OBJECT_ROWS, run::Run};
 use crate::state::{self, Doomed, GC_SLICE, GcBlob, GcStep};
 use sitefs_base::{Error, Result, SiteId, limits::METADATA_DEADLINE};
 use sitefs_blobstore::ObjectKey;
@@ -12,7 +12,7 @@ const CONCURRENT: usize = 8;
 impl Run<'_> {
     /// Deletes what the log has given up. Readers of replaced objects have their grace first.
     pub(super) async fn delete_doomed(&mut self, site: SiteId) -> Result<()> {
-        let over = before(self.gc.clock.now(), self.gc.config.grace);
+        let over = self.gc.grace_over()?;
         let mut after = None;
         loop {
             self.enter(Phase::Delete)?;
