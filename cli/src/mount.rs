@@ -35,8 +35,8 @@ pub(crate) struct Arguments {
     volume: VolumeView,
     /// Where to mount it: an empty directory.
     directory: PathBuf,
-    /// Where the cell is.
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Where the cell is; of several nodes all of them, with commas.
+    #[arg(long, value_name = "HOST:PORT,…")]
     cell: String,
     /// Where content is cached, and kept that the cell could not take yet: a directory on this
     /// host's own disk, for this mount alone.
@@ -148,7 +148,8 @@ fn configure(arguments: &Arguments) -> Result<Configured, Failure> {
     let cache = cache.hint("give one with --cache, or with the option cache=DIR")?;
     let directory = mountpoint::prepare(&arguments.directory, Missing::Refuse)?;
     mountpoint::apart(&directory, &cache, "cache directory")?;
-    let journal = arguments.journal.clone().or_else(|| given.journal.clone());
+    let journal = arguments.journal.as_deref().or(given.journal.as_deref());
+    let journal = journal.map(places::absolute).transpose()?;
     if let Some(journal) = &journal {
         mountpoint::apart(&directory, journal, "journal directory")?;
     }
@@ -343,7 +344,11 @@ fn journal_cut() -> Option<Step> {
 }
 
 /// `HOST:PORT` on this machine: without certificates nothing else is safe.
-fn check_cell(cell: &str) -> Done {
+fn check_cell(cells: &str) -> Done {
+    cells.split(',').try_for_each(|cell| check_node(cell.trim()))
+}
+
+fn check_node(cell: &str) -> Done {
     let parts = cell.rsplit_once(':').filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
     let Some((host, _)) = parts else {
         return Err(Error::invalid(format!("{cell:?} is not an address")))

@@ -1,6 +1,7 @@
 //! What the mount knows of an inode beside the cell's row: lookups, open handles, changes that are
 //! not committed yet.
 
+use super::merge::Starts;
 use super::faces::Faces;
 use super::tail::Tail;
 use crate::data::{LayoutView, Loan, Working};
@@ -167,6 +168,12 @@ pub struct Kept {
     pub changes: u64,
     /// An operation that the record names. The cell keeps its receipt until the record is gone.
     pub held: Option<OpKey>,
+    /// The appends of the record that the cell may not have: the first pieces of the tail.
+    pub appends: u32,
+    /// Those that it has.
+    pub landed: u32,
+    /// Whether the record holds nothing but appends.
+    pub only_appends: bool,
 }
 
 /// A file that only this mount knows.
@@ -203,6 +210,8 @@ pub struct Draft {
     pub whole: bool,
     /// Whether a handle appends: then others see it every second.
     pub append: bool,
+    /// If nothing but appends waits for a commit: where they begin.
+    pub appended: Option<Starts>,
     /// Its file, if the kernel reads that by itself.
     pub loan: Option<Arc<Loan>>,
 }
@@ -212,7 +221,7 @@ impl Draft {
     pub fn new(copy: Working, base: Option<Inode>, whole: bool) -> Self {
         let allocated = base.as_ref().map_or(0, |base| base.attr.allocated);
         let cver = base.as_ref().map(|base| base.attr.cver);
-        Self { copy, base, cver, allocated, dirty_since: None, whole, append: false, loan: None }
+        Self { copy, base, cver, allocated, dirty_since: None, whole, append: false, appended: None, loan: None }
     }
 }
 
