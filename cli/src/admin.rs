@@ -10,7 +10,7 @@ use sitefs_base::{
 };
 use sitefs_proto::{
     MESSAGE_MAX, RepairAll,
-    cell::{self, CellReply, nodes_client::NodesClient},
+    cell::{self as nodes, CellReply, nodes_client::NodesClient},
     error_from_status,
     manage::VolumeDetails,
     pb::{self, admin_client::AdminClient},
@@ -105,22 +105,22 @@ impl Admin {
 
     /// How the cell stands, as the connected node sees it.
     pub(crate) fn describe_cell(&mut self) -> Result<CellReply, Error> {
-        let request = cell::DescribeRequest { claimed_identity: operator() };
+        let request = nodes::DescribeRequest { claimed_identity: operator() };
         answer(&self.runtime, self.nodes.describe(request))
     }
 
     /// Makes a cell of several nodes.
-    pub(crate) fn init_cell(&mut self, request: cell::InitRequest) -> Result<CellReply, Error> {
+    pub(crate) fn init_cell(&mut self, request: nodes::InitRequest) -> Result<CellReply, Error> {
         answer(&self.runtime, self.long_nodes.init(request))
     }
 
     /// Adds a node.
-    pub(crate) fn add_node(&mut self, request: cell::AddNodeRequest) -> Result<CellReply, Error> {
+    pub(crate) fn add_node(&mut self, request: nodes::AddNodeRequest) -> Result<CellReply, Error> {
         answer(&self.runtime, self.long_nodes.add_node(request))
     }
 
     /// Removes a node.
-    pub(crate) fn remove_node(&mut self, request: cell::RemoveNodeRequest) -> Result<CellReply, Error> {
+    pub(crate) fn remove_node(&mut self, request: nodes::RemoveNodeRequest) -> Result<CellReply, Error> {
         answer(&self.runtime, self.long_nodes.remove_node(request))
     }
 
@@ -331,7 +331,7 @@ fn place(runtime: &Runtime, address: &str, of_several: bool) -> Result<(Channel,
         .map_err(|error| Error::unavailable(format!("no cell answers at {address}")).because(error))
         .hint("is `sitefs server` or `sitefs demo` running? give its admin address with --admin")?;
     let asked = async {
-        let request = cell::DescribeRequest { claimed_identity: operator() };
+        let request = nodes::DescribeRequest { claimed_identity: operator() };
         let limit = if of_several { NODE_DEADLINE } else { METADATA_DEADLINE };
         let silent = |_| Status::deadline_exceeded(format!("{address} does not answer"));
         tokio::time::timeout(limit, NodesClient::new(channel.clone()).describe(request))

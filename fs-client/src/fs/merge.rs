@@ -2,11 +2,11 @@
 //! is for the version that they began from, and where another mount was quicker, what was appended goes
 //! behind what that one wrote.
 
+use super::Fs;
 use super::commit::Failed;
 use super::files::local_errno;
 use super::node::{Draft, Node};
 use super::tail::{Appended, Tail};
-use super::Fs;
 use sitefs_base::limits::HOT_MAX;
 use sitefs_base::{Errno, Time};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! What the mount knows of an inode beside the cell's row: lookups, open handles, changes that are
 //! not committed yet.
 
-use super::merge::Starts;
 use super::faces::Faces;
+use super::merge::Starts;
 use super::tail::Tail;
 use crate::data::{LayoutView, Loan, Working};
 use crate::meta::{Claim, OpKey, Xattrs};
@@ -221,7 +221,17 @@ impl Draft {
     pub fn new(copy: Working, base: Option<Inode>, whole: bool) -> Self {
         let allocated = base.as_ref().map_or(0, |base| base.attr.allocated);
         let cver = base.as_ref().map(|base| base.attr.cver);
-        Self { copy, base, cver, allocated, dirty_since: None, whole, append: false, appended: None, loan: None }
+        Self {
+            copy,
+            base,
+            cver,
+            allocated,
+            dirty_since: None,
+            whole,
+            append: false,
+            appended: None,
+            loan: None,
+        }
     }
 }
 

@@ -4,12 +4,12 @@
 //! A record has the first pieces of a tail. It names the operation of the first one that the cell may not
 //! have, before that is sent, and says how many it has: so whoever reads it knows what to ask for.
 
+use super::Fs;
 use super::commit::{Failed, Taken};
 use super::journal::Keeping;
 use super::node::{Kept, Node};
 use super::replay::{Settled, asked};
 use super::tail::{Appended, Tail};
-use super::Fs;
 use crate::journal::{Append, Appends, ContentWriter, Record};
 use crate::meta::{Fate, OpKey};
 use sitefs_base::limits::CHUNK_SIZE;

@@ -29,7 +29,7 @@ mod types;
 
 pub(crate) use data_dir::{DataDir, Unfinished, sync_dir, write_durably};
 pub use group::{Group, GroupConfig, GroupStatus, PeersConfig};
+pub(crate) use image::stopped;
 pub use member::{Addresses, Birth, Leader, Standing};
 pub use members::{NodeReport, NodeStatus};
-pub(crate) use image::stopped;
 pub(crate) use rebirth::{NewLife, begin_life};

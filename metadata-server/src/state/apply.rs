@@ -1,8 +1,8 @@
 //! Deciding commands.
 
 use super::{
-    Applied, Command, CommandBody, MergeStep, Read, Reply, View, append, attrs, blobs, cell, commit, gc, horizon,
-    merge,
+    Applied, Command, CommandBody, MergeStep, Read, Reply, View, append, attrs, blobs, cell, commit, gc,
+    horizon, merge,
     mutation::{Done, Finished, Mutation},
     namespace, ranges, reads, reap, rename, repair, restore,
     rows::{ReceiptRow, SessionRow, VolumeRow},

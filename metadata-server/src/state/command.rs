@@ -1,8 +1,8 @@
 //! What the log carries, and what applying it gives.
 
+use super::KeptBackups;
 use super::Repair;
 use super::gc::{GcDone, GcStep};
-use super::KeptBackups;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sitefs_base::{

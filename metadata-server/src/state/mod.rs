@@ -10,8 +10,8 @@ mod asof;
 mod attrs;
 mod blobs;
 mod bounds;
-pub mod check;
 mod cell;
+pub mod check;
 mod checksum;
 mod command;
 mod commit;
@@ -22,8 +22,8 @@ mod history;
 mod horizon;
 mod keys;
 mod layout;
-mod mark;
 mod life;
+mod mark;
 mod memory;
 mod merge;
 mod moments;
@@ -66,11 +66,11 @@ pub use gc::{GC_SLICE, GcBlob, GcDone, GcInfo, GcStep, gc_info};
 pub use growth::growth_bound;
 pub use history::{Life, keep, life_of};
 pub use horizon::horizon_is_due;
+pub(crate) use life::{LifeStep, begin_life, life_step};
 pub use mark::{
     BlobInfo, Doomed, Kept, NAMING, Page, Standing, Why, blobs_from, doomed, drawn, is_named, mark_of, named,
     next_site, site_blobs, uploads_expire, volumes_by_site,
 };
-pub(crate) use life::{LifeStep, begin_life, life_step};
 pub use memory::MemoryView;
 pub use merge::chunk_layout;
 pub use moments::seq_at;
