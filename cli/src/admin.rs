@@ -1,10 +1,16 @@
 //! Calls to a cell's admin service.
 
+mod cell;
+
 use crate::failure::{Failure, Hint};
-use sitefs_base::{Error, Identity, Kind, Role, VolumeName, limits::METADATA_DEADLINE};
+use sitefs_base::{
+    Error, Identity, Kind, Role, VolumeName,
+    check::{CheckEvent, CheckOptions},
+    limits::METADATA_DEADLINE,
+};
 use sitefs_proto::{
-    MESSAGE_MAX,
-    cell::{self, CellReply, nodes_client::NodesClient},
+    MESSAGE_MAX, RepairAll,
+    cell::{self as nodes, CellReply, nodes_client::NodesClient},
     error_from_status,
     manage::VolumeDetails,
     pb::{self, admin_client::AdminClient},
@@ -18,6 +24,9 @@ use tonic::{
     Code, Response, Status,
     transport::{Channel, Endpoint},
 };
+
+/// Each is an entry of the log.
+const REPAIRS_AT_A_TIME: usize = 100;
 
 /// Where the admin service is.
 #[derive(clap::Args)]
@@ -96,22 +105,22 @@ impl Admin {
 
     /// How the cell stands, as the connected node sees it.
     pub(crate) fn describe_cell(&mut self) -> Result<CellReply, Error> {
-        let request = cell::DescribeRequest { claimed_identity: operator() };
+        let request = nodes::DescribeRequest { claimed_identity: operator() };
         answer(&self.runtime, self.nodes.describe(request))
     }
 
     /// Makes a cell of several nodes.
-    pub(crate) fn init_cell(&mut self, request: cell::InitRequest) -> Result<CellReply, Error> {
+    pub(crate) fn init_cell(&mut self, request: nodes::InitRequest) -> Result<CellReply, Error> {
         answer(&self.runtime, self.long_nodes.init(request))
     }
 
     /// Adds a node.
-    pub(crate) fn add_node(&mut self, request: cell::AddNodeRequest) -> Result<CellReply, Error> {
+    pub(crate) fn add_node(&mut self, request: nodes::AddNodeRequest) -> Result<CellReply, Error> {
         answer(&self.runtime, self.long_nodes.add_node(request))
     }
 
     /// Removes a node.
-    pub(crate) fn remove_node(&mut self, request: cell::RemoveNodeRequest) -> Result<CellReply, Error> {
+    pub(crate) fn remove_node(&mut self, request: nodes::RemoveNodeRequest) -> Result<CellReply, Error> {
         answer(&self.runtime, self.long_nodes.remove_node(request))
     }
 
@@ -163,6 +172,80 @@ impl Admin {
                 }
             }
         })
+    }
+
+    /// Checks the cell and hears what is found; a signal ends it.
+    pub(crate) fn check(
+        &mut self,
+        options: CheckOptions,
+        mut tell: impl FnMut(CheckEvent),
+    ) -> Result<(), Error> {
+        let request = pb::CheckRequest { claimed_identity: operator(), ..options.into() };
+        self.runtime.block_on(async {
+            let opened = self.long.check(request).await.map_err(|status| error_from_status(&status))?;
+            let mut events = opened.into_inner();
+            let mut done = false;
+            let ctrl_c = tokio::signal::ctrl_c();
+            tokio::pin!(ctrl_c);
+            loop {
+                let event = tokio::select! {
+                    event = events.message() => event.map_err(|status| error_from_status(&status))?,
+                    _ = &mut ctrl_c => return Err(Error::unavailable("the check was ended before it was done")),
+                };
+                match event {
+                    Some(event) => {
+                        let event: CheckEvent = event.try_into()?;
+                        done |= matches!(event, CheckEvent::Done(_));
+                        tell(event);
+                    }
+                    None if done => return Ok(()),
+                    None => return Err(Error::unavailable("the cell went away before the check was done")),
+                }
+            }
+        })
+    }
+
+    /// Has repairs done; how many were.
+    pub(crate) fn repair(&mut self, mut repairs: Vec<Vec<u8>>) -> Result<u64, Error> {
+        let mut done = 0;
+        while !repairs.is_empty() {
+            let rest = repairs.split_off(repairs.len().min(REPAIRS_AT_A_TIME));
+            let request = RepairAll { repairs, claimed_identity: operator() };
+            done += answer(&self.runtime, self.client.repair(pb::RepairRequest::from(request)))?.done;
+            repairs = rest;
+        }
+        Ok(done)
+    }
+
+    /// Collects garbage, and hears how far it has come; gives the last that was heard.
+    pub(crate) fn run_gc(
+        &mut self,
+        request: pb::RunGcRequest,
+        tell: impl Fn(&pb::GcProgress),
+    ) -> Result<pb::GcProgress, Error> {
+        self.runtime.block_on(async {
+            let opened = self.long.run_gc(request).await.map_err(|status| error_from_status(&status))?;
+            let mut progress = opened.into_inner();
+            loop {
+                match progress.message().await.map_err(|status| error_from_status(&status))? {
+                    Some(last) if last.done => return Ok(last),
+                    Some(far) => tell(&far),
+                    None => return Err(Error::unavailable("the cell went away before it was done")),
+                }
+            }
+        })
+    }
+
+    /// How garbage collection stands.
+    pub(crate) fn gc_status(&mut self) -> Result<pb::GcStatusReply, Error> {
+        let call = self.client.gc_status(pb::GcStatusRequest { claimed_identity: operator() });
+        answer(&self.runtime, call)
+    }
+
+    /// Pauses or resumes garbage collection.
+    pub(crate) fn pause_gc(&mut self, paused: bool) -> Result<(), Error> {
+        let call = self.client.pause_gc(pb::PauseGcRequest { paused, claimed_identity: operator() });
+        answer(&self.runtime, call).map(drop)
     }
 
     /// Makes a snapshot.
@@ -248,7 +331,7 @@ fn place(runtime: &Runtime, address: &str, of_several: bool) -> Result<(Channel,
         .map_err(|error| Error::unavailable(format!("no cell answers at {address}")).because(error))
         .hint("is `sitefs server` or `sitefs demo` running? give its admin address with --admin")?;
     let asked = async {
-        let request = cell::DescribeRequest { claimed_identity: operator() };
+        let request = nodes::DescribeRequest { claimed_identity: operator() };
         let limit = if of_several { NODE_DEADLINE } else { METADATA_DEADLINE };
         let silent = |_| Status::deadline_exceeded(format!("{address} does not answer"));
         tokio::time::timeout(limit, NodesClient::new(channel.clone()).describe(request))

@@ -5,6 +5,8 @@ mod cell;
 #[cfg(all(feature = "server", feature = "mount"))]
 mod demo;
 mod failure;
+mod fsck;
+mod gc;
 #[cfg(feature = "mount")]
 mod helper;
 #[cfg(feature = "mount")]
@@ -76,7 +78,9 @@ enum Command {
     Umount(umount::Arguments),
     #[cfg(feature = "mount")]
     Journal(journal::Arguments),
+    Fsck(fsck::Arguments),
     Volume(volume::Arguments),
+    Gc(gc::Arguments),
     Cell(cell::Arguments),
     Status(status::Arguments),
 }
@@ -105,7 +109,9 @@ fn main() -> ExitCode {
         Command::Umount(arguments) => umount::run(&arguments, &output),
         #[cfg(feature = "mount")]
         Command::Journal(arguments) => journal::run(&arguments, &output),
+        Command::Fsck(arguments) => fsck::run(&arguments, &output),
         Command::Volume(arguments) => volume::run(&arguments, &output),
+        Command::Gc(arguments) => gc::run(&arguments, &output),
         Command::Cell(arguments) => cell::run(&arguments, &output),
         Command::Status(arguments) => status::run(&arguments, &output),
     };

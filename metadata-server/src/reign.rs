@@ -2,6 +2,9 @@
 //! made when the time begins and dropped when it ends; what it held is told again by those who attach.
 
 use crate::{
+    backup::Backups,
+    fsck::scrub,
+    gc::{self, Gc, GcConfig},
     grant::{self, Blobs},
     horizons::Horizons,
     raft::Standing,
@@ -11,7 +14,7 @@ use crate::{
 };
 use sitefs_base::{Clock, Result, Tasks, Time, limits::SESSION_EXPIRY};
 use sitefs_blobstore::Backend;
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +31,12 @@ pub(crate) struct Throne {
     pub clock: Arc<dyn Clock>,
     /// Whether sessions from before find this node again.
     pub awaits_locks: bool,
+    /// How garbage is collected.
+    pub gc: GcConfig,
+    /// Where this node keeps how far its scrub has come.
+    pub data_dir: PathBuf,
+    /// Copies the state elsewhere.
+    pub backups: Arc<Backups>,
 }
 
 /// One such time.
@@ -40,9 +49,10 @@ pub(crate) struct Reign {
 impl Throne {
     /// Begins to serve.
     pub fn begin(&self) -> Result<Reign> {
-        let Self { front, backend, clock, awaits_locks } = self;
+        let Self { front, backend, clock, awaits_locks, .. } = self;
+        let gc = Arc::new(Gc::new(front.group.clone(), backend.clone(), clock.clone(), self.gc.clone()));
         let (blobs, reports) = Blobs::new(front.group.clone(), backend.clone());
-        let cell = Arc::new(Cell::new(front, blobs.clone(), clock.clone()));
+        let cell = Arc::new(Cell::new(front, (blobs.clone(), gc.clone()), clock.clone()));
         let loops = Tasks::new();
         if *awaits_locks {
             cell.await_locks()?;
@@ -52,11 +62,20 @@ impl Throne {
         loops.spawn(grant::verify(blobs.clone()));
         loops.spawn(grant::merge_hot(blobs.clone()));
         loops.spawn(grant::merge_stored(blobs.clone()));
-        loops.spawn(grant::report_verified(blobs, reports));
+        loops.spawn(grant::report_verified(blobs.clone(), reports));
+        loops.spawn(scrub(
+            cell.group.clone(),
+            blobs.backend(),
+            clock.clone(),
+            self.data_dir.clone(),
+            cell.scrub.clone(),
+        ));
+        loops.spawn(gc::collect(gc));
+        loops.spawn(self.backups.clone().run());
         loops.spawn(expire_sessions(cell.clone()));
         loops.spawn(reap(cell.clone()));
         loops.spawn(Horizons::new(cell.group.clone(), cell.clock.clone()).run());
-        front.serve(&cell);
+        front.serve(&cell, &self.backups);
         Ok(Reign { cell, loops, front: front.clone() })
     }
 

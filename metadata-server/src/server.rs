@@ -1,8 +1,9 @@
 //! The metadata cell as a service: one node, its listeners and its loops.
 
-pub use crate::{backend::BackendConfig, metrics::ServerMetrics};
+pub use crate::{backend::BackendConfig, fsck::check_stopped, gc::GcConfig, metrics::ServerMetrics};
 
 use crate::{
+    backup::{Backups, Means},
     raft::{Addresses, DataDir, Group, GroupConfig, PeersConfig},
     reign::{Reign, Throne},
     rpc::{Auth, Front, NewVolume, NodesService, OnLeader, SessionService},
@@ -45,6 +46,8 @@ pub struct ServerConfig {
     pub backend: BackendConfig,
     /// Callers are believed without certificates; loopback addresses only.
     pub insecure: bool,
+    /// How garbage is collected.
+    pub gc: GcConfig,
     /// The other nodes, if the cell has or may have some.
     pub peers: Option<PeersOfNode>,
 }
@@ -95,10 +98,19 @@ impl Server {
         let group = open_group(&config, data, sockets.peers, clock.clone(), group_tasks.clone()).await?;
         config.backend.remember(&config.data_dir)?;
 
+        let backups = Arc::new(Backups::new(Means {
+            group: group.clone(),
+            node: node_of(&config),
+            clock: clock.clone(),
+            backend: config.backend.text(),
+            blobs: backend.clone(),
+            bucket: config.backend.vault(clock.clone())?,
+        }));
         let front = Arc::new(Front::new(node_of(&config), group, sockets.auth));
         // At an address of the system's choosing nobody from before finds this node again.
         let awaits_locks = config.listen.port() != 0;
-        let throne = Throne { front: front.clone(), backend, clock, awaits_locks };
+        let (gc, data_dir) = (config.gc.clone(), config.data_dir.clone());
+        let throne = Throne { front: front.clone(), backend, clock, awaits_locks, gc, data_dir, backups };
         let (reigns, stop) = (TaskTracker::new(), CancellationToken::new());
         let reign = match &config.peers {
             None => Some(throne.begin()?),

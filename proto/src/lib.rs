@@ -5,10 +5,12 @@
 //! error of kind `Invalid`; past them only domain types are used.
 
 pub mod admin;
+mod check;
 mod convert;
 pub mod manage;
 pub mod snapshots;
 mod status;
+pub mod whole;
 
 /// The generated messages, clients and servers.
 #[allow(missing_docs, reason = "generated; proto/sitefs.proto says what each message means")]
@@ -17,6 +19,7 @@ pub mod pb {
     tonic::include_proto!("sitefs.v1");
 }
 
+pub use check::RepairAll;
 /// The messages between nodes.
 #[allow(missing_docs, reason = "generated; proto/peer.proto says what each message means")]
 #[allow(clippy::all, clippy::unwrap_used, clippy::allow_attributes_without_reason, reason = "generated")]

@@ -21,7 +21,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// The same where several nodes are asked, each of which says at once whether it leads.
 const BACKOFF_MAX_OF_SEVERAL: Duration = Duration::from_millis(100);
-/// A stream that brings nothing for so long is taken for dead: pings are answered each second.
+/// A mount with which nothing happens pings at every second tick: the lease bears it.
+const IDLE_TICKS: u32 = 2;
+/// A stream that brings nothing for so long is taken for dead: pings are answered.
 const SILENCE_MAX: Duration = limits::LEASE;
 /// The same where another node may lead by now.
 const SILENCE_MAX_OF_SEVERAL: Duration = Duration::from_millis(2500);
@@ -195,12 +197,19 @@ async fn carry(stream: Stream, route: &Route, session: &Session, watcher: &dyn W
     let mut ticks = tokio::time::interval(PING_EVERY);
     let silence_max = if route.is_of_several() { SILENCE_MAX_OF_SEVERAL } else { SILENCE_MAX };
     let mut heard = Instant::now();
+    let (mut quiet, mut before) = (IDLE_TICKS, session.activity());
     loop {
         tokio::select! {
             _ = ticks.tick() => {
                 if heard.elapsed() > silence_max {
                     return Error::unavailable("the cell is silent");
                 }
+                let now = session.activity();
+                quiet += 1;
+                if std::mem::replace(&mut before, now) == now && quiet < IDLE_TICKS {
+                    continue;
+                }
+                quiet = 0;
                 // Never waits for room: while this task waits it takes in no replies.
                 if let Err(TrySendError::Closed(_)) = link.try_send(session.ping()) {
                     return Error::unavailable("the session's stream is closed");

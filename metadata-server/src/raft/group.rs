@@ -123,7 +123,7 @@ pub(super) struct Inner {
     // Held, because tasks end with their last owner.
     pub(super) _tasks: Tasks,
     pub(super) _runtime: RaftRuntime,
-    pub(super) _data: DataDir,
+    pub(super) data: DataDir,
 }
 
 impl Group {

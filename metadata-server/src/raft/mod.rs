@@ -5,8 +5,10 @@
 mod care;
 #[cfg(test)]
 mod cluster_tests;
+mod copy;
 mod data_dir;
 mod group;
+mod image;
 mod lead;
 mod log;
 mod machine;
@@ -16,6 +18,7 @@ mod meters;
 mod payload;
 mod peer;
 mod proposer;
+mod rebirth;
 mod reserve;
 mod runtime;
 mod snapshots;
@@ -24,7 +27,9 @@ mod start;
 mod tests;
 mod types;
 
-pub(crate) use data_dir::DataDir;
+pub(crate) use data_dir::{DataDir, Unfinished, sync_dir, write_durably};
 pub use group::{Group, GroupConfig, GroupStatus, PeersConfig};
+pub(crate) use image::stopped;
 pub use member::{Addresses, Birth, Leader, Standing};
 pub use members::{NodeReport, NodeStatus};
+pub(crate) use rebirth::{NewLife, begin_life};

@@ -226,7 +226,11 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
         | CommandBody::ExpireSessions { .. }
         | CommandBody::Drained { .. }
         | CommandBody::Verified { .. }
-        | CommandBody::Damaged { .. } => None,
+        | CommandBody::Damaged { .. }
+        | CommandBody::Repair { .. }
+        | CommandBody::Gc(_)
+        | CommandBody::SetCell { .. }
+        | CommandBody::BackupsKept { .. } => None,
     }
 }
 

@@ -183,7 +183,7 @@ impl Parts {
             holders: Mutex::new(self.holders),
             _tasks: tasks.clone(),
             _runtime: runtime,
-            _data: data,
+            data,
         })
     }
 

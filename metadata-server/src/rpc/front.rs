@@ -1,7 +1,10 @@
 //! What callers meet first: the cell while this node leads it, else the way to who does.
 
 use super::{AdminService, BlobsService, Cell};
-use crate::raft::{Group, Leader, Standing};
+use crate::{
+    backup::Backups,
+    raft::{Group, Leader, Standing},
+};
 use sitefs_base::{Error, NodeId, session::Closing};
 use sitefs_proto::{
     pb::{admin_server::AdminServer, blobs_server::BlobsServer},
@@ -59,8 +62,8 @@ impl Front {
     }
 
     /// From now on callers meet `cell`.
-    pub fn serve(&self, cell: &Arc<Cell>) {
-        let admin = AdminServer::new(AdminService(cell.clone()));
+    pub fn serve(&self, cell: &Arc<Cell>, backups: &Arc<Backups>) {
+        let admin = AdminServer::new(AdminService(cell.clone(), backups.clone()));
         let blobs = BlobsServer::new(BlobsService::new(cell.clone()))
             .max_decoding_message_size(BLOB_MESSAGE_MAX)
             .max_encoding_message_size(BLOB_MESSAGE_MAX);

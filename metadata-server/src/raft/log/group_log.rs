@@ -173,6 +173,17 @@ impl GroupLog {
         self.measure()
     }
 
+    /// Makes an empty log one that begins behind `last`, as if a snapshot up to there had been installed.
+    pub(in crate::raft) fn begin_behind(&self, last: LogId<u64>) -> Result<()> {
+        let LogId { leader_id, .. } = last;
+        let mut batch = WriteBatch::default();
+        self.put_meta(&mut batch, b'V', &Vote::new(leader_id.term, leader_id.node_id))?;
+        self.put_meta(&mut batch, b'C', &Some(last))?;
+        self.put_meta(&mut batch, b'P', &last)?;
+        self.put_meta(&mut batch, b'E', &0u64)?;
+        self.db.write_sync(batch)
+    }
+
     fn state(&self) -> Result<LogState<Types>> {
         let last_purged_log_id = self.purged()?;
         let last = self.last()?.map(|(index, value)| decode(index, &value)).transpose()?;

@@ -343,5 +343,5 @@ async fn a_commit_that_was_executed_is_answered_even_if_its_upload_cannot_be_fou
     let first = mount.repeat(envelope.clone()).await.unwrap();
     Backend::delete(&*store, &object).await.unwrap();
     assert_eq!(mount.repeat(envelope).await.unwrap(), first);
-    cell.stop().await;
+    cell.stop_damaged().await;
 }

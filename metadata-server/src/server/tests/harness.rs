@@ -30,6 +30,7 @@ pub fn config(data: &Path) -> ServerConfig {
         cell: "main".to_owned(),
         backend: BackendConfig::Directory,
         insecure: true,
+        gc: GcConfig::default(),
     }
 }
 
@@ -59,9 +60,13 @@ impl TestCell {
 
     /// A cell whose object store does what the test says.
     pub async fn start_on_test_store() -> (Self, Arc<TestStore>) {
+        Self::start_on_test_store_with(GcConfig::default()).await
+    }
+
+    pub async fn start_on_test_store_with(gc: GcConfig) -> (Self, Arc<TestStore>) {
         let data = tempfile::tempdir().unwrap();
         let store = TestStore::open(data.path());
-        let config = config(data.path());
+        let config = ServerConfig { gc, ..config(data.path()) };
         let sockets = Sockets::bind(&config).await.unwrap();
         let locked = lock_data(&config).await.unwrap();
         let server =
@@ -74,7 +79,18 @@ impl TestCell {
         Self { server, data }
     }
 
+    /// Stops it; nothing is wrong with what it leaves behind.
     pub async fn stop(self) -> TempDir {
+        let data = self.stop_damaged().await;
+        let backend = std::fs::read_to_string(data.path().join("backend")).unwrap_or_default();
+        if !backend.starts_with("s3") {
+            assert_eq!(super::fsck::stopped(data.path()).await.0, []);
+        }
+        data
+    }
+
+    /// Stops one that was damaged on purpose.
+    pub async fn stop_damaged(self) -> TempDir {
         self.server.shutdown().await.unwrap();
         self.data
     }
