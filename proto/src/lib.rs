@@ -6,11 +6,11 @@
 
 pub mod admin;
 mod check;
-pub mod cell;
 mod convert;
 pub mod manage;
 pub mod snapshots;
 mod status;
+pub mod whole;
 
 /// The generated messages, clients and servers.
 #[allow(missing_docs, reason = "generated; proto/sitefs.proto says what each message means")]

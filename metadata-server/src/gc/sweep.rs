@@ -37,8 +37,7 @@ impl Run<'_> {
                 Ok((blobs, page))
             })
             .await?;
-            let over = self.gc.grace_over()?;
-            let found = self.compare(&blobs, &marks, over);
+            let found = self.compare(&blobs, &marks);
             self.act(site, point, found).await?;
             self.looked_at(page.rows).await;
             let is_over = blobs.last().is_some_and(|last| !marks.covers(&last.blob.digest));
@@ -47,8 +46,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn compare(&mut self, blobs: &[BlobInfo], marks: &Marks, over: Time) -> Found {
-        let mut found = Found::default();
+    fn compare(&mut self, blobs: &[BlobInfo], marks: &Marks) -> Found {
+        let (mut found, over) = (Found::default(), self.gc.grace_over());
         for BlobInfo { blob, len, standing } in blobs.iter().filter(|info| marks.covers(&info.blob.digest)) {
             match (marks.why(&blob.digest), standing) {
                 (Some(why), Standing::Present) => self.report.keep(why, *len),
@@ -81,7 +80,7 @@ impl Run<'_> {
             self.report.condemned.add_all(done.blobs, done.bytes);
         }
         if !due.is_empty() {
-            let before: Time = self.gc.grace_over()?;
+            let before: Time = self.gc.grace_over();
             let done = self.gc.propose(GcStep::BeginDelete { site, mark, before, blobs: only(due) }).await?;
             self.report.given_up.add_all(done.blobs, done.bytes);
             self.gc.meters.given_up_bytes.add(done.bytes);

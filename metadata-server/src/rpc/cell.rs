@@ -4,7 +4,7 @@ use super::AdminService;
 use crate::state::CommandBody;
 use sitefs_base::{Error, Result};
 use sitefs_proto::{
-    cell::{BackUp, SetCell},
+    whole::{BackUp, SetCell},
     pb,
 };
 
