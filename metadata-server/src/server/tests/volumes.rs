@@ -2,7 +2,7 @@
 
 use super::{harness::*, *};
 use sitefs_base::{
-    Errno, VolumeAccess, VolumeChange,
+    Errno, Time, VolumeAccess, VolumeChange,
     op::{Op, Query},
     session::{Closing, ToMount},
 };
