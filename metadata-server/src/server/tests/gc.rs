@@ -316,8 +316,9 @@ async fn commits_race_with_runs_and_every_file_reads_back() {
                     vec![Uploaded { digest, generation }]
                 }
             };
+            let gc = cell.gc();
             let (published, collected) =
-                tokio::join!(mount.publish(&name, digest, uploaded), cell.gc().run(false, None));
+                tokio::join!(mount.publish(&name, digest, uploaded), gc.run(false, None));
             assert_eq!(collected.unwrap().wrong, 0);
             match published {
                 Ok(made) => break made,
