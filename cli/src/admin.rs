@@ -60,16 +60,21 @@ impl Admin {
         let given = target.addresses()?;
         let mut next = given.clone();
         loop {
-            let (mut failed, mut follows) = (None, false);
+            let (mut failed, mut follows, mut alone) = (None, false, None);
             for address in std::mem::replace(&mut next, given.clone()) {
                 match place(&runtime, &address, given.len() > 1) {
-                    Ok((channel, None)) => return Self::over(runtime, &address, channel),
-                    Ok((_, Some(Some(leader)))) => next.insert(0, leader),
-                    Ok((_, Some(None))) => follows = true,
+                    Ok((channel, Place::Here)) => return Self::over(runtime, &address, channel),
+                    Ok((_, Place::At(leader))) => next.insert(0, leader),
+                    Ok((_, Place::Nowhere)) => follows = true,
+                    Ok((channel, Place::NoCell)) => alone = Some((channel, address)),
                     Err(error) => failed = Some(error),
                 }
             }
             let led = next.len() > given.len();
+            // No node that answers is part of a cell: one of them says so.
+            if let Some((channel, address)) = alone.filter(|_| !led && !follows) {
+                return Self::over(runtime, &address, channel);
+            }
             if began.elapsed() >= LEADER_DEADLINE || (!led && !follows) {
                 let error = failed.unwrap_or_else(|| Error::unavailable("the cell has no leader").into());
                 return Err(error);
@@ -320,11 +325,20 @@ fn endpoint(address: &str) -> Result<Endpoint, Failure> {
     Ok(endpoint.connect_timeout(METADATA_DEADLINE))
 }
 
-/// Where administration has to go, if not to the node that was asked; `Some(None)`: nobody leads.
-type Elsewhere = Option<Option<String>>;
+/// Where administration has to go.
+enum Place {
+    /// To the node that was asked.
+    Here,
+    /// To the one at this address.
+    At(String),
+    /// Nobody leads now.
+    Nowhere,
+    /// The node that was asked is not part of a cell.
+    NoCell,
+}
 
 /// Connects to a node and asks it who leads.
-fn place(runtime: &Runtime, address: &str, of_several: bool) -> Result<(Channel, Elsewhere), Failure> {
+fn place(runtime: &Runtime, address: &str, of_several: bool) -> Result<(Channel, Place), Failure> {
     let endpoint = endpoint(address)?;
     let channel = runtime
         .block_on(endpoint.timeout(METADATA_DEADLINE).connect())
@@ -339,17 +353,21 @@ fn place(runtime: &Runtime, address: &str, of_several: bool) -> Result<(Channel,
             .map_err(silent)?
     };
     match answer(runtime, asked) {
-        Ok(cell) => Ok((channel, elsewhere(&cell))),
+        Ok(cell) => Ok((channel, leader_of(&cell))),
         // It takes the call itself, or says why not.
-        Err(error) if error.kind() != Kind::Unavailable => Ok((channel, None)),
+        Err(error) if error.kind() != Kind::Unavailable => Ok((channel, Place::Here)),
         Err(error) => Err(error.into()),
     }
 }
 
-fn elsewhere(cell: &CellReply) -> Elsewhere {
-    if !cell.made || cell.leader == cell.node {
-        return None;
+fn leader_of(cell: &CellReply) -> Place {
+    if !cell.made {
+        return Place::NoCell;
+    }
+    if cell.leader == cell.node {
+        return Place::Here;
     }
     let leader = cell.nodes.iter().find(|node| node.node == cell.leader);
-    Some(leader.map(|leader| leader.admin.clone()).filter(|address| !address.is_empty()))
+    let address = leader.map(|leader| leader.admin.clone()).filter(|address| !address.is_empty());
+    address.map_or(Place::Nowhere, Place::At)
 }

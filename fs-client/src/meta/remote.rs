@@ -202,6 +202,8 @@ async fn carry(stream: Stream, route: &Route, session: &Session, watcher: &dyn W
         tokio::select! {
             _ = ticks.tick() => {
                 if heard.elapsed() > silence_max {
+                    // Perhaps it stands still, and would let another attach wait too.
+                    route.go_on();
                     return Error::unavailable("the cell is silent");
                 }
                 let now = session.activity();
