@@ -1,6 +1,8 @@
 //! The sitefs command: wiring and rendering only.
 
 mod admin;
+#[cfg(feature = "mount")]
+mod cache;
 #[cfg(all(feature = "server", feature = "mount"))]
 mod demo;
 mod failure;
@@ -75,6 +77,8 @@ enum Command {
     #[cfg(feature = "mount")]
     Umount(umount::Arguments),
     #[cfg(feature = "mount")]
+    Cache(cache::Arguments),
+    #[cfg(feature = "mount")]
     Journal(journal::Arguments),
     Volume(volume::Arguments),
     Status(status::Arguments),
@@ -102,6 +106,8 @@ fn main() -> ExitCode {
         Command::Mount(arguments) => mount::run(&arguments, &output),
         #[cfg(feature = "mount")]
         Command::Umount(arguments) => umount::run(&arguments, &output),
+        #[cfg(feature = "mount")]
+        Command::Cache(arguments) => cache::run(&arguments, &output),
         #[cfg(feature = "mount")]
         Command::Journal(arguments) => journal::run(&arguments, &output),
         Command::Volume(arguments) => volume::run(&arguments, &output),

@@ -8,6 +8,6 @@ mod working;
 
 pub use commit::{Prepared, prepare};
 pub use layout::{LayoutView, read as read_content};
-pub use read::BlobReader;
+pub use read::{BlobReader, Fetched, Pace, ScrubReport, look_after};
 pub use transfer::CellBlobs;
 pub use working::{Captured, Working};

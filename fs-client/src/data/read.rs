@@ -1,5 +1,9 @@
 //! Verified reads of blobs: what is open, then the disk cache, then the cell or the object store.
 
+mod upkeep;
+
+pub use upkeep::{Fetched, Pace, ScrubReport, look_after};
+
 use super::transfer::CellBlobs;
 use crate::meta::{Cx, Meta, Op, Stop};
 use bytes::Bytes;
@@ -38,6 +42,14 @@ enum Blob {
 }
 
 impl Blob {
+    /// Whether it is still what was verified.
+    fn is_sound(&self) -> bool {
+        match self {
+            Self::File(cached) => cached.is_unchanged(),
+            Self::Memory(_) => true,
+        }
+    }
+
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<()> {
         match self {
             Self::File(cached) => {
@@ -71,6 +83,7 @@ pub struct BlobReader {
     open: Mutex<LruCache<Digest, Blob>>,
     flights: Mutex<HashMap<Digest, Flight>>,
     uploads: Mutex<LruCache<Digest, Generation>>,
+    scrub: upkeep::Scrub,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -82,7 +95,8 @@ impl BlobReader {
     pub fn new(meta: Arc<Meta>, cell: CellBlobs, cache: DiskCache) -> Self {
         let open = Mutex::new(LruCache::new(open_max()));
         let uploads = Mutex::new(LruCache::new(UPLOADS_MAX));
-        Self { meta, cell, cache, open, flights: Mutex::default(), uploads }
+        let scrub = upkeep::Scrub::default();
+        Self { meta, cell, cache, open, flights: Mutex::default(), uploads, scrub }
     }
 
     /// Transfers of blobs.
@@ -115,8 +129,7 @@ impl BlobReader {
 
     /// Reads `into.len()` bytes at `offset` of a blob that `ino` references.
     pub fn read(&self, cx: Cx, ino: InodeId, digest: Digest, offset: u64, into: &mut [u8]) -> Op<()> {
-        let known = lock(&self.open).get(&digest).cloned();
-        let blob = match known {
+        let blob = match self.opened(&digest) {
             Some(blob) => blob,
             None if cx == Cx::Fast => return Err(Stop::WouldBlock),
             None => self.open(ino, digest)?,
@@ -128,11 +141,28 @@ impl BlobReader {
         })
     }
 
+    /// A blob that is open, unless somebody touched its file since it was hashed.
+    fn opened(&self, digest: &Digest) -> Option<Blob> {
+        let blob = lock(&self.open).get(digest).cloned()?;
+        if blob.is_sound() {
+            return Some(blob);
+        }
+        lock(&self.open).pop(digest);
+        None
+    }
+
     fn open(&self, ino: InodeId, digest: Digest) -> Op<Blob> {
+        let blob = self.in_flight(digest, || self.load(ino, digest))?;
+        lock(&self.open).put(digest, blob.clone());
+        Ok(blob)
+    }
+
+    /// Runs `work` while nobody else does the same for this blob.
+    fn in_flight<T>(&self, digest: Digest, work: impl FnOnce() -> T) -> T {
         let flight = Arc::clone(lock(&self.flights).entry(digest).or_default());
         let result = {
             let _alone = lock(&flight);
-            self.open_alone(ino, digest)
+            work()
         };
         let mut flights = lock(&self.flights);
         if Arc::strong_count(&flight) == 2 {
@@ -141,20 +171,21 @@ impl BlobReader {
         result
     }
 
-    fn open_alone(&self, ino: InodeId, digest: Digest) -> Op<Blob> {
-        if let Some(blob) = lock(&self.open).get(&digest) {
-            return Ok(blob.clone());
+    fn load(&self, ino: InodeId, digest: Digest) -> Op<Blob> {
+        if let Some(blob) = self.opened(&digest) {
+            return Ok(blob);
         }
-        let cached = self.cache.open_blob(&digest).unwrap_or_else(|error| {
+        match self.cached(&digest) {
+            Some(cached) => Ok(Blob::File(cached)),
+            None => Ok(self.admit(self.fetch(ino, digest)?)),
+        }
+    }
+
+    fn cached(&self, digest: &Digest) -> Option<CachedBlob> {
+        self.cache.open_blob(digest).unwrap_or_else(|error| {
             tracing::warn!(error = error.chain(), "the disk cache cannot be read");
             None
-        });
-        let blob = match cached {
-            Some(cached) => Blob::File(cached),
-            None => self.admit(self.fetch(ino, digest)?),
-        };
-        lock(&self.open).put(digest, blob.clone());
-        Ok(blob)
+        })
     }
 
     /// Fetches from where the cell says; through the cell if that brought wrong bytes or none. The cell

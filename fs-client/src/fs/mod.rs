@@ -19,6 +19,7 @@ mod locks;
 mod names;
 mod node;
 mod owner;
+mod prefetch;
 mod ranges;
 mod replay;
 mod seek;
@@ -168,6 +169,11 @@ impl Fs {
 
     /// The blobs.
     pub fn blobs(&self) -> &BlobReader {
+        &self.blobs
+    }
+
+    /// The blobs, for a task that goes on beside this.
+    pub fn blobs_shared(&self) -> &Arc<BlobReader> {
         &self.blobs
     }
 
