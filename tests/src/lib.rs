@@ -7,6 +7,7 @@ mod cell;
 mod demo;
 mod process;
 mod proxy;
+mod s3;
 mod suite;
 mod tree;
 
@@ -14,6 +15,7 @@ pub use cell::{Cell, Mounted};
 pub use demo::Demo;
 pub use process::{Finished, Running, binary, run, sitefs};
 pub use proxy::Proxy;
+pub use s3::{Fault, FaultyStore};
 pub use suite::Suite;
 pub use tree::{content, differences, files_of_size, snapshot};
 
