@@ -1,6 +1,6 @@
 //! The metadata cell as a service: one node, its listeners and its loops.
 
-pub use crate::{backend::BackendConfig, metrics::ServerMetrics};
+pub use crate::{backend::BackendConfig, grant::HotLimits, metrics::ServerMetrics};
 
 use crate::{
     grant::{self, Blobs},
@@ -53,6 +53,8 @@ pub struct ServerConfig {
     pub cell: String,
     /// Where blobs are kept.
     pub backend: BackendConfig,
+    /// How much of small files the cell holds until the object store has them.
+    pub hot: HotLimits,
     /// Callers are believed without certificates; loopback addresses only.
     pub insecure: bool,
 }
@@ -89,7 +91,7 @@ impl Server {
         let group = open_group(&config, data, clock.clone(), group_tasks.clone()).await?;
         config.backend.remember(&config.data_dir)?;
 
-        let (blobs, reports) = Blobs::new(group.clone(), backend);
+        let (blobs, reports) = Blobs::new(group.clone(), backend, config.hot);
         let cell = Arc::new(Cell::new(NODE, group, blobs.clone(), clock, sockets.auth));
         let loops = Tasks::new();
         // At an address of the system's choosing nobody from before finds this node again.
@@ -98,6 +100,7 @@ impl Server {
             loops.spawn(cell.clone().end_of_awaiting());
         }
         loops.spawn(grant::drain(blobs.clone()));
+        loops.spawn(grant::count_hot(blobs.clone()));
         loops.spawn(grant::verify(blobs.clone()));
         loops.spawn(grant::merge_hot(blobs.clone()));
         loops.spawn(grant::merge_stored(blobs.clone()));

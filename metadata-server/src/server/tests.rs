@@ -4,6 +4,7 @@ mod appends;
 mod blobs;
 mod credit;
 mod harness;
+mod hot;
 mod locks;
 mod past;
 #[cfg(feature = "s3")]

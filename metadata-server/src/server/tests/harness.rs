@@ -28,6 +28,7 @@ pub fn config(data: &Path) -> ServerConfig {
         admin_listen: "127.0.0.1:0".parse().unwrap(),
         cell: "main".to_owned(),
         backend: BackendConfig::Directory,
+        hot: HotLimits::default(),
         insecure: true,
     }
 }
@@ -58,9 +59,14 @@ impl TestCell {
 
     /// A cell whose object store does what the test says.
     pub async fn start_on_test_store() -> (Self, Arc<TestStore>) {
+        Self::start_on_test_store_with(HotLimits::default()).await
+    }
+
+    /// The same with other limits.
+    pub async fn start_on_test_store_with(hot: HotLimits) -> (Self, Arc<TestStore>) {
         let data = tempfile::tempdir().unwrap();
         let store = TestStore::open(data.path());
-        let config = config(data.path());
+        let config = ServerConfig { hot, ..config(data.path()) };
         let sockets = Sockets::bind(&config).await.unwrap();
         let locked = lock_data(&config).await.unwrap();
         let server =
