@@ -7,7 +7,7 @@ mod transfer;
 mod working;
 
 pub use commit::{Prepared, prepare};
-pub use layout::{LayoutView, read as read_content};
-pub use read::{BlobReader, Fetched, Pace, ScrubReport, look_after};
+pub use layout::{LayoutView, locate as locate_content, read as read_content};
+pub use read::{BlobReader, Fetched, Pace, look_after};
 pub use transfer::CellBlobs;
 pub use working::{Captured, Working};

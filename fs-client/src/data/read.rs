@@ -1,8 +1,10 @@
 //! Verified reads of blobs: what is open, then the disk cache, then the cell or the object store.
 
+mod ahead;
 mod upkeep;
 
-pub use upkeep::{Fetched, Pace, ScrubReport, look_after};
+pub use ahead::Ahead;
+pub use upkeep::{Fetched, Pace, look_after};
 
 use super::transfer::CellBlobs;
 use crate::meta::{Cx, Meta, Op, Stop};
@@ -18,12 +20,19 @@ use std::{
     num::NonZeroUsize,
     os::unix::fs::FileExt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 /// Blobs kept open at most, so that a read of one needs no look at the cache. They are pinned there.
 const OPEN_MAX: u64 = 64;
 /// Blobs up to this size are kept in memory when they were just written or fetched.
 const IN_MEMORY_MAX: usize = 64 * 1024;
+/// Blobs read ahead at a time, of all files; each is in memory until it is in the cache.
+const AHEAD_MAX: usize = 8;
+/// How long small content is uploaded after the cell had no room for it.
+const HOT_PAUSE: Duration = Duration::from_secs(5);
 /// Uploads that are remembered, so that a commit that is tried again does not repeat them.
 const UPLOADS_MAX: NonZeroUsize = non_zero(4096);
 
@@ -84,6 +93,10 @@ pub struct BlobReader {
     flights: Mutex<HashMap<Digest, Flight>>,
     uploads: Mutex<LruCache<Digest, Generation>>,
     scrub: upkeep::Scrub,
+    /// Room for blobs that are read ahead.
+    ahead: Arc<Semaphore>,
+    /// When the cell last had no room for small content.
+    hot_refused: Mutex<Option<Instant>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -95,8 +108,9 @@ impl BlobReader {
     pub fn new(meta: Arc<Meta>, cell: CellBlobs, cache: DiskCache) -> Self {
         let open = Mutex::new(LruCache::new(open_max()));
         let uploads = Mutex::new(LruCache::new(UPLOADS_MAX));
-        let scrub = upkeep::Scrub::default();
-        Self { meta, cell, cache, open, flights: Mutex::default(), uploads, scrub }
+        let ahead = Arc::new(Semaphore::new(AHEAD_MAX));
+        let (flights, scrub, hot_refused) = (Mutex::default(), upkeep::Scrub::default(), Mutex::default());
+        Self { meta, cell, cache, open, flights, uploads, scrub, ahead, hot_refused }
     }
 
     /// Transfers of blobs.
@@ -120,6 +134,16 @@ impl BlobReader {
         for Uploaded { digest, .. } in uploads {
             known.pop(digest);
         }
+    }
+
+    /// The cell had no room for small content: it is uploaded for a while (DESIGN D35).
+    pub fn hot_refused(&self) {
+        *lock(&self.hot_refused) = Some(Instant::now());
+    }
+
+    /// Whether the cell may take small content in a commit.
+    pub fn cell_takes_hot(&self) -> bool {
+        lock(&self.hot_refused).is_none_or(|at| at.elapsed() >= HOT_PAUSE)
     }
 
     /// What the cache holds and did.
@@ -177,7 +201,7 @@ impl BlobReader {
         }
         match self.cached(&digest) {
             Some(cached) => Ok(Blob::File(cached)),
-            None => Ok(self.admit(self.fetch(ino, digest)?)),
+            None => Ok(self.admit(self.fetch(ino, digest, &CancellationToken::new())?)),
         }
     }
 
@@ -190,22 +214,25 @@ impl BlobReader {
 
     /// Fetches from where the cell says; through the cell if that brought wrong bytes or none. The cell
     /// looks for itself then, and a blob that it finds damaged can be stored again (DESIGN D33).
-    fn fetch(&self, ino: InodeId, digest: Digest) -> Op<VerifiedBytes> {
+    fn fetch(&self, ino: InodeId, digest: Digest, cancel: &CancellationToken) -> Op<VerifiedBytes> {
         let locations = self.meta.resolve(Cx::Slow, ino, vec![digest])?;
         let Some(Some(location)) = locations.first() else {
             tracing::error!(%digest, %ino, "the cell knows no place of a blob that the file needs");
             return Err(Errno::EIO.into());
         };
-        let fetched = self.cell.fetch(ino, digest, location).or_else(|error| {
-            if !matches!(error.kind(), Kind::Corrupt | Kind::NotFound) {
+        let fetched = self.cell.fetch(ino, digest, location, cancel).or_else(|error| {
+            if !matches!(error.kind(), Kind::Corrupt | Kind::NotFound | Kind::Denied) {
                 return Err(error);
             }
             tracing::error!(%digest, error = error.chain(), "a blob arrived damaged; asking the cell for it");
             // What this mount has uploaded is not worth more than what there is.
             lock(&self.uploads).pop(&digest);
-            self.cell.fetch(ino, digest, &Location::Cell)
+            self.cell.fetch(ino, digest, &Location::Cell, cancel)
         });
         fetched.map_err(|error| {
+            if cancel.is_cancelled() {
+                return Stop::Errno(Errno::EINTR);
+            }
             tracing::error!(%digest, error = error.chain(), "a blob cannot be fetched");
             Stop::Errno(Errno::EIO)
         })

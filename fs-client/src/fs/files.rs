@@ -5,7 +5,7 @@ use super::commit::Purpose;
 use super::credit::{ONE_INODE, Obstacle};
 use super::node::{Draft, Node, Unpublished};
 use super::{Access, Cx, Fs, Handle, Op, lock};
-use crate::data::{Working, read_content};
+use crate::data::{Working, locate_content, read_content};
 use crate::meta::Stop;
 use sitefs_base::limits::{CHUNK_SIZE, FILE_MAX};
 use sitefs_base::op::{Create, Credit, Place};
@@ -285,11 +285,15 @@ impl Fs {
 
     /// Reads the cell's version of a file.
     fn read_row(&self, cx: Cx, node: &Node, inode: &Inode, offset: u64, len: usize) -> Op<Vec<u8>> {
-        let mut layout = match cx {
-            Cx::Fast => node.layout.try_lock().map_err(|_| Stop::WouldBlock)?,
-            Cx::Slow => lock(&node.layout),
+        let extents = {
+            let mut layout = match cx {
+                Cx::Fast => node.layout.try_lock().map_err(|_| Stop::WouldBlock)?,
+                Cx::Slow => lock(&node.layout),
+            };
+            locate_content(cx, (&self.blobs, &self.meta), &mut layout, inode, offset, len)?
         };
-        read_content(cx, &self.blobs, &self.meta, &mut layout, inode, offset, len)
+        // Others read this file while a blob is fetched.
+        read_content(cx, &self.blobs, &extents, inode, offset, len)
     }
 
     /// Writes; gives the number of bytes written, which is all of them.
@@ -511,7 +515,12 @@ impl Fs {
             state.draft = None;
             state.recount();
         }
+        let is_last = state.handles == 0;
         drop(state);
+        // Who reads just now needs what was read ahead.
+        if is_last && let Ok(mut layout) = handle.node.layout.try_lock() {
+            layout.closed();
+        }
         self.meta.session().locks().closed(fh);
         // What could not be committed stays, and is tried again in the background.
         self.forget(handle.node.ino, 0);

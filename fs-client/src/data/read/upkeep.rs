@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 /// Blobs fetched at a time for one request.
 const PARALLEL: usize = 4;
@@ -74,7 +75,7 @@ impl BlobReader {
             let fetched: Vec<Op<Option<u64>>> = std::thread::scope(|scope| {
                 let start = |digest: &Digest| {
                     let digest = *digest;
-                    scope.spawn(move || self.bring(ino, digest))
+                    scope.spawn(move || self.bring(ino, digest, &CancellationToken::new()))
                 };
                 let running: Vec<_> = group.iter().map(start).collect();
                 let ended = |_| Err(sitefs_base::Errno::EIO.into());
@@ -91,12 +92,12 @@ impl BlobReader {
     }
 
     /// Fetches a blob into the cache: its bytes, or `None` if it was there.
-    fn bring(&self, ino: InodeId, digest: Digest) -> Op<Option<u64>> {
+    pub(super) fn bring(&self, ino: InodeId, digest: Digest, cancel: &CancellationToken) -> Op<Option<u64>> {
         self.in_flight(digest, || {
-            if self.cached(&digest).is_some() {
+            if cancel.is_cancelled() || self.cached(&digest).is_some() {
                 return Ok(None);
             }
-            let bytes = self.fetch(ino, digest)?;
+            let bytes = self.fetch(ino, digest, cancel)?;
             if let Err(error) = self.cache.insert(&bytes) {
                 tracing::debug!(error = error.chain(), "a blob is not kept in the disk cache");
             }
