@@ -39,19 +39,22 @@ type Moved = (ObjectKey, Result<usize>);
 pub(crate) async fn drain(blobs: Arc<Blobs>) {
     let mut outage = Outage::new("drain");
     let (mut turns, mut wrong) = (Turns::default(), HashSet::new());
+    // Failures without a success between them, whoever had his turn: one site's bad blob is no outage.
+    let mut streak = 0;
     loop {
         let began = Instant::now();
         let wait = match step(&blobs, &mut turns, &mut wrong).await {
-            Ok((more, tally)) => match tally.outage() {
-                Some(error) => outage.failed(error),
-                None => {
-                    if tally.moved > 0 {
-                        outage.over();
-                    }
-                    let due = if more { tally.time() } else { tally.time().max(IDLE) };
-                    due.saturating_sub(began.elapsed())
+            Ok((more, tally)) => {
+                streak = if tally.moved > 0 { 0 } else { streak + tally.failed };
+                if tally.moved > 0 {
+                    outage.over();
                 }
-            },
+                match &tally.last_error {
+                    Some(error) if streak >= CAREFUL => outage.failed(error),
+                    _ if more => tally.time().saturating_sub(began.elapsed()),
+                    _ => IDLE,
+                }
+            }
             Err(error) => outage.failed(&error),
         };
         tokio::time::sleep(wait).await;
@@ -123,9 +126,9 @@ impl Tally {
         wrong: &mut HashSet<ObjectKey>,
     ) {
         match &moved {
+            Some(Ok((_, Ok(0)))) | None => {}
             Some(Ok((_, Ok(len)))) => blobs.hot.left(*len),
             Some(_) => blobs.hot.failed.inc(),
-            None => {}
         }
         match moved {
             None => {}
@@ -155,11 +158,6 @@ impl Tally {
     /// So many failures in a row that the rest of the step is not worth a try.
     fn is_hopeless(&self) -> bool {
         self.moved == 0 && self.failed >= CAREFUL
-    }
-
-    /// The error, if nothing but errors came: the store is down, and not a blob of its own kind.
-    fn outage(&self) -> Option<&Error> {
-        self.last_error.as_ref().filter(|_| self.moved == 0)
     }
 }
 
