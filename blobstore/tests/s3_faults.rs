@@ -137,7 +137,7 @@ async fn a_store_that_never_answers_ends_by_the_deadline() {
 #[tokio::test]
 async fn clocks_that_differ_are_made_up_for() {
     let (store, backend) = start();
-    for ahead in [3600, -3600, 0] {
+    for ahead in [3600, -3600] {
         store.set_clock_ahead(ahead);
         backend.head(&key()).await.unwrap();
         let grant = backend.presign_get(&key(), Duration::from_secs(300)).await.unwrap().unwrap();
