@@ -151,7 +151,8 @@ fn lives_through(world: &World, fault: Fault, far_read: FarRead) {
         let start = Instant::now();
         let error = fs::read(far.path("cached")).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(Errno::EIO.get()));
-        assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
+        // A request of the kernel has 30 s, and it asks a second time when reading ahead has failed.
+        assert!(start.elapsed() < Duration::from_secs(75), "{:?}", start.elapsed());
         let log = far.process().log();
         assert!(log.contains("a blob cannot be fetched"), "{log}");
     }
