@@ -8,11 +8,13 @@ use std::{io::Write, process::ExitCode};
 pub(crate) struct Failure {
     error: Error,
     hint: Option<String>,
+    /// Instead of that of the error's kind.
+    code: Option<u8>,
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, hint: None }
+        Self { error, hint: None, code: None }
     }
 }
 
@@ -24,15 +26,19 @@ pub(crate) trait Hint<T> {
 
 impl<T> Hint<T> for Result<T, Error> {
     fn hint(self, hint: impl Into<String>) -> Result<T, Failure> {
-        self.map_err(|error| Failure { error, hint: Some(hint.into()) })
+        self.map_err(|error| Failure { error, hint: Some(hint.into()), code: None })
     }
 }
 
 impl Failure {
     /// An error with a hint.
-    #[cfg(any(feature = "server", feature = "mount"))]
     pub(crate) fn new(error: Error, hint: impl Into<String>) -> Self {
-        Self { error, hint: Some(hint.into()) }
+        Self { error, hint: Some(hint.into()), code: None }
+    }
+
+    /// The same with an exit code of its own.
+    pub(crate) fn with_code(self, code: u8) -> Self {
+        Self { code: Some(code), ..self }
     }
 
     /// The line for people.
@@ -61,7 +67,7 @@ impl Failure {
     pub(crate) fn report(&self) -> ExitCode {
         // Nobody is left to tell when stderr is closed.
         let _ = writeln!(std::io::stderr(), "{}", self.line());
-        ExitCode::from(exit_code(self.error.kind()))
+        ExitCode::from(self.code.unwrap_or(exit_code(self.error.kind())))
     }
 }
 

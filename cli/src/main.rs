@@ -3,9 +3,12 @@
 mod admin;
 #[cfg(feature = "mount")]
 mod cache;
+mod cell;
 #[cfg(all(feature = "server", feature = "mount"))]
 mod demo;
 mod failure;
+mod fsck;
+mod gc;
 #[cfg(feature = "mount")]
 mod helper;
 #[cfg(feature = "mount")]
@@ -25,7 +28,6 @@ mod options;
 mod output;
 #[cfg(any(feature = "server", feature = "mount"))]
 mod places;
-#[cfg(any(feature = "server", feature = "mount"))]
 mod progress;
 #[cfg(feature = "server")]
 mod server;
@@ -80,7 +82,10 @@ enum Command {
     Cache(cache::Arguments),
     #[cfg(feature = "mount")]
     Journal(journal::Arguments),
+    Fsck(fsck::Arguments),
     Volume(volume::Arguments),
+    Gc(gc::Arguments),
+    Cell(cell::Arguments),
     Status(status::Arguments),
 }
 
@@ -110,7 +115,10 @@ fn main() -> ExitCode {
         Command::Cache(arguments) => cache::run(&arguments, &output),
         #[cfg(feature = "mount")]
         Command::Journal(arguments) => journal::run(&arguments, &output),
+        Command::Fsck(arguments) => fsck::run(&arguments, &output),
         Command::Volume(arguments) => volume::run(&arguments, &output),
+        Command::Gc(arguments) => gc::run(&arguments, &output),
+        Command::Cell(arguments) => cell::run(&arguments, &output),
         Command::Status(arguments) => status::run(&arguments, &output),
     };
     match done {

@@ -43,10 +43,19 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
         "version": status.version,
         "volumes": status.volumes,
         "sessions": status.sessions,
+        "damaged_objects": status.damaged_objects,
+        "scrub_age": status.scrub_age,
+        "read_only": status.read_only,
+        "backup": {
+            "to": status.backup_plan.to.to_string(),
+            "every_seconds": status.backup_plan.every_secs,
+            "keep_seconds": status.backup_plan.keep_secs,
+            "newest": status.newest_backup.map(|at| at.to_string()),
+        },
     });
     output.result(&json, || {
         let row = |name: &str, value: String| vec![name.to_owned(), value];
-        table(&[
+        let mut rows = vec![
             row("cell", status.cell.clone()),
             row("group", format!("{} (incarnation {})", status.group.get(), status.incarnation.get())),
             row("node", format!("{} (term {})", status.node.get(), status.term)),
@@ -56,7 +65,17 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
             ),
             row("volumes", status.volumes.to_string()),
             row("mounts", status.sessions.to_string()),
+            row(
+                "mounts may write",
+                status.read_only.clone().map_or_else(|| "yes".to_owned(), |why| format!("no: {why}")),
+            ),
+            row("newest backup", status.newest_backup.map_or_else(|| "none".to_owned(), |at| at.to_string())),
             row("version", status.version.clone()),
-        ])
+        ];
+        rows.extend(
+            status.scrub_age.map(|age| row("scrub", format!("every object was read in the last {age} s"))),
+        );
+        rows.extend(status.damaged_objects.iter().map(|object| row("DAMAGED", object.clone())));
+        table(&rows)
     })
 }

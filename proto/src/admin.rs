@@ -5,7 +5,8 @@ use crate::{
     pb,
 };
 use sitefs_base::{
-    Error, GroupId, Incarnation, NodeId, Result, Seq, SiteId, VolumeId, VolumeName, op::Usage,
+    BackupPlan, Error, GroupId, Incarnation, NodeId, Result, Seq, SiteId, Time, VolumeId, VolumeName,
+    op::Usage,
 };
 
 /// Makes a volume, and its site if that is new.
@@ -121,6 +122,16 @@ pub struct CellStatus {
     pub volumes: u64,
     /// How many mounts are attached.
     pub sessions: u64,
+    /// The last objects that the scrub found to be wrong since the start, and who uses them.
+    pub damaged_objects: Vec<String>,
+    /// Seconds since the last whole round of the scrub began, if there was one.
+    pub scrub_age: Option<u64>,
+    /// Why no mount may write, if so.
+    pub read_only: Option<String>,
+    /// When backups are made by themselves.
+    pub backup_plan: BackupPlan,
+    /// When the newest backup was begun.
+    pub newest_backup: Option<Time>,
 }
 
 impl From<CellStatus> for pb::StatusReply {
@@ -137,6 +148,11 @@ impl From<CellStatus> for pb::StatusReply {
             version: status.version,
             volumes: status.volumes,
             sessions: status.sessions,
+            damaged_objects: status.damaged_objects,
+            scrub_age: status.scrub_age,
+            read_only: status.read_only,
+            backup_plan: Some(status.backup_plan.into()),
+            newest_backup: status.newest_backup.map(Into::into),
         }
     }
 }
@@ -156,6 +172,11 @@ impl TryFrom<pb::StatusReply> for CellStatus {
             version: text(reply.version, TEXT_MAX, "a version")?,
             volumes: reply.volumes,
             sessions: reply.sessions,
+            damaged_objects: reply.damaged_objects,
+            scrub_age: reply.scrub_age,
+            read_only: reply.read_only.map(|reason| text(reason, TEXT_MAX, "a reason")).transpose()?,
+            backup_plan: reply.backup_plan.map(TryInto::try_into).transpose()?.unwrap_or_default(),
+            newest_backup: reply.newest_backup.map(TryInto::try_into).transpose()?,
         })
     }
 }
@@ -203,6 +224,11 @@ mod tests {
             version: "0.1.0".to_owned(),
             volumes: 1,
             sessions: 3,
+            damaged_objects: vec!["b/1/00/x: used by /f".to_owned()],
+            scrub_age: Some(5),
+            read_only: Some("moving".to_owned()),
+            backup_plan: BackupPlan::default(),
+            newest_backup: Some(Time::new(5, 6)),
         };
         assert_eq!(CellStatus::try_from(pb::StatusReply::from(status.clone())).unwrap(), status);
     }

@@ -5,6 +5,8 @@
 
 mod cases;
 mod cell;
+mod check;
+mod mark;
 
 use crate::say;
 use rustix::time::{ClockId, clock_gettime};

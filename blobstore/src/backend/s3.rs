@@ -6,8 +6,10 @@
 
 mod error;
 mod keys;
+mod owner;
 mod probe;
 mod skew;
+mod vault;
 
 use super::{Backend, BoxFuture, Listed, OBJECT_MAX, SignedRequest};
 use crate::ObjectKey;
@@ -324,6 +326,10 @@ impl Backend for S3Backend {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<Listed>>> {
         Box::pin(self.page(prefix, after, limit))
+    }
+
+    fn claim<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<String>> {
+        Box::pin(self.own(owner))
     }
 
     fn check(&self) -> BoxFuture<'_, Result<()>> {

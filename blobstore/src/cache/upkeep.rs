@@ -22,11 +22,6 @@ impl DiskCache {
         Ok(self.try_open(digest, true)?.map(|blob| blob.len))
     }
 
-    /// Whether a blob is here, as far as the index knows: nothing is opened or counted.
-    pub fn has(&self, digest: &Digest) -> bool {
-        self.index().peek_mut(digest).is_some()
-    }
-
     /// Removes every blob that nobody has open.
     pub fn drop_unused(&self) -> Result<Dropped> {
         let ((digests, bytes), kept) = {

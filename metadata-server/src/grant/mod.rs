@@ -72,6 +72,11 @@ impl Blobs {
         (Arc::new(Self { group, backend, stored, verified, proofs, hot, crowded, stored_chunks }), reports)
     }
 
+    /// Where objects are kept.
+    pub fn backend(&self) -> Arc<dyn Backend> {
+        self.backend.clone()
+    }
+
     /// A chunk has more extents than it should have: they are merged soon.
     pub fn crowded(&self, chunk: CrowdedChunk) {
         self.crowded.add(chunk);

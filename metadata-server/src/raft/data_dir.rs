@@ -1,5 +1,9 @@
 //! The directory of a node: whose it is, and that only one process uses it.
 
+mod unfinished;
+
+pub(crate) use unfinished::Unfinished;
+
 use rustix::fs::{FlockOperation, flock};
 use sitefs_base::{Error, GroupId, NodeId, Result, make_private_dir, mode_for_others};
 use std::{
@@ -41,6 +45,28 @@ impl DataDir {
             tracing::warn!(%path, mode, "other users may read the data directory: chmod 700");
         }
         Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Locks a directory that is a node's already, whoever's it is.
+    pub(crate) fn existing(path: &Path) -> Result<Self> {
+        let format = path.join("format");
+        let text = match fs::read(&format) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::not_found(format!(
+                    "{} is no data directory of a metadata server: it has no file \"format\"",
+                    path.display()
+                )));
+            }
+            Err(error) => return Err(Error::io(format!("reading {}", format.display()), error)),
+        };
+        if !text.starts_with("sitefs-data 1\n") {
+            return Err(Error::invalid(format!(
+                "{} is not that of this version: use the sitefs version that wrote it",
+                format.display()
+            )));
+        }
+        Ok(Self { path: path.to_owned(), _lock: lock(path)? })
     }
 
     /// Refuses a log that was there and is not any more: an empty one would make an empty cell.
@@ -87,13 +113,13 @@ impl DataDir {
         write_durably(&self.path.join(LOG_MARK), format!("{LOG_MARK_FORMAT}\n{position}\n").as_bytes())
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
     pub(super) fn log(&self) -> PathBuf {
         self.path.join("log")
     }
-    pub(super) fn state(&self) -> PathBuf {
+    pub(crate) fn state(&self) -> PathBuf {
         self.path.join("state")
     }
     pub(super) fn snapshots(&self) -> PathBuf {
@@ -102,13 +128,13 @@ impl DataDir {
 }
 
 /// Makes what happened to the names in `dir` durable.
-pub(super) fn sync_dir(dir: &Path) -> Result<()> {
+pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
     let sync = || File::open(dir)?.sync_all();
     sync().map_err(|error| Error::io(format!("syncing {}", dir.display()), error))
 }
 
 /// Writes a whole file so that after a crash it is there entirely or not at all.
-pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     let new = path.with_extension("new");
     let write = || {
         let mut file = File::create(&new)?;
@@ -120,6 +146,7 @@ pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     path.parent().map_or(Ok(()), sync_dir)
 }
 
+#[derive(Debug)]
 struct Format {
     cell: String,
     group: u32,

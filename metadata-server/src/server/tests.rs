@@ -3,6 +3,8 @@
 mod appends;
 mod blobs;
 mod credit;
+mod fsck;
+mod gc;
 mod harness;
 mod hot;
 mod locks;

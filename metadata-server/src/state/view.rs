@@ -103,6 +103,20 @@ pub trait Read {
     }
 }
 
+impl<T: Read + ?Sized> Read for std::sync::Arc<T> {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        (**self).get(family, key)
+    }
+
+    fn get_many(&self, family: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        (**self).get_many(family, keys)
+    }
+
+    fn scan(&self, family: Family, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Row>> {
+        (**self).scan(family, prefix, from, limit)
+    }
+}
+
 /// Reads and writes rows of one command; a read sees the command's own writes.
 pub trait View: Read {
     /// Sets a row.

@@ -6,6 +6,7 @@
 
 mod churn;
 mod history;
+mod image;
 mod keyspace;
 mod meta;
 mod poison;
@@ -19,6 +20,7 @@ mod tests;
 mod txn;
 mod upkeep;
 
+pub use image::Image;
 pub use meta::{LogPosition, StoreMeta};
 pub use poison::Poison;
 pub use reader::Reader;

@@ -1,6 +1,7 @@
 //! Reads at one point of the store.
 
 use super::{
+    image::estimate,
     poison::Poison,
     recent::Recent,
     rocks::failed,
@@ -40,6 +41,11 @@ impl Reader {
     /// The sequence number of the database when this reader was made.
     pub(super) fn sequence(&self) -> Result<u64> {
         Ok(self.point()?.sequence)
+    }
+
+    /// How many rows there are, about.
+    pub fn rows_estimate(&self) -> u64 {
+        self.point.as_ref().map_or(0, |point| estimate(&point.db))
     }
 
     fn point(&self) -> Result<&Point> {

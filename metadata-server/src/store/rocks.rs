@@ -102,7 +102,7 @@ fn refuse_other_families(
     }
 }
 
-fn check_mark(db: &DB, dir: &Path, mark: &str) -> Result<()> {
+pub(crate) fn check_mark(db: &DB, dir: &Path, mark: &str) -> Result<()> {
     let found = db
         .get(FORMAT_KEY)
         .map_err(|error| failed(format!("reading the format of {}", dir.display()), error))?

@@ -199,7 +199,12 @@ fn open_db(
     Ok((db, meta))
 }
 
-fn read_meta(db: &DB) -> Result<StoreMeta> {
+/// Refuses a database of another kind or format.
+pub(super) fn check_mark(db: &DB, dir: &Path) -> Result<()> {
+    rocks::check_mark(db, dir, MARK)
+}
+
+pub(super) fn read_meta(db: &DB) -> Result<StoreMeta> {
     let row = db.get(META_KEY).map_err(|error| failed("reading the store's position", error))?;
     row.map_or_else(|| Ok(StoreMeta::default()), |bytes| StoreMeta::decode(&bytes))
 }

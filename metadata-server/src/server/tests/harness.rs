@@ -23,6 +23,7 @@ pub const READER: &str = "sitefs://main/acme/live?role=ro";
 
 pub fn config(data: &Path) -> ServerConfig {
     ServerConfig {
+        peers: None,
         data_dir: data.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         admin_listen: "127.0.0.1:0".parse().unwrap(),
@@ -30,6 +31,7 @@ pub fn config(data: &Path) -> ServerConfig {
         backend: BackendConfig::Directory,
         hot: HotLimits::default(),
         insecure: true,
+        gc: GcConfig::default(),
     }
 }
 
@@ -59,14 +61,24 @@ impl TestCell {
 
     /// A cell whose object store does what the test says.
     pub async fn start_on_test_store() -> (Self, Arc<TestStore>) {
-        Self::start_on_test_store_with(HotLimits::default()).await
+        Self::start_on_test_store_with(GcConfig::default()).await
     }
 
-    /// The same with other limits.
-    pub async fn start_on_test_store_with(hot: HotLimits) -> (Self, Arc<TestStore>) {
+    pub async fn start_on_test_store_with(gc: GcConfig) -> (Self, Arc<TestStore>) {
+        Self::start_on_test_store_as(|config| ServerConfig { gc, ..config }).await
+    }
+
+    /// The same with limits for small blobs.
+    pub async fn start_on_test_store_holding(hot: HotLimits) -> (Self, Arc<TestStore>) {
+        Self::start_on_test_store_as(|config| ServerConfig { hot, ..config }).await
+    }
+
+    async fn start_on_test_store_as(
+        change: impl FnOnce(ServerConfig) -> ServerConfig,
+    ) -> (Self, Arc<TestStore>) {
         let data = tempfile::tempdir().unwrap();
         let store = TestStore::open(data.path());
-        let config = ServerConfig { hot, ..config(data.path()) };
+        let config = change(config(data.path()));
         let sockets = Sockets::bind(&config).await.unwrap();
         let locked = lock_data(&config).await.unwrap();
         let server =
@@ -79,7 +91,18 @@ impl TestCell {
         Self { server, data }
     }
 
+    /// Stops it; nothing is wrong with what it leaves behind.
     pub async fn stop(self) -> TempDir {
+        let data = self.stop_damaged().await;
+        let backend = std::fs::read_to_string(data.path().join("backend")).unwrap_or_default();
+        if !backend.starts_with("s3") {
+            assert_eq!(super::fsck::stopped(data.path()).await.0, []);
+        }
+        data
+    }
+
+    /// Stops one that was damaged on purpose.
+    pub async fn stop_damaged(self) -> TempDir {
         self.server.shutdown().await.unwrap();
         self.data
     }

@@ -24,7 +24,7 @@ async fn small(mount: &mut Mount, number: u32) -> Result<(), Errno> {
 #[tokio::test(flavor = "multi_thread")]
 async fn beyond_the_limit_of_a_site_small_content_is_sent_to_the_store() {
     let limits = HotLimits { site: 5 * LEN as u64, group: 1 << 30 };
-    let (cell, store) = TestCell::start_on_test_store_with(limits).await;
+    let (cell, store) = TestCell::start_on_test_store_holding(limits).await;
     TestStore::set(&store.down, true);
     let mut mount = cell.mount(1).await;
     for number in 0..5 {

@@ -20,6 +20,7 @@ fn rows_of(view: &MemoryView, family: Family, id: VolumeId) -> Vec<Row> {
 }
 
 pub fn check(view: &MemoryView, id: VolumeId) {
+    super::checks::find_nothing(view, false);
     let volume: VolumeRow = reads::volume(view, id).unwrap().unwrap();
     check_lives(view, id, &volume);
     let mut inodes = BTreeMap::new();
