@@ -139,6 +139,7 @@ fn as_json(report: &GcReport) -> Value {
         "sites": report.sites,
         "rows": report.rows,
         "waiting": report.waiting,
+        "waiting_for_backups": report.backup,
         "deleted": report.deleted,
         "expired_uploads": report.expired,
         "foreign": report.foreign,
@@ -172,9 +173,10 @@ fn as_text(report: &GcReport, dry_run: bool) -> String {
         std::iter::once(heading).chain(names.into_iter().zip(counts(report)).map(row)).collect();
     let mut lines = vec![table(&rows)];
     lines.push(format!(
-        "{} objects deleted, {} wait; {} uploads given up; {} rows of {} sites in {:.1} s",
+        "{} objects deleted, {} wait, {} of them because a backup may name them; {} uploads given up; {} rows of {} sites in {:.1} s",
         report.deleted,
         report.waiting,
+        report.backup,
         report.expired,
         report.rows,
         report.sites,

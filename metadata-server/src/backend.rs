@@ -50,6 +50,7 @@ impl BackendConfig {
         let lines: Vec<&str> = found.lines().collect();
         match lines[..] {
             ["directory"] => Ok(Self::Directory),
+            ["shared directory", path] => Ok(Self::Shared(path.into())),
             ["s3", endpoint, bucket] => {
                 let endpoint = endpoint.strip_prefix("endpoint ").filter(|endpoint| *endpoint != "aws");
                 let bucket = bucket.strip_prefix("bucket ").unwrap_or_default().to_owned();
@@ -110,10 +111,10 @@ impl BackendConfig {
         Ok(backend)
     }
 
-    /// The bucket as a place for backups; none if the blobs are in the data directory.
+    /// The bucket as a place for backups; none if the blobs are in a directory.
     pub fn vault(&self, clock: Arc<dyn Clock>) -> Result<Option<Arc<dyn Vault>>> {
         match self {
-            Self::Directory => Ok(None),
+            Self::Directory | Self::Shared(_) => Ok(None),
             #[cfg(feature = "s3")]
             Self::S3 { endpoint, bucket, region } => {
                 let config = sitefs_blobstore::S3Config {

@@ -5,12 +5,12 @@
 //! error of kind `Invalid`; past them only domain types are used.
 
 pub mod admin;
-pub mod cell;
 mod check;
 mod convert;
 pub mod manage;
 pub mod snapshots;
 mod status;
+pub mod whole;
 
 /// The generated messages, clients and servers.
 #[allow(missing_docs, reason = "generated; proto/sitefs.proto says what each message means")]

@@ -2,7 +2,7 @@
 
 use super::{Admin, answer, operator};
 use sitefs_base::{BackupInfo, CellChange, Error};
-use sitefs_proto::{cell::SetCell, pb};
+use sitefs_proto::{pb, whole::SetCell};
 
 impl Admin {
     /// Changes settings of the cell.

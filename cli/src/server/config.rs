@@ -4,7 +4,7 @@
 use crate::failure::{Failure, Hint};
 use serde::Deserialize;
 use sitefs_base::{Error, NodeId};
-use sitefs_metadata::server::{BackendConfig, PeersOfNode, ServerConfig};
+use sitefs_metadata::server::{BackendConfig, GcConfig, HotLimits, PeersOfNode, ServerConfig};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -90,7 +90,9 @@ fn parse(text: &str) -> Checked<Parsed> {
         admin_listen: file.listen.admin.into_inner(),
         cell: file.cell.into_inner(),
         backend,
+        hot: HotLimits::default(),
         insecure: true,
+        gc: GcConfig::default(),
         peers: Some(PeersOfNode { node, listen: file.listen.peers.into_inner(), nodes }),
     };
     Ok((config, file.metrics))

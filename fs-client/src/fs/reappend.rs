@@ -171,7 +171,7 @@ impl Fs {
         state.kept = Some(Kept::of(number, record, state.changes));
         state.last = Some(inode);
         drop(state);
-        self.tell_attributes(node);
+        self.tell_attributes(&node);
         Ok(Settled::Restored)
     }
 }

@@ -12,14 +12,20 @@ const CONCURRENT: usize = 8;
 impl Run<'_> {
     /// Deletes what the log has given up. Readers of replaced objects have their grace first.
     pub(super) async fn delete_doomed(&mut self, site: SiteId) -> Result<()> {
-        let over = before(self.gc.clock.now(), self.gc.config.grace);
+        let now = self.gc.clock.now();
+        let over = before(now, self.gc.config.grace);
+        // A cell that is restored from a backup names what was not given up when that was made.
+        let backup = state::oldest_backup(&self.gc.group.reader(), now)?;
         let mut after = None;
         loop {
             self.enter(Phase::Delete)?;
             let reader = self.gc.group.reader();
             let found = blocking(move || state::doomed(&reader, site, after, GC_SLICE)).await?;
-            let is_due = |doomed: &&Doomed| doomed.had_grace || doomed.since <= over;
+            let had_grace = |doomed: &&Doomed| doomed.had_grace || doomed.since <= over;
+            let in_backup = |doomed: &&Doomed| backup.is_some_and(|oldest| doomed.since >= oldest);
+            let is_due = |doomed: &&Doomed| had_grace(doomed) && !in_backup(doomed);
             let due: Vec<GcBlob> = found.iter().filter(is_due).map(|doomed| doomed.object).collect();
+            self.report.backup += found.iter().filter(had_grace).filter(in_backup).count() as u64;
             self.report.waiting += (found.len() - due.len()) as u64;
             let gone = self.delete(site, &due).await?;
             if !gone.is_empty() {

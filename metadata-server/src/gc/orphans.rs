@@ -42,6 +42,7 @@ impl Run<'_> {
     /// object has its row before.
     fn unknown(&mut self, page: &[Listed], old: Time) -> Result<BTreeMap<SiteId, Vec<(GcBlob, u64)>>> {
         let reader = self.gc.group.reader();
+        let backup = state::oldest_backup(&reader, self.gc.clock.now())?;
         let drawn = state::drawn(&reader)?.ok_or_else(|| Error::internal("there is no group"))?;
         let mut found = BTreeMap::<SiteId, Vec<(GcBlob, u64)>>::new();
         for Listed { key, len, modified } in page {
@@ -54,9 +55,11 @@ impl Run<'_> {
                 // Of a later leader, or of another cell.
                 self.report.foreign += 1;
             } else if !state::is_named(&reader, site, &object)? {
-                match *modified < old {
+                // A backup of an earlier life may name what this one has never known.
+                let in_backup = backup.is_some() && generation.incarnation != drawn.incarnation;
+                match *modified < old && !in_backup {
                     true => found.entry(site).or_default().push((object, *len)),
-                    false => self.report.young.add(*len),
+                    _ => self.report.young.add(*len),
                 }
             }
         }

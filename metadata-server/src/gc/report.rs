@@ -44,6 +44,8 @@ pub(crate) struct Report {
     pub given_up: Count,
     /// Objects that wait to be deleted: replaced ones, and those that the store did not delete.
     pub waiting: u64,
+    /// Those of them that a kept backup may name.
+    pub backup: u64,
     /// Objects that were deleted.
     pub deleted: u64,
     /// Uploads that were never committed.

@@ -3,6 +3,7 @@
 use super::{
     data_dir::DataDir,
     log::{GroupLog, LogDb},
+    member::Member,
     snapshots::Snapshots,
     types::{Membership, encode_membership, log_id},
 };
@@ -10,7 +11,7 @@ use crate::{
     state::{self, LifeStep},
     store::{LogPosition, Poison, Store, StoreOptions},
 };
-use openraft::{BasicNode, LogId, StoredMembership};
+use openraft::{LogId, StoredMembership};
 use sitefs_base::{Error, GroupId, Incarnation, NodeId, Result};
 use std::collections::BTreeMap;
 use tokio::sync::mpsc;
@@ -58,7 +59,7 @@ fn change_rows(store: &Store, life: NewLife, applied: LogPosition) -> Result<()>
 }
 
 fn alone(node: NodeId, since: LogId<u64>) -> Membership {
-    let nodes = BTreeMap::from([(node.get(), BasicNode::default())]);
+    let nodes = BTreeMap::from([(node.get(), Member::default())]);
     let voters = std::collections::BTreeSet::from([node.get()]);
     StoredMembership::new(Some(since), openraft::Membership::new(vec![voters], nodes))
 }

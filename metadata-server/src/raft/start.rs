@@ -9,7 +9,6 @@ use super::{
     machine::{Events, Machine},
     member::{Birth, Member, Standing},
     meters::Meters,
-    payload::Payload,
     peer::{Gate, Known, Meetings, PeerService, Peers, listen},
     proposer::{Proposal, Proposer, QUEUE_MAX},
     reserve::Reserve,

@@ -4,8 +4,8 @@ use super::AdminService;
 use crate::state::CommandBody;
 use sitefs_base::{Error, Result};
 use sitefs_proto::{
-    cell::{BackUp, SetCell},
     pb,
+    whole::{BackUp, SetCell},
 };
 
 impl AdminService {

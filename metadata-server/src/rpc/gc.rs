@@ -120,6 +120,7 @@ impl From<Report> for pb::GcReport {
             condemned: Some(report.condemned.into()),
             given_up: Some(report.given_up.into()),
             waiting: report.waiting,
+            backup: report.backup,
             deleted: report.deleted,
             expired: report.expired,
             orphans: Some(report.orphans.into()),

@@ -190,7 +190,7 @@ impl RaftNetwork<Types> for Link {
             sent = send_snapshot(self, vote, snapshot) => match sent {
                 Ok(vote) => Ok(SnapshotResponse { vote }),
                 Err(error) => {
-                    tracing::warn!(target = %self.target, error = error.chain(), "snapshot not sent");
+                    tracing::warn!(node = %self.target, error = error.chain(), "snapshot not sent");
                     Err(StreamingError::Unreachable(unreachable(error)))
                 }
             },

@@ -170,7 +170,8 @@ mod tests {
         assert_eq!(receiving.chunk(&chunk("a", 0, b"abc")).unwrap(), 3, "twice is once");
         assert_eq!(receiving.chunk(&chunk("a", 5, b"f")).unwrap(), 3, "not in turn");
         assert_eq!(receiving.chunk(&chunk("a", 3, b"defghi")).unwrap(), 3, "more than was announced");
-        let damaged = pb::SendChunkRequest { data: b"dex"[..].into(), ..chunk("a", 3, b"def") };
+        let damaged =
+            pb::SendChunkRequest { data: bytes::Bytes::from_static(b"dex"), ..chunk("a", 3, b"def") };
         assert!(receiving.chunk(&damaged).is_err());
         assert_eq!(receiving.chunk(&chunk("a", 3, b"def")).unwrap(), 6);
         let done = receiving.finish("1").unwrap();

@@ -325,7 +325,7 @@ async fn commits_race_with_runs_and_every_file_reads_back() {
             }
         };
         assert_eq!(mount.fetch(made.ino.unwrap(), digest).await.unwrap(), bytes);
-        if round % 7 == 0 {
+        if round.is_multiple_of(7) {
             cell.forget_the_past().await;
         }
         round = round.checked_add(1).unwrap_or(5);

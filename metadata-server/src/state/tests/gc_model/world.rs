@@ -70,11 +70,14 @@ struct Key {
     backup: Option<Rows>,
     store: [Vec<Generation>; 5],
     clients: Vec<(Option<Client>, bool)>,
-    marked: Option<(u32, Vec<GcBlob>, Vec<GcBlob>, bool, bool)>,
+    marked: Option<Plan>,
     reader: Option<(Generation, u8)>,
     now: u8,
     left: [u8; 7],
 }
+
+/// Of a mark: its incarnation, what it found, and whether that was proposed.
+type Plan = (u32, [Vec<GcBlob>; 2], bool, bool);
 
 #[derive(PartialEq, Eq, Hash, Debug, Default)]
 struct Rows {
@@ -490,7 +493,7 @@ impl World {
             clients,
             marked: self.marked.as_ref().map(|marked| {
                 let Marked { seen, condemned, begun } = marked;
-                (seen.mark.incarnation.get(), seen.unnamed(), seen.condemned(), *condemned, *begun)
+                (seen.mark.incarnation.get(), [seen.unnamed(), seen.condemned()], *condemned, *begun)
             }),
             reader: self.reader,
             now: self.now,
