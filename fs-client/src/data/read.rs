@@ -119,6 +119,11 @@ impl OpenBlobs {
         }
     }
 
+    fn clear(&mut self) {
+        self.blobs.clear();
+        self.pinned = 0;
+    }
+
     fn pop(&mut self, digest: &Digest) {
         if let Some(old) = self.blobs.pop(digest) {
             self.pinned -= old.pinned();
