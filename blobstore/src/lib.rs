@@ -15,7 +15,7 @@ mod vault;
 #[cfg(feature = "s3")]
 pub use backend::s3::{Credentials, S3Backend, S3Config};
 pub use backend::{Backend, BoxFuture, Listed, SignedRequest, dir::DirBackend};
-pub use cache::{CacheOptions, CacheStats, CachedBlob, DiskCache};
+pub use cache::{CacheOptions, CacheStats, CachedBlob, DiskCache, Dropped};
 pub use hash::{Hasher, VerifiedBytes, hash};
 pub use key::ObjectKey;
 #[cfg(feature = "transfer")]

@@ -2,7 +2,10 @@
 //!
 //! What it fetches is not verified; the caller does that with [`crate::VerifiedBytes::check`].
 
+mod hedge;
+
 use bytes::{Bytes, BytesMut};
+use hedge::Hedges;
 use http_body_util::{BodyExt, Full};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri,
@@ -25,8 +28,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Object stores close idle connections after 5 to 30 s; one that was closed costs a retry.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const IDLE_PER_HOST: usize = 16;
-const RETRIES: u32 = 3;
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+/// The longest pause: a store that is back is noticed within it.
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// The least that an attempt is given, if so much is left.
+const ATTEMPT_MIN: Duration = Duration::from_secs(1);
 /// How much of an error's text is read.
 const ERROR_TEXT_MAX: usize = 2048;
 
@@ -50,6 +56,7 @@ struct Shared {
     plain: Client<HttpConnector, Full<Bytes>>,
     // Root certificates cost memory, so they are loaded when the first https URL comes (DESIGN D30).
     secure: OnceLock<Client<HttpsConnector<HttpConnector>, Full<Bytes>>>,
+    hedges: Hedges,
 }
 
 /// Why an attempt failed: another one may help, or not.
@@ -68,7 +75,7 @@ impl Transfer {
     /// A client without connections.
     pub fn new() -> Self {
         let plain = builder().build(connector());
-        Self { shared: Arc::new(Shared { plain, secure: OnceLock::new() }) }
+        Self { shared: Arc::new(Shared { plain, secure: OnceLock::new(), hedges: Hedges::default() }) }
     }
 
     /// Sends `body` by a presigned PUT, within `deadline` from now, retries included.
@@ -104,7 +111,7 @@ impl Transfer {
         let call = Call::new(Method::GET, url, headers, Bytes::new())?;
         let mut tries = Tries::within(deadline);
         loop {
-            let attempt = async { up_to(self.send(&call).await?, max_len).await };
+            let attempt = async { up_to(self.send_hedged(&call).await?, max_len).await };
             let ended = timeout_at(tries.end(), attempt).await;
             if let Some(bytes) = tries.settle(&call, ended).await? {
                 return Ok(bytes);
@@ -201,12 +208,12 @@ impl Tries {
         Self { until: Instant::now() + deadline, retries: 0 }
     }
 
-    /// An attempt gets half of what is left, the last one all of it, so that one connection that
-    /// hangs does not use up the deadline.
+    /// An attempt gets half of what is left, so that one connection that hangs does not use up the
+    /// deadline.
     fn end(&self) -> Instant {
         let now = Instant::now();
         let left = self.until.saturating_duration_since(now);
-        now + if self.retries < RETRIES { left / 2 } else { left }
+        now + (left / 2).max(left.min(ATTEMPT_MIN))
     }
 
     /// The result of an attempt, if it is final; else pauses, and another attempt may begin.
@@ -222,7 +229,7 @@ impl Tries {
             Err(_) => Error::unavailable(format!("{}: no answer in time", call.name)),
         };
         let pause = backoff(self.retries);
-        if self.retries == RETRIES || Instant::now() + pause >= self.until {
+        if Instant::now() + pause >= self.until {
             return Err(error);
         }
         tracing::debug!(error = %error.chain(), "a transfer failed and is tried again");
@@ -232,9 +239,9 @@ impl Tries {
     }
 }
 
-/// Between half and all of 50, 100, 200 ms.
+/// Between half and all of 50, 100, 200 ms and so on up to 2 s.
 fn backoff(retries: u32) -> Duration {
-    let full = BACKOFF_FIRST * 2_u32.pow(retries);
+    let full = (BACKOFF_FIRST * 2_u32.pow(retries.min(10))).min(BACKOFF_MAX);
     let share = u32::try_from(OsRandom.next_u64() % 1000).unwrap_or(0);
     full / 2 + full / 2 * share / 1000
 }

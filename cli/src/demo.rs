@@ -74,6 +74,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
         admin_listen: arguments.admin_listen,
         cell: "demo".to_owned(),
         backend: arguments.backend.config(),
+        hot: arguments.backend.hot(),
         // The demo listens on loopback addresses only, which the server checks.
         insecure: true,
         gc: arguments.gc.config(),

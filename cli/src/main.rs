@@ -1,6 +1,8 @@
 //! The sitefs command: wiring and rendering only.
 
 mod admin;
+#[cfg(feature = "mount")]
+mod cache;
 mod cell;
 #[cfg(all(feature = "server", feature = "mount"))]
 mod demo;
@@ -77,6 +79,8 @@ enum Command {
     #[cfg(feature = "mount")]
     Umount(umount::Arguments),
     #[cfg(feature = "mount")]
+    Cache(cache::Arguments),
+    #[cfg(feature = "mount")]
     Journal(journal::Arguments),
     Fsck(fsck::Arguments),
     Volume(volume::Arguments),
@@ -107,6 +111,8 @@ fn main() -> ExitCode {
         Command::Mount(arguments) => mount::run(&arguments, &output),
         #[cfg(feature = "mount")]
         Command::Umount(arguments) => umount::run(&arguments, &output),
+        #[cfg(feature = "mount")]
+        Command::Cache(arguments) => cache::run(&arguments, &output),
         #[cfg(feature = "mount")]
         Command::Journal(arguments) => journal::run(&arguments, &output),
         Command::Fsck(arguments) => fsck::run(&arguments, &output),

@@ -14,8 +14,8 @@ use crate::{
     systemd,
 };
 use serde_json::json;
-use sitefs_base::{Error, Kind, SystemClock};
-use sitefs_metadata::server::{BackendConfig, GcConfig, Server, ServerConfig};
+use sitefs_base::{ByteSize, Error, Kind, SystemClock};
+use sitefs_metadata::server::{BackendConfig, GcConfig, HotLimits, Server, ServerConfig};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::runtime::Runtime;
 
@@ -60,15 +60,28 @@ pub(crate) struct BackendArguments {
     /// The URL of an S3 service that is not AWS, for example http://127.0.0.1:9000.
     #[arg(long, value_name = "URL", requires = "bucket")]
     s3_endpoint: Option<String>,
-    /// Keeps blobs in this S3 bucket, with the keys in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+    /// Keeps blobs in this S3 bucket, with the keys in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,
+    /// or in the file AWS_SHARED_CREDENTIALS_FILE (~/.aws/credentials), which is read again when it changes.
     #[arg(long, value_name = "NAME")]
     bucket: Option<String>,
     /// The region of the bucket.
     #[arg(long, env = "AWS_REGION", value_name = "NAME")]
     region: Option<String>,
+    /// The most that the cell itself holds of small files, until the store has them. Beyond it they are
+    /// uploaded before they are committed.
+    #[arg(long, value_name = "SIZE", default_value = "4GiB")]
+    hot_limit: ByteSize,
+    /// The same for one site.
+    #[arg(long, value_name = "SIZE", default_value = "512MiB")]
+    hot_limit_site: ByteSize,
 }
 
 impl BackendArguments {
+    /// What the cell may hold of small files.
+    pub(crate) fn hot(&self) -> HotLimits {
+        HotLimits { site: self.hot_limit_site.get(), group: self.hot_limit.get() }
+    }
+
     /// The same for the server.
     pub(crate) fn config(&self) -> BackendConfig {
         match &self.bucket {
@@ -140,6 +153,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
         admin_listen: arguments.admin_listen,
         cell: arguments.name.clone(),
         backend: arguments.backend.config(),
+        hot: arguments.backend.hot(),
         insecure: arguments.insecure,
         gc: arguments.gc.config(),
     };
@@ -189,7 +203,7 @@ pub(crate) async fn start(config: ServerConfig) -> Result<Server, Failure> {
         _ if error.named_errno().is_some_and(places::is_no_place) => places::CHOOSE_A_DISK,
         _ if !with_bucket => return Err(error.into()),
         Kind::Denied => {
-            "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do with the bucket"
+            "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or the file of keys, and what they may do with the bucket"
         }
         Kind::Unavailable => "does --s3-endpoint answer?",
         _ => return Err(error.into()),

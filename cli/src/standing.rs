@@ -38,6 +38,15 @@ pub(crate) fn control_of(at: &Path) -> Result<Control, Failure> {
     Ok(Control::connect(Path::new(cache))?)
 }
 
+/// The same for the mount that holds `path`, and where it is mounted; `None` if it is on none.
+pub(crate) fn control_holding(path: &Path) -> Result<Option<(PathBuf, Control)>, Failure> {
+    let (path, mounts) = (places::absolute(path)?, places::mounts()?);
+    match places::mount_of(&path, &mounts).filter(|mount| mount.is_ours()) {
+        Some(mount) => Ok(Some((mount.at.clone(), control_of(&mount.at)?))),
+        None => Ok(None),
+    }
+}
+
 /// The mount that holds `directory`, which may be anything in it.
 fn mount_at(directory: &Path) -> Result<PathBuf, Failure> {
     let path = places::absolute(directory)?;

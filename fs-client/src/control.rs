@@ -2,8 +2,10 @@
 //!
 //! A client sends one line and gets one line of JSON. `status` gives the status. `drain SECONDS` refuses
 //! opens for writing, commits what is dirty, says how many files are left, and goes on refusing until
-//! the client closes the connection; the mount closes it when it ends.
+//! the client closes the connection; the mount closes it when it ends. `cache` and `cache-drop` are for
+//! `sitefs cache`; `prefetch INO OFFSET LEN` brings a part of a file into the cache.
 
+use crate::cache::{dropped_json, prefetch_json};
 use crate::fs::Fs;
 use crate::status::Reporter;
 use sitefs_base::{Error, Kind, Result};
@@ -28,12 +30,15 @@ const NAME: &str = "control";
 /// Clients at a time.
 const CLIENTS_MAX: usize = 16;
 /// The longest request, in bytes, and how long a client has for it.
-const REQUEST_MAX: u64 = 64;
+const REQUEST_MAX: u64 = 96;
 const REQUEST_TIME: Duration = Duration::from_secs(5);
 /// The longest drain.
 const DRAIN_MAX: Duration = Duration::from_secs(3600);
 /// How long a status may take.
 const STATUS_TIME: Duration = Duration::from_secs(5);
+/// How long emptying a cache may take, and how long fetching a part of a file.
+const DROP_TIME: Duration = Duration::from_secs(600);
+const PREFETCH_TIME: Duration = Duration::from_secs(300);
 
 /// The path of the socket. Addresses of sockets are short, so it goes through the open directory.
 fn address(dir: &File) -> PathBuf {
@@ -94,12 +99,39 @@ async fn attend(
         let mut reader = tokio::io::BufReader::new((&mut stream).take(REQUEST_MAX));
         timeout(REQUEST_TIME, reader.read_line(&mut line)).await??;
     }
-    let mut words = line.split_whitespace();
-    match (words.next(), words.next().map(str::parse)) {
-        (Some("status"), None) => stream.write_all(format!("{}\n", reporter.json()).as_bytes()).await,
-        (Some("drain"), Some(Ok(limit))) => drain(stream, fs, Duration::from_secs(limit)).await,
-        _ => stream.write_all(b"{\"error\":\"unknown request\"}\n").await,
-    }
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let numbers: Vec<u64> = words.iter().skip(1).map_while(|word| word.parse().ok()).collect();
+    let answer = match (&words[..], &numbers[..]) {
+        (["status"], _) => reporter.json(),
+        (["drain", _], [limit]) => return drain(stream, fs, Duration::from_secs(*limit)).await,
+        (["cache"], _) => cache_json(&reporter),
+        (["cache-drop"], _) => blocking(move || drop_json(&fs)).await?,
+        (["prefetch", ..], &[ino, offset, len]) => {
+            blocking(move || prefetch_json(&fs, ino, offset, len)).await?
+        }
+        _ => error_json("unknown request"),
+    };
+    stream.write_all(format!("{answer}\n").as_bytes()).await
+}
+
+/// What waits for a disk or for the cell does not do so in the runtime's thread.
+async fn blocking(work: impl FnOnce() -> String + Send + 'static) -> std::io::Result<String> {
+    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)
+}
+
+fn error_json(text: &str) -> String {
+    serde_json::json!({ "error": text }).to_string()
+}
+
+fn cache_json(reporter: &Reporter) -> String {
+    let report = reporter.cache_report().and_then(|report| {
+        serde_json::to_string(&report).map_err(|error| Error::internal("writing JSON").because(error))
+    });
+    report.unwrap_or_else(|error| error_json(&error.chain()))
+}
+
+fn drop_json(fs: &Fs) -> String {
+    fs.blobs().drop_cached().map_or_else(|error| error_json(&error.chain()), dropped_json)
 }
 
 async fn drain(mut stream: tokio::net::UnixStream, fs: Arc<Fs>, limit: Duration) -> std::io::Result<()> {
@@ -142,6 +174,21 @@ impl Control {
     pub fn drain(&mut self, limit: Duration) -> Result<String> {
         // A commit that is under way may take a little longer.
         self.ask(&format!("drain {}", limit.as_secs()), limit + STATUS_TIME)
+    }
+
+    /// What its disk cache holds, as JSON.
+    pub fn cache(&mut self) -> Result<String> {
+        self.ask("cache", STATUS_TIME)
+    }
+
+    /// Drops what the disk cache holds and no read is using, as JSON: how much that was.
+    pub fn drop_cache(&mut self) -> Result<String> {
+        self.ask("cache-drop", DROP_TIME)
+    }
+
+    /// Brings `len` bytes from `offset` of the file `ino` into the disk cache; what came of it, as JSON.
+    pub fn prefetch(&mut self, ino: u64, offset: u64, len: u64) -> Result<String> {
+        self.ask(&format!("prefetch {ino} {offset} {len}"), PREFETCH_TIME)
     }
 
     /// Waits at most `limit` until the mount has ended; whether it has.

@@ -4,8 +4,9 @@
 //! `meta` the session with the cell and what is cached of it; `data` the working copies, the blob
 //! reads and the commits; `journal` what close() accepted while the cell was away. `fs` knows `meta`, `data`
 //! and `journal`; none of them knows `fs` or `fuse`. `metrics` is what they count, `status` reads it,
-//! `control` lets other processes ask for it.
+//! `control` lets other processes ask for it, `cache` shows the disk cache to them.
 
+mod cache;
 mod control;
 mod data;
 mod ended;
@@ -17,6 +18,7 @@ mod metrics;
 mod mount;
 mod status;
 
+pub use cache::{CacheReport, Idle as IdleCache, InUse as CacheInUse};
 pub use control::Control;
 pub use fs::Owner;
 pub use fuse::{Atime, KernelFlags};

@@ -1,7 +1,8 @@
 //! A mount as a whole: its parts put together, and taken apart in order.
 
+use crate::cache::MIN_FREE;
 use crate::control;
-use crate::data::{BlobReader, CellBlobs};
+use crate::data::{BlobReader, CellBlobs, Pace, look_after};
 use crate::ended::Ended;
 use crate::fs::{Background, Fs, Keeping, Notices, Owner, Replay, Teller};
 use crate::fuse::{Adapter, KernelFlags, KernelMount, MountArgs};
@@ -27,8 +28,6 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 /// Threads that may wait for the cell at a time; more requests wait their turn.
 const WAITERS_MAX: usize = 128;
-/// What stays free on the cache's file system.
-const MIN_FREE: u64 = 256 << 20;
 /// An unmount tries to commit for as long as so many closes may take.
 const DRAIN_DEADLINES: u32 = 3;
 /// How long an unmount after a panic may take beyond draining.
@@ -219,6 +218,7 @@ impl Mount {
         let watcher: Arc<dyn Watcher> = Arc::clone(&fs) as Arc<dyn Watcher>;
         {
             let _in_runtime = network.handle.enter();
+            tasks.spawn(look_after(Arc::clone(fs.blobs_shared()), Arc::clone(&clock), Pace::default()));
             tasks.spawn(watch_lease(Arc::clone(&session), Arc::clone(&watcher)));
             tasks.spawn(keep_attached(stream, route, address, session, watcher, random));
             let listener = control::listen(&config.cache_dir)?;

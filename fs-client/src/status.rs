@@ -1,11 +1,12 @@
 //! How a mount stands: for `sitefs status`, for the extended attribute of the root, for Prometheus.
 //! All of it comes from memory, so that it is there when the cell is not.
 
+use crate::cache::{self, CacheReport};
 use crate::fs::Fs;
 use serde::Serialize;
 use sitefs_base::limits::LEASE;
 use sitefs_base::metrics::{Exposition, seconds};
-use sitefs_base::{Clock, Seq, VolumeView};
+use sitefs_base::{Clock, Result, Seq, VolumeView};
 use std::{
     path::PathBuf,
     sync::{Arc, OnceLock},
@@ -264,6 +265,12 @@ impl Reporter {
         }
     }
 
+    /// The disk cache, as `sitefs cache stats` shows it.
+    pub fn cache_report(&self) -> Result<CacheReport> {
+        let Facts { cache_dir, mountpoint, cache_limit, .. } = &self.facts;
+        cache::report(&self.fs, &*self.clock, cache_dir, mountpoint, *cache_limit)
+    }
+
     fn passthrough(&self) -> Passthrough {
         let loans = self.fs.blobs().loans();
         let stats = loans.stats();
@@ -349,6 +356,12 @@ impl Reporter {
         out.counter("sitefs_mount_cache_evictions_total", help, stats.evictions);
         let help = "Files of the disk cache that no longer had their digest.";
         out.counter("sitefs_mount_cache_damaged_total", help, stats.damaged);
+        let scrubbed = self.fs.blobs().scrubbed(&*self.clock);
+        let help = "Bytes of the disk cache that were hashed again in the background.";
+        out.counter("sitefs_mount_cache_scrubbed_bytes_total", help, scrubbed.bytes);
+        let age = scrubbed.last_round.map_or(status.uptime_seconds, |ago| ago.as_secs());
+        let help = "How long ago all of the disk cache had been hashed again, or it was mounted.";
+        out.gauge("sitefs_mount_cache_scrub_age_seconds", help, age);
         let (passed, loans) = (&status.passthrough, self.fs.blobs().loans());
         let help = "Opens that the kernel serves by itself from the disk cache.";
         out.counter("sitefs_mount_passthrough_opens_total", help, passed.opens);

@@ -1,6 +1,7 @@
 //! What a node of a cell counts, as Prometheus reads it. `docs/METRICS.md` explains each.
 
 use crate::{
+    grant::Hot,
     raft::Group,
     rpc::{Cell, Front},
     state,
@@ -36,6 +37,7 @@ impl ServerMetrics {
             mounts(&cell, &mut out);
             scrub(&cell, &mut out);
             gc(&cell, &mut out);
+            drained(&cell.blobs.hot, &mut out);
         }
         hot(&front.group, &mut out);
         backup(&front.group, &mut out);
@@ -72,6 +74,17 @@ fn mounts(cell: &Cell, out: &mut Exposition) {
     out.gauge("sitefs_cell_watchers", "Mounts that hear of changes.", standing.watchers);
     let help = "Mounts that do not keep up, so that nobody waits for them.";
     out.gauge("sitefs_cell_watchers_late", help, standing.watchers_late);
+}
+
+fn drained(hot: &Hot, out: &mut Exposition) {
+    let help = "The most that the cell holds of small blobs; beyond it they go to the object store first.";
+    out.gauge("sitefs_cell_hot_limit_bytes", help, hot.limits().group);
+    let help = "Commits that were told to upload their small content first.";
+    out.counter("sitefs_cell_hot_refused_total", help, hot.refused.get());
+    let help = "Small blobs that were written to the object store.";
+    out.counter("sitefs_cell_drained_blobs_total", help, hot.drained.get());
+    out.counter("sitefs_cell_drained_bytes_total", "Bytes of these.", hot.drained_bytes.get());
+    out.counter("sitefs_cell_drain_errors_total", "Attempts at that which failed.", hot.failed.get());
 }
 
 fn gc(cell: &Cell, out: &mut Exposition) {

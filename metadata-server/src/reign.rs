@@ -5,7 +5,7 @@ use crate::{
     backup::Backups,
     fsck::scrub,
     gc::{self, Gc, GcConfig},
-    grant::{self, Blobs},
+    grant::{self, Blobs, HotLimits},
     horizons::Horizons,
     raft::Standing,
     reap::reap,
@@ -33,6 +33,8 @@ pub(crate) struct Throne {
     pub awaits_locks: bool,
     /// How garbage is collected.
     pub gc: GcConfig,
+    /// How much of small files the cell holds.
+    pub hot: HotLimits,
     /// Where this node keeps how far its scrub has come.
     pub data_dir: PathBuf,
     /// Copies the state elsewhere.
@@ -51,7 +53,7 @@ impl Throne {
     pub fn begin(&self) -> Result<Reign> {
         let Self { front, backend, clock, awaits_locks, .. } = self;
         let gc = Arc::new(Gc::new(front.group.clone(), backend.clone(), clock.clone(), self.gc.clone()));
-        let (blobs, reports) = Blobs::new(front.group.clone(), backend.clone());
+        let (blobs, reports) = Blobs::new(front.group.clone(), backend.clone(), self.hot);
         let cell = Arc::new(Cell::new(front, (blobs.clone(), gc.clone()), clock.clone()));
         let loops = Tasks::new();
         if *awaits_locks {
@@ -59,6 +61,7 @@ impl Throne {
             loops.spawn(cell.clone().end_of_awaiting());
         }
         loops.spawn(grant::drain(blobs.clone()));
+        loops.spawn(grant::count_hot(blobs.clone()));
         loops.spawn(grant::verify(blobs.clone()));
         loops.spawn(grant::merge_hot(blobs.clone()));
         loops.spawn(grant::merge_stored(blobs.clone()));

@@ -1,6 +1,8 @@
 //! The metadata cell as a service: one node, its listeners and its loops.
 
-pub use crate::{backend::BackendConfig, fsck::check_stopped, gc::GcConfig, metrics::ServerMetrics};
+pub use crate::{
+    backend::BackendConfig, fsck::check_stopped, gc::GcConfig, grant::HotLimits, metrics::ServerMetrics,
+};
 
 use crate::{
     backup::{Backups, Means},
@@ -44,6 +46,8 @@ pub struct ServerConfig {
     pub cell: String,
     /// Where blobs are kept.
     pub backend: BackendConfig,
+    /// How much of small files the cell holds until the object store has them.
+    pub hot: HotLimits,
     /// Callers are believed without certificates; loopback addresses only.
     pub insecure: bool,
     /// How garbage is collected.
@@ -110,7 +114,9 @@ impl Server {
         // At an address of the system's choosing nobody from before finds this node again.
         let awaits_locks = config.listen.port() != 0;
         let (gc, data_dir) = (config.gc.clone(), config.data_dir.clone());
-        let throne = Throne { front: front.clone(), backend, clock, awaits_locks, gc, data_dir, backups };
+        let hot = config.hot;
+        let throne =
+            Throne { front: front.clone(), backend, clock, awaits_locks, gc, hot, data_dir, backups };
         let (reigns, stop) = (TaskTracker::new(), CancellationToken::new());
         let reign = match &config.peers {
             None => Some(throne.begin()?),

@@ -9,6 +9,7 @@ mod journal;
 mod nodes;
 mod process;
 mod proxy;
+mod s3;
 mod suite;
 mod tree;
 
@@ -18,6 +19,7 @@ pub use journal::{close_without_cell, entries, states, wait_until_committed};
 pub use nodes::Nodes;
 pub use process::{Finished, Running, binary, run, sitefs};
 pub use proxy::Proxy;
+pub use s3::{Fault, FaultyStore};
 pub use suite::Suite;
 pub use tree::{content, differences, files_of_size, snapshot};
 

@@ -5,8 +5,10 @@
 //! stores ignore (this SDK signs them as headers).
 
 mod error;
+mod keys;
 mod owner;
 mod probe;
+mod skew;
 mod vault;
 
 use super::{Backend, BoxFuture, Listed, OBJECT_MAX, SignedRequest};
@@ -14,7 +16,7 @@ use crate::ObjectKey;
 use aws_sdk_s3::{
     Client,
     config::{
-        BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+        BehaviorVersion, IdentityCache, Region, RequestChecksumCalculation, ResponseChecksumValidation,
         StalledStreamProtectionConfig, retry::RetryConfig, timeout::TimeoutConfig,
     },
     presigning::{PresignedRequest, PresigningConfig},
@@ -23,6 +25,7 @@ use aws_sdk_s3::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use error::Meaning;
+use keys::Keys;
 use sitefs_base::{Clock, Digest, Error, Kind, Result, Time};
 use std::{
     env, fmt,
@@ -87,7 +90,7 @@ pub struct S3Config {
     pub bucket: String,
     /// The region; needed for AWS, `us-east-1` for other stores unless given.
     pub region: Option<String>,
-    /// The keys; from the environment when absent.
+    /// The keys; when absent from the environment, or a file that is read again when it changes.
     pub credentials: Option<Credentials>,
 }
 
@@ -97,7 +100,7 @@ pub struct S3Backend {
     bucket: String,
     /// The endpoint or region, for messages.
     place: String,
-    clock: Arc<dyn Clock>,
+    skew: skew::Skew,
     enforces_digest: AtomicBool,
 }
 
@@ -114,18 +117,16 @@ impl S3Backend {
             return Err(Error::invalid("no S3 bucket: name one in the configuration"));
         }
         let region = region(&config)?;
-        let keys = config.credentials.map_or_else(Credentials::from_env, Ok)?;
+        let keys = config.credentials.map_or_else(Keys::find, |keys| Ok(Keys::Fixed(keys)))?;
+        let skew = skew::Skew::of(clock);
         let place = config.endpoint.clone().unwrap_or_else(|| format!("AWS {region}"));
         let mut settings = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new(region))
-            .credentials_provider(aws_sdk_s3::config::Credentials::new(
-                keys.access_key_id,
-                keys.secret_access_key,
-                keys.session_token,
-                None,
-                "sitefs",
-            ))
+            .credentials_provider(keys)
+            // They are at hand, and a cache would keep old ones for a quarter of an hour.
+            .identity_cache(IdentityCache::no_cache())
+            .interceptor(skew.clone())
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
@@ -143,7 +144,7 @@ impl S3Backend {
             client: Client::from_conf(settings.build()),
             bucket: config.bucket,
             place,
-            clock,
+            skew,
             enforces_digest: AtomicBool::new(false),
         })
     }
@@ -214,7 +215,7 @@ impl S3Backend {
     }
 
     fn signing(&self, valid: Duration) -> Result<(PresigningConfig, Time)> {
-        let now = self.clock.now();
+        let now = self.skew.now();
         let config = PresigningConfig::builder().start_time(now.into()).expires_in(valid).build();
         let config = config.map_err(|error| {
             Error::invalid(format!("signing a request for {} s", valid.as_secs())).because(error)

@@ -131,6 +131,14 @@ impl Index {
         self.reserved -= on_disk(len);
     }
 
+    /// Removes every blob that nobody has open: their digests, and their bytes on disk.
+    pub fn remove_unused(&mut self) -> (Vec<Digest>, u64) {
+        let unused = self.entries.iter().filter(|(_, entry)| !entry.is_pinned());
+        let unused: Vec<Digest> = unused.map(|(digest, _)| *digest).collect();
+        let bytes = unused.iter().filter_map(|digest| self.remove(digest)).map(|old| on_disk(old.len)).sum();
+        (unused, bytes)
+    }
+
     fn victims(&self, need: u64) -> Option<Vec<Digest>> {
         let (mut freed, mut victims) = (0, Vec::new());
         if need == 0 {

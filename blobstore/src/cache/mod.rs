@@ -9,6 +9,7 @@ mod index;
 mod open;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use crate::VerifiedBytes;
 use bytes::Bytes;
@@ -26,6 +27,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
+pub use upkeep::Dropped;
 
 /// The bounds of a cache.
 #[derive(Clone, Copy, Debug)]
@@ -111,11 +113,6 @@ impl DiskCache {
         let count = if opened.is_some() { &self.hits } else { &self.misses };
         count.fetch_add(1, Ordering::Relaxed);
         Ok(opened)
-    }
-
-    /// Hashes a blob again whatever is known of it, for the background check. False: it is gone.
-    pub fn recheck(&self, digest: &Digest) -> Result<bool> {
-        Ok(self.try_open(digest, true)?.is_some())
     }
 
     /// The whole blob.
@@ -216,9 +213,8 @@ impl DiskCache {
     }
 
     fn disk_shortfall(&self, len: u64) -> Result<u64> {
-        let free =
-            self.files.free().map_err(|error| Error::io("asking for the free space of the cache", error))?;
-        Ok((self.options.min_free.saturating_add(index::on_disk(len))).saturating_sub(free))
+        let wanted = self.options.min_free.saturating_add(index::on_disk(len));
+        Ok(wanted.saturating_sub(self.disk_free()?))
     }
 
     fn write(&self, blob: &VerifiedBytes) -> io::Result<()> {
@@ -235,7 +231,12 @@ impl DiskCache {
     }
 
     fn try_open(&self, digest: &Digest, rehash: bool) -> Result<Option<CachedBlob>> {
-        let Some(entry) = self.index().touch(digest).map(|entry| entry.clone()) else { return Ok(None) };
+        // A check is no use.
+        let find = |index: &mut Index| match rehash {
+            true => index.peek_mut(digest).cloned(),
+            false => index.touch(digest).cloned(),
+        };
+        let Some(entry) = find(&mut self.index()) else { return Ok(None) };
         let file = match entry.held.upgrade() {
             Some(file) => file,
             None => match self.files.open_blob(digest) {
@@ -264,11 +265,11 @@ impl DiskCache {
         if let Some(entry) = self.index().peek_mut(digest).filter(|entry| entry.stamp == stamp) {
             entry.verified = Some(identity);
             match entry.held.upgrade() {
-                Some(shared) => return CachedBlob { file: shared, len },
+                Some(shared) => return CachedBlob { file: shared, len, identity },
                 None => entry.held = Arc::downgrade(&file),
             }
         }
-        CachedBlob { file, len }
+        CachedBlob { file, len, identity }
     }
 
     fn drop_damaged(&self, digest: &Digest, stamp: u64) -> Result<()> {

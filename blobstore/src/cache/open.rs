@@ -1,5 +1,6 @@
 //! Files of the cache that are open.
 
+use super::index::FileIdentity;
 use std::{
     fs::File,
     io,
@@ -17,9 +18,16 @@ pub struct CachedBlob {
     pub(super) file: Arc<OpenFile>,
     /// Its size in bytes.
     pub len: u64,
+    pub(super) identity: FileIdentity,
 }
 
 impl CachedBlob {
+    /// Whether the file is still the one that was hashed: somebody may have written to it, or taken it
+    /// away. If not the blob has to be opened again.
+    pub fn is_unchanged(&self) -> bool {
+        FileIdentity::of(&self.file.file).is_ok_and(|now| now == self.identity)
+    }
+
     /// Fills `into` from `offset`. False says that the file was taken out of the cache: what was read may
     /// be anything.
     pub fn read_exact_at(&self, into: &mut [u8], offset: u64) -> io::Result<bool> {

@@ -181,10 +181,50 @@ fn a_recheck_finds_damage_that_the_identity_does_not_show() {
     let dir = tempfile::tempdir().unwrap();
     let cache = DiskCache::open(dir.path(), ROOMY).unwrap();
     cache.insert(&blob(1)).unwrap();
-    assert!(cache.recheck(&blob(1).digest()).unwrap());
+    assert_eq!(cache.recheck(&blob(1).digest()).unwrap(), Some(4096));
     writable(&path_of(&cache, &blob(1))).write_all_at(b"X", 0).unwrap();
-    assert!(!cache.recheck(&blob(1).digest()).unwrap());
-    assert!(!cache.recheck(&blob(2).digest()).unwrap());
+    assert_eq!(cache.recheck(&blob(1).digest()).unwrap(), None);
+    assert_eq!(cache.recheck(&blob(2).digest()).unwrap(), None);
+}
+
+#[test]
+fn a_recheck_does_not_count_as_a_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = DiskCache::open(dir.path(), ROOMY).unwrap();
+    cache.insert(&blob(1)).unwrap();
+    cache.insert(&blob(2)).unwrap();
+    cache.recheck(&blob(1).digest()).unwrap();
+    assert_eq!(cache.digests(), [blob(2).digest(), blob(1).digest()]);
+    assert_eq!(cache.stats().hits, 0);
+}
+
+#[test]
+fn an_open_blob_knows_when_its_file_was_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = DiskCache::open(dir.path(), ROOMY).unwrap();
+    cache.insert(&blob(1)).unwrap();
+    let held = cache.open_blob(&blob(1).digest()).unwrap().unwrap();
+    assert!(held.is_unchanged());
+    // Where the time of a change has the grain of a clock tick, one write may not show.
+    let began = std::time::Instant::now();
+    while held.is_unchanged() && began.elapsed() < Duration::from_secs(5) {
+        writable(&path_of(&cache, &blob(1))).write_all_at(b"X", 5).unwrap();
+    }
+    assert!(!held.is_unchanged());
+    assert!(!has(&cache, &blob(1)), "and is not opened again");
+}
+
+#[test]
+fn what_is_not_open_can_be_dropped_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = DiskCache::open(dir.path(), ROOMY).unwrap();
+    (1..=3).for_each(|fill| cache.insert(&blob(fill)).unwrap());
+    let held = cache.open_blob(&blob(2).digest()).unwrap().unwrap();
+    assert_eq!(cache.drop_unused().unwrap(), Dropped { blobs: 2, bytes: 2 * BLOCK, kept: 1 });
+    assert!(has(&cache, &blob(2)) && !has(&cache, &blob(1)));
+    assert!(!path_of(&cache, &blob(3)).exists());
+    assert_eq!(cache.read_all(&held).unwrap(), *blob(2));
+    assert_eq!(cache.stats().bytes, BLOCK);
 }
 
 #[test]

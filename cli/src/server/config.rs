@@ -4,7 +4,7 @@
 use crate::failure::{Failure, Hint};
 use serde::Deserialize;
 use sitefs_base::{Error, NodeId};
-use sitefs_metadata::server::{BackendConfig, GcConfig, PeersOfNode, ServerConfig};
+use sitefs_metadata::server::{BackendConfig, GcConfig, HotLimits, PeersOfNode, ServerConfig};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -101,6 +101,7 @@ fn parse(text: &str) -> Checked<Parsed> {
         admin_listen: file.listen.admin.into_inner(),
         cell: file.cell.into_inner(),
         backend,
+        hot: HotLimits::default(),
         insecure: true,
         gc,
         peers: Some(PeersOfNode { node, listen: file.listen.peers.into_inner(), nodes }),

@@ -6,11 +6,11 @@ use crate::meta::Meta;
 use bytes::Bytes;
 use sitefs_base::limits::{CHUNK_SIZE, INLINE_MAX};
 use sitefs_base::op::{BlobWanted, ChunkLayout, Extra, Grant, Location, NewContent, Uploaded};
-use sitefs_base::{Content, Digest, Errno, Error, Extent, Generation, Result, op};
+use sitefs_base::{Content, Digest, Errno, Error, Extent, Generation, Kind, Result, op};
 use sitefs_blobstore::VerifiedBytes;
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashSet, thread::ScopedJoinHandle, time::Duration};
 
-/// Chunks hashed and uploaded before the next are read: bounds the memory of a large commit.
+/// Chunks that are hashed, or uploaded, together: two windows are in memory.
 const WINDOW: usize = 4;
 
 /// What a commit carries.
@@ -39,7 +39,7 @@ pub fn prepare(meta: &Meta, blobs: &BlobReader, captured: &Captured, wait: Durat
                 keep: None,
             });
         }
-        if whole.len() <= hot_max {
+        if whole.len() <= hot_max && blobs.cell_takes_hot() {
             return Ok(prepare_hot(VerifiedBytes::of(Bytes::copy_from_slice(whole))));
         }
     }
@@ -60,41 +60,29 @@ fn prepare_hot(bytes: VerifiedBytes) -> Prepared {
     }
 }
 
+/// The chunks of a commit, as they become known.
+#[derive(Default)]
+struct Chunks {
+    changed: Vec<ChunkLayout>,
+    /// One blob may fill many chunks.
+    seen: HashSet<Digest>,
+    uploaded: Vec<Uploaded>,
+}
+
+/// While a window of chunks is uploaded the next one is read and hashed, each chunk by a thread of its own.
 fn prepare_chunks(meta: &Meta, blobs: &BlobReader, captured: &Captured, wait: Duration) -> Result<Prepared> {
     let _leave = blobs.cell().large_commit()?;
-    let mut changed = Vec::with_capacity(captured.chunks.len());
-    // One blob may fill many chunks.
-    let mut done: HashMap<Digest, Option<Uploaded>> = HashMap::new();
-    for window in captured.chunks.chunks(WINDOW) {
-        let mut pieces: Vec<VerifiedBytes> = Vec::with_capacity(WINDOW);
-        for chunk in window {
-            if captured.is_hole(*chunk) {
-                changed.push(ChunkLayout { chunk: *chunk, extents: Vec::new() });
-                continue;
-            }
-            let bytes = captured.chunk(*chunk)?;
-            if bytes.iter().all(|byte| *byte == 0) {
-                changed.push(ChunkLayout { chunk: *chunk, extents: Vec::new() });
-                continue;
-            }
-            let bytes = VerifiedBytes::of(Bytes::from(bytes));
-            let extents = vec![extent(u64::from(*chunk) * CHUNK_SIZE, &bytes)];
-            changed.push(ChunkLayout { chunk: *chunk, extents });
-            match blobs.upload_of(&bytes.digest()) {
-                Some(generation) => {
-                    let digest = bytes.digest();
-                    done.insert(digest, Some(Uploaded { digest, generation }));
-                }
-                None if done.contains_key(&bytes.digest()) => {}
-                None if pieces.iter().any(|piece| piece.digest() == bytes.digest()) => {}
-                None => pieces.push(bytes),
-            }
+    let mut chunks = Chunks::default();
+    std::thread::scope(|scope| {
+        let mut uploading = None;
+        for window in captured.chunks.chunks(WINDOW) {
+            let pieces = chunks.new_pieces(blobs, hash_window(captured, window)?);
+            chunks.finish(uploading.take())?;
+            uploading = Some(scope.spawn(move || upload(meta, blobs, &pieces, wait)));
         }
-        let uploads = upload(meta, blobs, &pieces, wait)?;
-        done.extend(pieces.iter().map(|piece| (piece.digest(), None)));
-        done.extend(uploads.into_iter().map(|upload| (upload.digest, Some(upload))));
-    }
-    let mut uploaded: Vec<Uploaded> = done.into_values().flatten().collect();
+        chunks.finish(uploading)
+    })?;
+    let Chunks { mut changed, mut uploaded, .. } = chunks;
     uploaded.sort_by_key(|upload| upload.digest);
     changed.sort_by_key(|layout| layout.chunk);
     Ok(Prepared {
@@ -103,6 +91,67 @@ fn prepare_chunks(meta: &Meta, blobs: &BlobReader, captured: &Captured, wait: Du
         row: None,
         keep: None,
     })
+}
+
+/// The content of chunks; nothing for those that are zeros.
+fn hash_window(captured: &Captured, window: &[u32]) -> Result<Vec<(u32, Option<VerifiedBytes>)>> {
+    let content = |chunk: u32| {
+        if captured.is_hole(chunk) {
+            return Ok((chunk, None));
+        }
+        let bytes = captured.chunk(chunk)?;
+        let is_zero = bytes.iter().all(|byte| *byte == 0);
+        Ok((chunk, (!is_zero).then(|| VerifiedBytes::of(Bytes::from(bytes)))))
+    };
+    if let [chunk] = window {
+        return Ok(vec![content(*chunk)?]);
+    }
+    let content = &content;
+    std::thread::scope(|scope| {
+        let hash = |chunk: &u32| {
+            let chunk = *chunk;
+            scope.spawn(move || content(chunk))
+        };
+        let hashing: Vec<_> = window.iter().map(hash).collect();
+        let ended = |_| Err(Error::internal("a thread that hashes panicked"));
+        hashing.into_iter().map(|one| one.join().unwrap_or_else(ended)).collect()
+    })
+}
+
+impl Chunks {
+    /// Notes chunks, and gives those of their blobs that may have to be uploaded.
+    fn new_pieces(
+        &mut self,
+        blobs: &BlobReader,
+        window: Vec<(u32, Option<VerifiedBytes>)>,
+    ) -> Vec<VerifiedBytes> {
+        let mut pieces = Vec::with_capacity(WINDOW);
+        for (chunk, bytes) in window {
+            let Some(bytes) = bytes else {
+                self.changed.push(ChunkLayout { chunk, extents: Vec::new() });
+                continue;
+            };
+            let digest = bytes.digest();
+            let extents = vec![extent(u64::from(chunk) * CHUNK_SIZE, &bytes)];
+            self.changed.push(ChunkLayout { chunk, extents });
+            if !self.seen.insert(digest) {
+                continue;
+            }
+            match blobs.upload_of(&digest) {
+                Some(generation) => self.uploaded.push(Uploaded { digest, generation }),
+                None => pieces.push(bytes),
+            }
+        }
+        pieces
+    }
+
+    /// Waits for an upload.
+    fn finish(&mut self, uploading: Option<ScopedJoinHandle<Result<Vec<Uploaded>>>>) -> Result<()> {
+        let Some(uploading) = uploading else { return Ok(()) };
+        let ended = |_| Err(Error::internal("a thread that uploads panicked"));
+        self.uploaded.extend(uploading.join().unwrap_or_else(ended)?);
+        Ok(())
+    }
 }
 
 /// Uploads different blobs that the store does not have, all at once.
@@ -133,7 +182,7 @@ fn upload(
     std::thread::scope(|scope| {
         let store = |(piece, generation, target): (&VerifiedBytes, Generation, Location)| {
             let upload = Uploaded { digest: piece.digest(), generation };
-            blobs.cell().store(upload.digest, generation, Bytes::clone(piece), &target, wait)?;
+            store_somehow(blobs, piece, generation, &target, wait)?;
             blobs.uploaded(&upload);
             blobs.keep(piece);
             Ok(upload)
@@ -142,4 +191,23 @@ fn upload(
         let ended = |_| Err(Error::internal("a transfer panicked"));
         transfers.into_iter().map(|transfer| transfer.join().unwrap_or_else(ended)).collect()
     })
+}
+
+/// Stores a blob where it was granted. A store that does not believe the grant, because clocks differ for
+/// example, may still believe the cell.
+fn store_somehow(
+    blobs: &BlobReader,
+    piece: &VerifiedBytes,
+    generation: Generation,
+    target: &Location,
+    wait: Duration,
+) -> Result<()> {
+    let store = |target| blobs.cell().store(piece.digest(), generation, Bytes::clone(piece), target, wait);
+    match store(target) {
+        Err(error) if error.kind() == Kind::Denied && *target != Location::Cell => {
+            tracing::warn!(error = error.chain(), "the store refuses a grant; uploading through the cell");
+            store(&Location::Cell)
+        }
+        stored => stored,
+    }
 }

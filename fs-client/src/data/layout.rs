@@ -1,10 +1,10 @@
 //! Reads of file content by its layout.
 
-use super::read::BlobReader;
+use super::read::{Ahead, BlobReader};
 use crate::meta::{Cx, Meta, Op};
 use sitefs_base::limits::CHUNK_SIZE;
 use sitefs_base::{Content, Extent, Inode, Seq};
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 /// Chunk rows fetched at a time.
 const ROWS: u32 = 64;
@@ -14,6 +14,7 @@ const ROWS: u32 = 64;
 pub struct LayoutView {
     cver: Option<Seq>,
     chunks: HashMap<u32, Vec<Extent>>,
+    ahead: Ahead,
 }
 
 fn chunk_of(offset: u64) -> u32 {
@@ -39,9 +40,27 @@ impl LayoutView {
         }
     }
 
+    /// Fetches what a reader who is at `offset` of a large file will need soon.
+    fn read_ahead(&mut self, (blobs, meta): (&Arc<BlobReader>, &Meta), inode: &Inode, offset: u64) -> Op<()> {
+        let wanted = self.ahead.plan(offset, inode.attr.size);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let (from, len) = (u64::from(wanted.start) * CHUNK_SIZE, wanted.len() as u64 * CHUNK_SIZE);
+        let extents = self.extents(Cx::Slow, meta, inode, from, len)?;
+        let digests = extents.into_iter().map(|extent| extent.digest).collect();
+        blobs.read_ahead(inode.attr.ino, digests, &self.ahead.token());
+        Ok(())
+    }
+
+    /// Nobody has the file open any more.
+    pub fn closed(&mut self) {
+        self.ahead.stop();
+    }
+
     fn load(&mut self, cx: Cx, meta: &Meta, inode: &Inode, chunk: u32) -> Op<()> {
         if self.cver != Some(inode.attr.cver) {
-            *self = Self { cver: Some(inode.attr.cver), chunks: HashMap::new() };
+            *self = Self { cver: Some(inode.attr.cver), ..Self::default() };
         }
         if self.chunks.contains_key(&chunk) {
             return Ok(());
@@ -54,12 +73,29 @@ impl LayoutView {
     }
 }
 
-/// Up to `len` bytes of the cell's version of a file, from `offset`; fewer only at its end.
+/// The extents that a read of up to `len` bytes from `offset` needs. A reader who goes on from blob to blob gets
+/// the next ones fetched beside it.
+pub fn locate(
+    cx: Cx,
+    (blobs, meta): (&Arc<BlobReader>, &Meta),
+    view: &mut LayoutView,
+    inode: &Inode,
+    offset: u64,
+    len: usize,
+) -> Op<Vec<Extent>> {
+    if cx == Cx::Slow && inode.attr.size > 2 * CHUNK_SIZE {
+        // What keeps it from being read ahead is told to who reads it.
+        let _ = view.read_ahead((blobs, meta), inode, offset);
+    }
+    let left = inode.attr.size.saturating_sub(offset);
+    view.extents(cx, meta, inode, offset, left.min(len as u64))
+}
+
+/// Up to `len` bytes of the cell's version of a file, from `offset`, where `extents` say; fewer only at its end.
 pub fn read(
     cx: Cx,
     blobs: &BlobReader,
-    meta: &Meta,
-    view: &mut LayoutView,
+    extents: &[Extent],
     inode: &Inode,
     offset: u64,
     len: usize,
@@ -73,7 +109,7 @@ pub fn read(
         return Ok(bytes);
     }
     let end = offset + bytes.len() as u64;
-    for extent in view.extents(cx, meta, inode, offset, bytes.len() as u64)? {
+    for extent in extents {
         let from = extent.offset.max(offset);
         let to = extent.end().min(end);
         if from >= to {

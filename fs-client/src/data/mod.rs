@@ -8,8 +8,8 @@ mod transfer;
 mod working;
 
 pub use commit::{Prepared, prepare};
-pub use layout::{LayoutView, read as read_content};
+pub use layout::{LayoutView, locate as locate_content, read as read_content};
 pub use loans::{Lender, Loan};
-pub use read::BlobReader;
+pub use read::{BlobReader, Fetched, Pace, look_after};
 pub use transfer::CellBlobs;
 pub use working::{Captured, Working};

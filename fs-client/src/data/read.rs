@@ -1,5 +1,11 @@
 //! Verified reads of blobs: what is open, then the disk cache, then the cell or the object store.
 
+mod ahead;
+mod upkeep;
+
+pub use ahead::Ahead;
+pub use upkeep::{Fetched, Pace, look_after};
+
 use super::loans::{Asked, Loan, Loans};
 use super::transfer::CellBlobs;
 use crate::meta::{Cx, Meta, Op, Stop};
@@ -15,12 +21,19 @@ use std::{
     fs::File,
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 /// Blobs kept open at most, so that a read of one needs no look at the cache. They are pinned there.
 const OPEN_MAX: u64 = 64;
 /// Blobs up to this size are kept in memory when they were just written or fetched.
 const IN_MEMORY_MAX: usize = 64 * 1024;
+/// Blobs read ahead at a time, of all files; each is in memory until it is in the cache.
+const AHEAD_MAX: usize = 8;
+/// How long small content is uploaded after the cell had no room for it.
+const HOT_PAUSE: Duration = Duration::from_secs(5);
 /// The parts of the cache that may be pinned, by blobs kept open here and by those lent to the kernel: the rest
 /// is always there for what comes in.
 const OPEN_PART: u64 = 4;
@@ -45,6 +58,14 @@ enum Blob {
 }
 
 impl Blob {
+    /// Whether it is still what was verified.
+    fn is_sound(&self) -> bool {
+        match self {
+            Self::File(cached) => cached.is_unchanged(),
+            Self::Memory(_) => true,
+        }
+    }
+
     /// False: the file is no blob any more, and what was read is nothing.
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<bool> {
         match self {
@@ -98,6 +119,11 @@ impl OpenBlobs {
         }
     }
 
+    fn clear(&mut self) {
+        self.blobs.clear();
+        self.pinned = 0;
+    }
+
     fn pop(&mut self, digest: &Digest) {
         if let Some(old) = self.blobs.pop(digest) {
             self.pinned -= old.pinned();
@@ -127,6 +153,11 @@ pub struct BlobReader {
     loans: Loans,
     flights: Mutex<HashMap<Digest, Flight>>,
     uploads: Mutex<LruCache<Digest, Generation>>,
+    scrub: upkeep::Scrub,
+    /// Room for blobs that are read ahead.
+    ahead: Arc<Semaphore>,
+    /// When the cell last had no room for small content.
+    hot_refused: Mutex<Option<Instant>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -138,8 +169,10 @@ impl BlobReader {
     pub fn new(meta: Arc<Meta>, cell: CellBlobs, cache: DiskCache) -> Self {
         let open = Mutex::new(OpenBlobs::new(open_max(), cache.max_bytes() / OPEN_PART));
         let uploads = Mutex::new(LruCache::new(UPLOADS_MAX));
+        let ahead = Arc::new(Semaphore::new(AHEAD_MAX));
+        let (flights, scrub, hot_refused) = (Mutex::default(), upkeep::Scrub::default(), Mutex::default());
         let loans = Loans::new(files_max(), cache.max_bytes() / LENT_PART);
-        Self { meta, cell, cache, open, loans, flights: Mutex::default(), uploads }
+        Self { meta, cell, cache, open, loans, flights, uploads, scrub, ahead, hot_refused }
     }
 
     /// What is lent to the kernel.
@@ -156,10 +189,7 @@ impl BlobReader {
             Asked::Unknown if cx == Cx::Fast => return Err(Stop::WouldBlock),
             Asked::Unknown => {}
         }
-        let cached = self.cache.open_blob(&digest).unwrap_or_else(|error| {
-            tracing::warn!(error = error.chain(), "the disk cache cannot be read");
-            None
-        });
+        let cached = self.cached(&digest);
         // It has been verified by now.
         let whole = cached.filter(|cached| cached.len == len);
         Ok(whole.and_then(|cached| self.loans.admit(digest, owner, cached)))
@@ -195,6 +225,16 @@ impl BlobReader {
         }
     }
 
+    /// The cell had no room for small content: it is uploaded for a while (DESIGN D35).
+    pub fn hot_refused(&self) {
+        *lock(&self.hot_refused) = Some(Instant::now());
+    }
+
+    /// Whether the cell may take small content in a commit.
+    pub fn cell_takes_hot(&self) -> bool {
+        lock(&self.hot_refused).is_none_or(|at| at.elapsed() >= HOT_PAUSE)
+    }
+
     /// What the cache holds and did.
     pub fn cache_stats(&self) -> CacheStats {
         self.cache.stats()
@@ -203,8 +243,7 @@ impl BlobReader {
     /// Reads `into.len()` bytes at `offset` of a blob that `ino` references.
     pub fn read(&self, cx: Cx, ino: InodeId, digest: Digest, offset: u64, into: &mut [u8]) -> Op<()> {
         for _ in 0..ATTEMPTS {
-            let known = lock(&self.open).get(&digest).cloned();
-            let blob = match known {
+            let blob = match self.opened(&digest) {
                 Some(blob) => blob,
                 None if cx == Cx::Fast => return Err(Stop::WouldBlock),
                 None => self.open(ino, digest)?,
@@ -226,11 +265,28 @@ impl BlobReader {
         Err(Errno::EIO.into())
     }
 
+    /// A blob that is open, unless somebody touched its file since it was hashed.
+    fn opened(&self, digest: &Digest) -> Option<Blob> {
+        let blob = lock(&self.open).get(digest).cloned()?;
+        if blob.is_sound() {
+            return Some(blob);
+        }
+        lock(&self.open).pop(digest);
+        None
+    }
+
     fn open(&self, ino: InodeId, digest: Digest) -> Op<Blob> {
+        let blob = self.in_flight(digest, || self.load(ino, digest))?;
+        lock(&self.open).put(digest, blob.clone());
+        Ok(blob)
+    }
+
+    /// Runs `work` while nobody else does the same for this blob.
+    fn in_flight<T>(&self, digest: Digest, work: impl FnOnce() -> T) -> T {
         let flight = Arc::clone(lock(&self.flights).entry(digest).or_default());
         let result = {
             let _alone = lock(&flight);
-            self.open_alone(ino, digest)
+            work()
         };
         let mut flights = lock(&self.flights);
         if Arc::strong_count(&flight) == 2 {
@@ -239,40 +295,44 @@ impl BlobReader {
         result
     }
 
-    fn open_alone(&self, ino: InodeId, digest: Digest) -> Op<Blob> {
-        if let Some(blob) = lock(&self.open).get(&digest) {
-            return Ok(blob.clone());
+    fn load(&self, ino: InodeId, digest: Digest) -> Op<Blob> {
+        if let Some(blob) = self.opened(&digest) {
+            return Ok(blob);
         }
-        let cached = self.cache.open_blob(&digest).unwrap_or_else(|error| {
+        match self.cached(&digest) {
+            Some(cached) => Ok(Blob::File(cached)),
+            None => Ok(self.admit(self.fetch(ino, digest, &CancellationToken::new())?)),
+        }
+    }
+
+    fn cached(&self, digest: &Digest) -> Option<CachedBlob> {
+        self.cache.open_blob(digest).unwrap_or_else(|error| {
             tracing::warn!(error = error.chain(), "the disk cache cannot be read");
             None
-        });
-        let blob = match cached {
-            Some(cached) => Blob::File(cached),
-            None => self.admit(self.fetch(ino, digest)?),
-        };
-        lock(&self.open).put(digest, blob.clone());
-        Ok(blob)
+        })
     }
 
     /// Fetches from where the cell says; through the cell if that brought wrong bytes or none. The cell
     /// looks for itself then, and a blob that it finds damaged can be stored again (DESIGN D33).
-    fn fetch(&self, ino: InodeId, digest: Digest) -> Op<VerifiedBytes> {
+    fn fetch(&self, ino: InodeId, digest: Digest, cancel: &CancellationToken) -> Op<VerifiedBytes> {
         let locations = self.meta.resolve(Cx::Slow, ino, vec![digest])?;
         let Some(Some(location)) = locations.first() else {
             tracing::error!(%digest, %ino, "the cell knows no place of a blob that the file needs");
             return Err(Errno::EIO.into());
         };
-        let fetched = self.cell.fetch(ino, digest, location).or_else(|error| {
-            if !matches!(error.kind(), Kind::Corrupt | Kind::NotFound) {
+        let fetched = self.cell.fetch(ino, digest, location, cancel).or_else(|error| {
+            if !matches!(error.kind(), Kind::Corrupt | Kind::NotFound | Kind::Denied) {
                 return Err(error);
             }
             tracing::error!(%digest, error = error.chain(), "a blob arrived damaged; asking the cell for it");
             // What this mount has uploaded is not worth more than what there is.
             lock(&self.uploads).pop(&digest);
-            self.cell.fetch(ino, digest, &Location::Cell)
+            self.cell.fetch(ino, digest, &Location::Cell, cancel)
         });
         fetched.map_err(|error| {
+            if cancel.is_cancelled() {
+                return Stop::Errno(Errno::EINTR);
+            }
             tracing::error!(%digest, error = error.chain(), "a blob cannot be fetched");
             Stop::Errno(Errno::EIO)
         })

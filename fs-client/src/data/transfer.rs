@@ -11,11 +11,19 @@ use sitefs_base::session::{FetchBlob, StoreBlob};
 use sitefs_base::{Digest, Error, Generation, InodeId, Kind, Result};
 use sitefs_blobstore::{Transfer, VerifiedBytes};
 use sitefs_proto::pb::{FetchRequest, StoreRequest, blobs_client::BlobsClient};
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 /// Fetches and stores blobs for one session.
 pub struct CellBlobs {
@@ -23,20 +31,29 @@ pub struct CellBlobs {
     route: Arc<Route>,
     transfer: Transfer,
     large: Semaphore,
+    /// The last fetch found no store in its time.
+    doubted: AtomicBool,
+    /// Who tries a store that is in doubt for the full time.
+    trial: Semaphore,
     counters: TransferCounters,
 }
 
 /// How long a transfer through the cell is repeated while another node becomes its leader, and how often.
 const ELECTION_MAX: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(100);
-/// Large commits that hold content in memory at a time; each holds up to 16 MiB.
-const LARGE_COMMITS_MAX: usize = 8;
+/// What a read gets of an object store that did not answer the last one in its time: many that wait in vain
+/// would take the threads of those that need no store.
+const DOUBTED_DEADLINE: Duration = Duration::from_secs(3);
+/// Large commits that hold content in memory at a time; each holds up to 32 MiB.
+const LARGE_COMMITS_MAX: usize = 4;
 
 impl CellBlobs {
     /// Transfers for `session`, over `route` where the cell is the way.
     pub fn new(session: Arc<Session>, route: Arc<Route>) -> Self {
         let large = Semaphore::new(LARGE_COMMITS_MAX);
-        Self { session, route, transfer: Transfer::new(), large, counters: TransferCounters::default() }
+        let (doubted, trial) = (AtomicBool::new(false), Semaphore::new(1));
+        let (transfer, counters) = (Transfer::new(), TransferCounters::default());
+        Self { session, route, transfer, large, doubted, trial, counters }
     }
 
     /// What it has counted.
@@ -95,8 +112,18 @@ impl CellBlobs {
     }
 
     /// The bytes of a blob, verified.
-    pub fn fetch(&self, ino: InodeId, digest: Digest, from: &Location) -> Result<VerifiedBytes> {
-        let fetched = self.wait("fetching a blob", CONTENT_DEADLINE, async {
+    /// Ends without them when `cancel` says so.
+    pub fn fetch(
+        &self,
+        ino: InodeId,
+        digest: Digest,
+        from: &Location,
+        cancel: &CancellationToken,
+    ) -> Result<VerifiedBytes> {
+        let doubted = self.doubted.load(Ordering::Relaxed);
+        let trial = if doubted { self.trial.try_acquire().ok() } else { None };
+        let limit = if doubted && trial.is_none() { DOUBTED_DEADLINE } else { CONTENT_DEADLINE };
+        let transfer = async {
             match from {
                 Location::Cell => {
                     let fetch = || async {
@@ -109,10 +136,21 @@ impl CellBlobs {
                     self.of_the_leader(fetch).await
                 }
                 Location::Url { url, headers, .. } => {
-                    self.transfer.get(url, headers, CHUNK_SIZE, CONTENT_DEADLINE).await
+                    self.transfer.get(url, headers, CHUNK_SIZE, limit).await
                 }
             }
+        };
+        let fetched = self.wait("fetching a blob", limit, async {
+            tokio::select! {
+                fetched = transfer => fetched,
+                () = cancel.cancelled() => Err(Error::unavailable("nobody needs the blob any more")),
+            }
         });
+        if cancel.is_cancelled() && fetched.is_err() {
+            return fetched.and_then(|bytes| VerifiedBytes::check(digest, bytes));
+        }
+        let is_away = fetched.as_ref().is_err_and(|error| error.kind() == Kind::Unavailable);
+        self.doubted.store(is_away, Ordering::Relaxed);
         let checked = fetched.and_then(|bytes| VerifiedBytes::check(digest, bytes));
         self.count(checked.as_ref().map(|bytes| bytes.len()), |counters| {
             (&counters.fetches, &counters.fetched_bytes)

@@ -180,6 +180,9 @@ impl Fs {
             let sent = self.send_one(node, taken, commit, all);
             if let (Err(Failed::Refused(Errno::EAGAIN)), Some(prepared)) = (&sent, &prepared) {
                 self.blobs.forget_uploads(&prepared.uploaded);
+                if matches!(prepared.content, NewContent::Hot { .. }) {
+                    self.blobs.hot_refused();
+                }
             }
             sent
         };

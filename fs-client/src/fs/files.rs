@@ -4,7 +4,7 @@ use super::attrs::View;
 use super::credit::{ONE_INODE, Obstacle};
 use super::node::{Draft, Node, Unpublished};
 use super::{Access, Cx, Fs, Op, lock};
-use crate::data::{Loan, Working, read_content};
+use crate::data::{Loan, Working, locate_content, read_content};
 use crate::meta::Stop;
 use sitefs_base::limits::{CHUNK_SIZE, FILE_MAX};
 use sitefs_base::op::{Create, Credit, Place};
@@ -323,11 +323,15 @@ impl Fs {
         offset: u64,
         len: usize,
     ) -> Op<Vec<u8>> {
-        let mut layout = match cx {
-            Cx::Fast => node.layout.try_lock().map_err(|_| Stop::WouldBlock)?,
-            Cx::Slow => lock(&node.layout),
+        let extents = {
+            let mut layout = match cx {
+                Cx::Fast => node.layout.try_lock().map_err(|_| Stop::WouldBlock)?,
+                Cx::Slow => lock(&node.layout),
+            };
+            locate_content(cx, (&self.blobs, &self.meta), &mut layout, inode, offset, len)?
         };
-        read_content(cx, &self.blobs, &self.meta, &mut layout, inode, offset, len)
+        // Others read this file while a blob is fetched.
+        read_content(cx, &self.blobs, &extents, inode, offset, len)
     }
 
     /// Writes; gives the number of bytes written, which is all of them.

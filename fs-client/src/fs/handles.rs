@@ -71,7 +71,12 @@ impl Fs {
             state.drop_draft();
             state.recount();
         }
+        let is_last = state.handles == 0;
         drop(state);
+        // Who reads just now needs what was read ahead.
+        if is_last && let Ok(mut layout) = handle.node.layout.try_lock() {
+            layout.closed();
+        }
         self.end_lent(&handle);
         self.meta.session().locks().closed(fh);
         // What could not be committed stays, and is tried again in the background.

@@ -23,6 +23,7 @@ mod names;
 mod node;
 mod owner;
 mod passthrough;
+mod prefetch;
 mod ranges;
 mod reappend;
 mod replay;
@@ -177,6 +178,11 @@ impl Fs {
 
     /// The blobs.
     pub fn blobs(&self) -> &BlobReader {
+        &self.blobs
+    }
+
+    /// The blobs, for a task that goes on beside this.
+    pub fn blobs_shared(&self) -> &Arc<BlobReader> {
         &self.blobs
     }
 

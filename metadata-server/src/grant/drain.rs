@@ -1,16 +1,25 @@
-//! Moves hot blobs from the cell to the object store (DESIGN D31, D35).
+//! Moves hot blobs from the cell to the object store (DESIGN D31, D35): the oldest of each site first, sites in
+//! turn, so that one that writes much does not keep back the others.
+
+mod turns;
 
 use super::{Blobs, checked, is_damage, outage::Outage, verify, within};
 use crate::state::{self, CommandBody, HotBlob};
-use sitefs_base::{Error, Generation, Kind, Result, SiteId, Time, limits::CONTENT_DEADLINE};
+use sitefs_base::{Error, Kind, Result, Time, limits::CONTENT_DEADLINE};
 use sitefs_blobstore::ObjectKey;
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::task::{JoinError, JoinSet};
+use turns::{SHARE, Turns};
 
-/// Blobs looked at per step.
+/// Late tails looked at per round.
 const BATCH: usize = 64;
-/// Uploads at a time.
-const CONCURRENT: usize = 4;
+/// Uploads at a time, of a store that works and of one that has not shown that yet.
+const CONCURRENT: usize = SHARE;
+const CAREFUL: usize = 4;
 /// Wrong blobs remembered, so that they are reported once per process only.
 const WRONG_MAX: usize = 16 * 1024;
 /// How long the blobs of appends may wait to be merged. Then they become objects as they are, so
@@ -18,79 +27,76 @@ const WRONG_MAX: usize = 16 * 1024;
 const TAILS_WAIT: Duration = Duration::from_secs(3600);
 /// How often an empty cell is looked at.
 const IDLE: Duration = Duration::from_secs(1);
+/// What is moved per second at most: reads and large files need the store too, and a prefix of a bucket takes
+/// a few thousand PUTs in all.
+const BLOBS_PER_SECOND: u32 = 500;
+const BYTES_PER_SECOND: u64 = 32 << 20;
 
-/// Where a blob stands in the order of draining.
-type Place = (SiteId, Generation);
-/// What came of moving one blob.
-type Moved = (ObjectKey, Result<()>);
+/// What came of moving one blob: its bytes.
+type Moved = (ObjectKey, Result<usize>);
 
 /// Runs until its owner stops it.
 pub(crate) async fn drain(blobs: Arc<Blobs>) {
     let mut outage = Outage::new("drain");
-    let (mut after, mut wrong) = (None, HashSet::new());
+    let (mut turns, mut wrong) = (Turns::default(), HashSet::new());
+    // Failures without a success between them, whoever had his turn: one site's bad blob is no outage.
+    let mut streak = 0;
     loop {
-        let wait = match step(&blobs, after, &mut wrong).await {
-            Ok((next, tally)) => {
-                after = next;
-                match tally.outage() {
-                    Some(error) => Some(outage.failed(error)),
-                    None => {
-                        outage.over();
-                        next.is_none().then_some(IDLE)
-                    }
+        let began = Instant::now();
+        let wait = match step(&blobs, &mut turns, &mut wrong).await {
+            Ok((more, tally)) => {
+                streak = if tally.moved > 0 { 0 } else { streak + tally.failed };
+                if tally.moved > 0 {
+                    outage.over();
+                }
+                match &tally.last_error {
+                    Some(error) if streak >= CAREFUL => outage.failed(error),
+                    _ if more => tally.time().saturating_sub(began.elapsed()),
+                    _ => IDLE,
                 }
             }
-            Err(error) => Some(outage.failed(&error)),
+            Err(error) => outage.failed(&error),
         };
-        if let Some(wait) = wait {
-            tokio::time::sleep(wait).await;
-        }
+        tokio::time::sleep(wait).await;
     }
 }
 
 /// What came of the blobs of one step.
 #[derive(Default)]
 struct Tally {
-    moved: usize,
+    moved: u32,
+    bytes: u64,
     failed: usize,
     last_error: Option<Error>,
 }
 
-/// Moves the next blobs behind `after`, in the first step late tails too; says where to go on, `None` at the end. Wrong ones are
-/// reported once and stay where they are. Those that fail are passed by and come again in the next
-/// round, so that they do not keep back what stands behind them.
+/// Moves the next share of the site whose turn it is; whether anybody has more. Wrong blobs are reported once
+/// and stay where they are. Those that fail are passed by and come again when the others of
+/// their site had their turn.
 async fn step(
     blobs: &Arc<Blobs>,
-    after: Option<Place>,
+    turns: &mut Turns,
     wrong: &mut HashSet<ObjectKey>,
-) -> Result<(Option<Place>, Tally)> {
-    let batch = state::hot_blobs(&blobs.group.reader(), after, BATCH)?;
-    let is_last = batch.len() < BATCH;
-    let late = if after.is_none() { late_tails(blobs)? } else { Vec::new() };
-    let places = batch.iter().map(|blob| Some((blob.site, blob.generation)));
-    let places: Vec<_> = late.iter().map(|_| None).chain(places).collect();
+) -> Result<(bool, Tally)> {
+    let turn = turns.next(&blobs.group.reader())?;
+    let batch = if turn.ends_round { late_tails(blobs)? } else { turn.blobs };
     let (mut running, mut tally) = (JoinSet::new(), Tally::default());
-    let mut reached = after;
-    for (HotBlob { site, digest, generation, .. }, place) in late.into_iter().chain(batch).zip(places) {
+    for HotBlob { site, digest, generation, .. } in batch {
         let key = ObjectKey { site, digest, generation };
-        if running.len() >= CONCURRENT {
-            tally.count(running.join_next().await, wrong);
+        while running.len() >= tally.concurrent() {
+            tally.count(blobs, running.join_next().await, wrong);
         }
         if tally.is_hopeless() {
-            while !running.is_empty() {
-                tally.count(running.join_next().await, wrong);
-            }
-            return Ok((reached, tally));
+            break;
         }
         if !wrong.contains(&key) {
             running.spawn(move_out(blobs.clone(), key));
         }
-        reached = place.or(reached);
     }
     while !running.is_empty() {
-        tally.count(running.join_next().await, wrong);
+        tally.count(blobs, running.join_next().await, wrong);
     }
-    Ok((if is_last { None } else { reached }, tally))
+    Ok((turn.more, tally))
 }
 
 /// The oldest blobs of appends that nobody merged in time.
@@ -102,10 +108,34 @@ fn late_tails(blobs: &Blobs) -> Result<Vec<HotBlob>> {
 }
 
 impl Tally {
-    fn count(&mut self, moved: Option<Result<Moved, JoinError>>, wrong: &mut HashSet<ObjectKey>) {
+    /// Uploads at a time: few until one has succeeded.
+    fn concurrent(&self) -> usize {
+        if self.moved == 0 { CAREFUL } else { CONCURRENT }
+    }
+
+    /// How long what was moved should have taken.
+    fn time(&self) -> Duration {
+        let millis = self.bytes * 1000 / BYTES_PER_SECOND;
+        (Duration::from_secs(1) * self.moved / BLOBS_PER_SECOND).max(Duration::from_millis(millis))
+    }
+
+    fn count(
+        &mut self,
+        blobs: &Blobs,
+        moved: Option<Result<Moved, JoinError>>,
+        wrong: &mut HashSet<ObjectKey>,
+    ) {
+        match &moved {
+            Some(Ok((_, Ok(0)))) | None => {}
+            Some(Ok((_, Ok(len)))) => blobs.hot.left(*len),
+            Some(_) => blobs.hot.failed.inc(),
+        }
         match moved {
             None => {}
-            Some(Ok((_, Ok(())))) => self.moved += 1,
+            Some(Ok((_, Ok(len)))) => {
+                self.moved += 1;
+                self.bytes += len as u64;
+            }
             Some(Ok((key, Err(error)))) => self.fail(key, error, wrong),
             Some(Err(join)) => self.note(Error::internal("draining a hot blob").because(join)),
         }
@@ -127,19 +157,14 @@ impl Tally {
 
     /// So many failures in a row that the rest of the step is not worth a try.
     fn is_hopeless(&self) -> bool {
-        self.moved == 0 && self.failed >= CONCURRENT
-    }
-
-    /// The error, if nothing but errors came: the store is down, and not a blob of its own kind.
-    fn outage(&self) -> Option<&Error> {
-        self.last_error.as_ref().filter(|_| self.moved == 0)
+        self.moved == 0 && self.failed >= CAREFUL
     }
 }
 
 async fn move_out(blobs: Arc<Blobs>, key: ObjectKey) -> Moved {
     let moved = async {
         let Some(bytes) = state::hot_bytes(&blobs.group.reader(), key.site, key.generation)? else {
-            return Ok(()); // gone since it was listed
+            return Ok(0); // gone since it was listed
         };
         let bytes = match checked(&key, bytes.into()).await {
             Err(error) if is_damage(&error) => {
@@ -148,14 +173,14 @@ async fn move_out(blobs: Arc<Blobs>, key: ObjectKey) -> Moved {
             }
             checked => checked?,
         };
-        let len = bytes.len() as u64;
-        if blobs.backend.uses_own_disk() && blobs.group.is_disk_short(len)? {
+        let len = bytes.len();
+        if blobs.backend.uses_own_disk() && blobs.group.is_disk_short(len as u64)? {
             return Err(Error::limit("the disk of the cell is nearly full, hot blobs stay in its log"));
         }
         let put = blobs.backend.put(&key, bytes.into_bytes());
         within(CONTENT_DEADLINE, "draining a hot blob", put).await?;
         let ObjectKey { site, digest, generation } = key;
-        blobs.group.propose(CommandBody::Drained { site, digest, generation }).await.map(|_| ())
+        blobs.group.propose(CommandBody::Drained { site, digest, generation }).await.map(|_| len)
     };
     (key, moved.await)
 }

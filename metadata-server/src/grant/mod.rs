@@ -5,12 +5,15 @@
 //! appends leave behind.
 
 mod drain;
+mod hot;
 mod merge;
 mod outage;
 mod stored;
 mod verify;
 
 pub(crate) use drain::drain;
+pub use hot::HotLimits;
+pub(crate) use hot::{Hot, count_hot};
 pub(crate) use merge::{merge_hot, merge_stored};
 pub(crate) use verify::{report_verified, verify};
 
@@ -47,6 +50,8 @@ pub(crate) struct Blobs {
     stored: Stored,
     verified: mpsc::Sender<ObjectKey>,
     proofs: Semaphore,
+    /// What the cell holds itself.
+    pub hot: Hot,
     /// Chunks with many extents.
     crowded: merge::Queue,
     /// Those of them whose merge needs the object store.
@@ -55,12 +60,16 @@ pub(crate) struct Blobs {
 
 impl Blobs {
     /// The other half of the channel feeds [`report_verified`].
-    pub fn new(group: Group, backend: Arc<dyn Backend>) -> (Arc<Self>, mpsc::Receiver<ObjectKey>) {
+    pub fn new(
+        group: Group,
+        backend: Arc<dyn Backend>,
+        limits: HotLimits,
+    ) -> (Arc<Self>, mpsc::Receiver<ObjectKey>) {
         let (verified, reports) = mpsc::channel(VERIFIED_QUEUE);
         let proofs = Semaphore::new(PROOFS_MAX);
         let (crowded, stored_chunks) = (merge::Queue::default(), merge::Queue::default());
-        let stored = Stored::default();
-        (Arc::new(Self { group, backend, stored, verified, proofs, crowded, stored_chunks }), reports)
+        let (stored, hot) = (Stored::default(), Hot::new(limits));
+        (Arc::new(Self { group, backend, stored, verified, proofs, hot, crowded, stored_chunks }), reports)
     }
 
     /// Where objects are kept.

@@ -4,7 +4,7 @@ use sitefs_base::Error;
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// Whether the store works, as one loop sees it.
 pub(super) struct Outage {

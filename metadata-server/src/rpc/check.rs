@@ -31,19 +31,27 @@ impl Stream {
         if self.member.access == Access::Read {
             return Err(Errno::EROFS);
         }
+        let mut hot = 0;
         let uploads: &[Uploaded] = match &envelope.body {
             Op::Commit(commit) => {
                 check_hot(commit)?;
+                hot = hot_len(commit);
                 &commit.uploaded
             }
             _ => &[],
         };
         let held = self.publishes_what_another_holds(&envelope.body)?;
-        if (held || !uploads.is_empty()) && self.is_answered(envelope)? {
+        // What was executed before is not counted, nor refused, a second time.
+        let is_full = hot > 0 && !self.cell.blobs.hot.takes(self.member.site, hot);
+        if (held || is_full || !uploads.is_empty()) && self.is_answered(envelope)? {
             return Ok(Checked::Answered);
         }
         if held {
             return Err(Errno::EEXIST);
+        }
+        if is_full {
+            // The mount prepares it again, and uploads it.
+            return Err(Errno::EAGAIN);
         }
         self.check_uploads(uploads).await?;
         Ok(Checked::Good)
@@ -152,6 +160,14 @@ fn arrived(looked: Option<Result<Result<bool>, JoinError>>) -> Result<(), Errno>
             Err(Errno::EAGAIN)
         }
         Some(Err(_)) => Err(Errno::EIO),
+    }
+}
+
+/// Bytes that a commit brings for the cell to hold.
+fn hot_len(commit: &Commit) -> usize {
+    match &commit.content {
+        Some(NewContent::Hot { bytes, .. }) => bytes.len(),
+        _ => 0,
     }
 }
 

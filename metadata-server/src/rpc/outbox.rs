@@ -202,12 +202,21 @@ impl Outbox {
         }
         let (info, told) = {
             let mut ledger = self.cell.credits.ledger();
-            let info = self.standing()?;
+            let info = self.within_the_disk(self.standing()?)?;
             let told = ledger.answer(self.holder, &info.usage, self.cell.clock.boottime());
             (info, told)
         };
         self.cell.sessions.tell_credit(&told.ask);
         Ok((info, told.credit))
+    }
+
+    /// Where the cell's disk has no room a volume may not grow, and mounts hear so before they write
+    /// (DESIGN D35).
+    fn within_the_disk(&self, mut info: VolumeInfo) -> Result<VolumeInfo> {
+        if self.cell.group.is_disk_short(0)? {
+            info.usage.bytes_limit = info.usage.bytes_limit.min(info.usage.bytes_used);
+        }
+        Ok(info)
     }
 
     /// The credit by itself; with `answer` the mount says at once what it needs of it. Nothing where

@@ -6,6 +6,7 @@ mod credit;
 mod fsck;
 mod gc;
 mod harness;
+mod hot;
 mod locks;
 mod past;
 #[cfg(feature = "s3")]

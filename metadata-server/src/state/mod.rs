@@ -75,8 +75,8 @@ pub use memory::MemoryView;
 pub use merge::chunk_layout;
 pub use moments::seq_at;
 pub use places::{
-    BlobPlace, HotBlob, UnverifiedBlob, UploadSlot, hot_blobs, hot_bytes, locate, tails, unverified,
-    upload_slot,
+    BlobPlace, HotBlob, UnverifiedBlob, UploadSlot, held_bytes, hot_blobs, hot_bytes, locate, tails,
+    unverified, upload_slot,
 };
 pub use query::{SessionInfo, events_since, is_answered, query, session_info, sessions};
 pub use reap::volumes_to_reap;

@@ -5,6 +5,10 @@ use super::{
     rows::{self, BlobRow, BlobState, DrainRow, HotRow, Loc, TailRow, UnverifiedRow, UploadRow},
 };
 use sitefs_base::{Digest, Generation, Result, SiteId, Time, VolumeId};
+use std::collections::BTreeMap;
+
+/// Rows looked at between two questions to the store.
+const PAGE: usize = 4096;
 
 /// Where a blob can be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,6 +110,38 @@ pub fn tails(read: &dyn Read, before: Time, limit: usize) -> Result<Vec<HotBlob>
         found.push(HotBlob { site, digest, generation, len });
     }
     Ok(found)
+}
+
+/// How many bytes of blobs the cell holds, by site: those that wait to be drained or merged.
+pub fn held_bytes(read: &dyn Read) -> Result<BTreeMap<SiteId, u64>> {
+    let mut held: BTreeMap<SiteId, u64> = BTreeMap::new();
+    let mut from = keys::DRAIN.to_vec();
+    loop {
+        let page = read.scan(Family::Meta, keys::DRAIN, &from, PAGE)?;
+        for (key, value) in &page {
+            let row: DrainRow = rows::decode(Family::Meta, key, value)?;
+            *held.entry(listed(key, keys::DRAIN.len(), row.digest, row.len)?.site).or_default() +=
+                u64::from(row.len);
+        }
+        match page.last() {
+            Some((key, _)) if page.len() == PAGE => from = reads::after(key),
+            _ => break,
+        }
+    }
+    let mut from = keys::TAILS.to_vec();
+    loop {
+        let page = read.scan(Family::Meta, keys::TAILS, &from, PAGE)?;
+        for (key, value) in &page {
+            let TailRow { len, .. } = rows::decode(Family::Meta, key, value)?;
+            let site = keys::part(key, keys::TAILS.len() + 12).map(SiteId::from_key);
+            let site = site.ok_or_else(|| rows::damaged(Family::Meta, key, "names no site"))?;
+            *held.entry(site).or_default() += u64::from(len);
+        }
+        match page.last() {
+            Some((key, _)) if page.len() == PAGE => from = reads::after(key),
+            _ => return Ok(held),
+        }
+    }
 }
 
 /// Objects that the cell has not verified yet, at most `limit`.

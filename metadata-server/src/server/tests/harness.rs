@@ -29,6 +29,7 @@ pub fn config(data: &Path) -> ServerConfig {
         admin_listen: "127.0.0.1:0".parse().unwrap(),
         cell: "main".to_owned(),
         backend: BackendConfig::Directory,
+        hot: HotLimits::default(),
         insecure: true,
         gc: GcConfig::default(),
     }
@@ -64,9 +65,20 @@ impl TestCell {
     }
 
     pub async fn start_on_test_store_with(gc: GcConfig) -> (Self, Arc<TestStore>) {
+        Self::start_on_test_store_as(|config| ServerConfig { gc, ..config }).await
+    }
+
+    /// The same with limits for small blobs.
+    pub async fn start_on_test_store_holding(hot: HotLimits) -> (Self, Arc<TestStore>) {
+        Self::start_on_test_store_as(|config| ServerConfig { hot, ..config }).await
+    }
+
+    async fn start_on_test_store_as(
+        change: impl FnOnce(ServerConfig) -> ServerConfig,
+    ) -> (Self, Arc<TestStore>) {
         let data = tempfile::tempdir().unwrap();
         let store = TestStore::open(data.path());
-        let config = ServerConfig { gc, ..config(data.path()) };
+        let config = change(config(data.path()));
         let sockets = Sockets::bind(&config).await.unwrap();
         let locked = lock_data(&config).await.unwrap();
         let server =

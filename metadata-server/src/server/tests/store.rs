@@ -19,6 +19,10 @@ pub struct TestStore {
     pub spoils: AtomicBool,
     pub signs: AtomicBool,
     pub heads: AtomicUsize,
+    /// All requests.
+    pub requests: AtomicUsize,
+    /// What was put, in order.
+    pub puts: Mutex<Vec<ObjectKey>>,
     /// Blobs that cannot be put.
     pub refused: Mutex<Vec<Digest>>,
     /// What is written about whose it is.
@@ -33,6 +37,8 @@ impl TestStore {
             spoils: AtomicBool::new(false),
             signs: AtomicBool::new(false),
             heads: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
+            puts: Mutex::default(),
             refused: Mutex::default(),
             owner: Mutex::default(),
         })
@@ -43,6 +49,7 @@ impl TestStore {
     }
 
     fn up(&self) -> Result<()> {
+        self.requests.fetch_add(1, Ordering::SeqCst);
         if self.down.load(Ordering::SeqCst) { Err(Error::unavailable("the store is down")) } else { Ok(()) }
     }
 
@@ -63,7 +70,9 @@ impl Backend for TestStore {
             if self.refused.lock().unwrap().contains(&key.digest) {
                 return Err(Error::invalid("the store does not take this blob"));
             }
-            self.dir.put(key, bytes).await
+            self.dir.put(key, bytes).await?;
+            self.puts.lock().unwrap().push(*key);
+            Ok(())
         })
     }
 
@@ -78,6 +87,7 @@ impl Backend for TestStore {
 
     fn head<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Option<u64>>> {
         self.heads.fetch_add(1, Ordering::SeqCst);
+        self.requests.fetch_add(1, Ordering::SeqCst);
         self.dir.head(key)
     }
 

@@ -1,4 +1,4 @@
-//! The S3 backend against a real store: `eval "$(scripts/minio start)"` first.
+//! The S3 backend against a real store: `eval "$(scripts/minio start)"` first, or `scripts/versitygw`.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![cfg(all(feature = "s3", feature = "transfer"))]
 
