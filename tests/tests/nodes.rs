@@ -1,5 +1,7 @@
 //! A cell of three nodes: killed, frozen, wiped, given old disks, restarted and changed under load.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 use sitefs_tests::{Mounted, Nodes, SOON, can_mount, close, wait_for};
 use std::{
     env, fs,
