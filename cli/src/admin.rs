@@ -10,7 +10,7 @@ use sitefs_base::{
 };
 use sitefs_proto::{
     MESSAGE_MAX, RepairAll,
-    cell::{self, CellReply, nodes_client::NodesClient},
+    cell::{self as nodes, CellReply, nodes_client::NodesClient},
     error_from_status,
     manage::VolumeDetails,
     pb::{self, admin_client::AdminClient},
@@ -60,16 +60,21 @@ impl Admin {
         let given = target.addresses()?;
         let mut next = given.clone();
         loop {
-            let (mut failed, mut follows) = (None, false);
+            let (mut failed, mut follows, mut alone) = (None, false, None);
             for address in std::mem::replace(&mut next, given.clone()) {
                 match place(&runtime, &address, given.len() > 1) {
-                    Ok((channel, None)) => return Self::over(runtime, &address, channel),
-                    Ok((_, Some(Some(leader)))) => next.insert(0, leader),
-                    Ok((_, Some(None))) => follows = true,
+                    Ok((channel, Place::Here)) => return Self::over(runtime, &address, channel),
+                    Ok((_, Place::At(leader))) => next.insert(0, leader),
+                    Ok((_, Place::Nowhere)) => follows = true,
+                    Ok((channel, Place::NoCell)) => alone = Some((channel, address)),
                     Err(error) => failed = Some(error),
                 }
             }
             let led = next.len() > given.len();
+            // No node that answers is part of a cell: one of them says so.
+            if let Some((channel, address)) = alone.filter(|_| !led && !follows) {
+                return Self::over(runtime, &address, channel);
+            }
             if began.elapsed() >= LEADER_DEADLINE || (!led && !follows) {
                 let error = failed.unwrap_or_else(|| Error::unavailable("the cell has no leader").into());
                 return Err(error);
@@ -105,22 +110,22 @@ impl Admin {
 
     /// How the cell stands, as the connected node sees it.
     pub(crate) fn describe_cell(&mut self) -> Result<CellReply, Error> {
-        let request = cell::DescribeRequest { claimed_identity: operator() };
+        let request = nodes::DescribeRequest { claimed_identity: operator() };
         answer(&self.runtime, self.nodes.describe(request))
     }
 
     /// Makes a cell of several nodes.
-    pub(crate) fn init_cell(&mut self, request: cell::InitRequest) -> Result<CellReply, Error> {
+    pub(crate) fn init_cell(&mut self, request: nodes::InitRequest) -> Result<CellReply, Error> {
         answer(&self.runtime, self.long_nodes.init(request))
     }
 
     /// Adds a node.
-    pub(crate) fn add_node(&mut self, request: cell::AddNodeRequest) -> Result<CellReply, Error> {
+    pub(crate) fn add_node(&mut self, request: nodes::AddNodeRequest) -> Result<CellReply, Error> {
         answer(&self.runtime, self.long_nodes.add_node(request))
     }
 
     /// Removes a node.
-    pub(crate) fn remove_node(&mut self, request: cell::RemoveNodeRequest) -> Result<CellReply, Error> {
+    pub(crate) fn remove_node(&mut self, request: nodes::RemoveNodeRequest) -> Result<CellReply, Error> {
         answer(&self.runtime, self.long_nodes.remove_node(request))
     }
 
@@ -320,18 +325,27 @@ fn endpoint(address: &str) -> Result<Endpoint, Failure> {
     Ok(endpoint.connect_timeout(METADATA_DEADLINE))
 }
 
-/// Where administration has to go, if not to the node that was asked; `Some(None)`: nobody leads.
-type Elsewhere = Option<Option<String>>;
+/// Where administration has to go.
+enum Place {
+    /// To the node that was asked.
+    Here,
+    /// To the one at this address.
+    At(String),
+    /// Nobody leads now.
+    Nowhere,
+    /// The node that was asked is not part of a cell.
+    NoCell,
+}
 
 /// Connects to a node and asks it who leads.
-fn place(runtime: &Runtime, address: &str, of_several: bool) -> Result<(Channel, Elsewhere), Failure> {
+fn place(runtime: &Runtime, address: &str, of_several: bool) -> Result<(Channel, Place), Failure> {
     let endpoint = endpoint(address)?;
     let channel = runtime
         .block_on(endpoint.timeout(METADATA_DEADLINE).connect())
         .map_err(|error| Error::unavailable(format!("no cell answers at {address}")).because(error))
         .hint("is `sitefs server` or `sitefs demo` running? give its admin address with --admin")?;
     let asked = async {
-        let request = cell::DescribeRequest { claimed_identity: operator() };
+        let request = nodes::DescribeRequest { claimed_identity: operator() };
         let limit = if of_several { NODE_DEADLINE } else { METADATA_DEADLINE };
         let silent = |_| Status::deadline_exceeded(format!("{address} does not answer"));
         tokio::time::timeout(limit, NodesClient::new(channel.clone()).describe(request))
@@ -339,17 +353,21 @@ fn place(runtime: &Runtime, address: &str, of_several: bool) -> Result<(Channel,
             .map_err(silent)?
     };
     match answer(runtime, asked) {
-        Ok(cell) => Ok((channel, elsewhere(&cell))),
+        Ok(cell) => Ok((channel, leader_of(&cell))),
         // It takes the call itself, or says why not.
-        Err(error) if error.kind() != Kind::Unavailable => Ok((channel, None)),
+        Err(error) if error.kind() != Kind::Unavailable => Ok((channel, Place::Here)),
         Err(error) => Err(error.into()),
     }
 }
 
-fn elsewhere(cell: &CellReply) -> Elsewhere {
-    if !cell.made || cell.leader == cell.node {
-        return None;
+fn leader_of(cell: &CellReply) -> Place {
+    if !cell.made {
+        return Place::NoCell;
+    }
+    if cell.leader == cell.node {
+        return Place::Here;
     }
     let leader = cell.nodes.iter().find(|node| node.node == cell.leader);
-    Some(leader.map(|leader| leader.admin.clone()).filter(|address| !address.is_empty()))
+    let address = leader.map(|leader| leader.admin.clone()).filter(|address| !address.is_empty());
+    address.map_or(Place::Nowhere, Place::At)
 }

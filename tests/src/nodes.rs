@@ -3,11 +3,11 @@
 use crate::{Finished, Running, SOON, scratch, sitefs, wait_for};
 use serde_json::Value;
 use std::{
-    cell::Cell as Counter,
     fmt::Write,
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 /// The listeners of one node.
@@ -23,7 +23,7 @@ struct Ports {
 pub struct Nodes {
     running: Vec<Option<Running>>,
     ports: Vec<Ports>,
-    mounts: Counter<u32>,
+    mounts: AtomicU32,
     path: PathBuf,
     _dir: tempfile::TempDir,
 }
@@ -43,7 +43,7 @@ impl Nodes {
         let (dir, path) = scratch();
         fs::create_dir(path.join("blobs")).expect("making the blobs");
         let mut nodes =
-            Self { running: Vec::new(), ports: Vec::new(), mounts: Counter::new(0), path, _dir: dir };
+            Self { running: Vec::new(), ports: Vec::new(), mounts: AtomicU32::new(0), path, _dir: dir };
         nodes.ports = free_ports(count);
         nodes.running.resize_with(count, || None);
         (1..=count).for_each(|node| nodes.configure(node, &(1..=count).collect::<Vec<_>>()));
@@ -190,8 +190,7 @@ impl Nodes {
     pub fn mount_with(&self, volume: &str, extra: &[&str]) -> crate::Mounted {
         let made = self.admin(&["volume", "create", volume]);
         assert!([0, 76].contains(&made.code), "{made:#?}");
-        let number = self.mounts.get();
-        self.mounts.set(number + 1);
+        let number = self.mounts.fetch_add(1, Ordering::Relaxed);
         crate::Mounted::start(&self.path.join(format!("mount-{number}")), &self.listen(), volume, extra)
     }
 

@@ -36,7 +36,7 @@ pub(crate) fn serve(dir: &Path, mount: &Path) -> Result<()> {
     config.acl = SessionACL::All;
     config.n_threads = Some(2);
     let bare = Bare { dir: dir.to_owned(), files: Mutex::default() };
-    fuser::mount2(bare, mount, &config).map_err(|error| Error::io("serving the bare passthrough", error))
+    fuser::mount(bare, mount, &config).map_err(|error| Error::io("serving the bare passthrough", error))
 }
 
 fn attr(ino: INodeNo, meta: &Metadata) -> FileAttr {

@@ -1,7 +1,7 @@
 use super::*;
 use std::{
     fs::{self, OpenOptions},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileExt, PermissionsExt},
     path::PathBuf,
     time::{Duration, UNIX_EPOCH},
 };

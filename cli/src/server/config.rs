@@ -26,6 +26,7 @@ struct File {
     listen: Listen,
     nodes: Spanned<BTreeMap<Spanned<String>, Spanned<SocketAddr>>>,
     blobs: Spanned<Blobs>,
+    gc: Option<Collection>,
 }
 
 #[derive(Deserialize)]
@@ -43,6 +44,15 @@ struct Blobs {
     bucket: Option<String>,
     endpoint: Option<String>,
     region: Option<String>,
+}
+
+/// How garbage is collected; what is left out is as the command line has it.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Collection {
+    grace: Option<Spanned<String>>,
+    interval: Option<Spanned<String>>,
+    rate: Option<Spanned<u64>>,
 }
 
 /// What is wrong, with its line.
@@ -84,6 +94,7 @@ fn parse(text: &str) -> Checked<Parsed> {
         None => return Err(wrong(file.node.span().start, format!("{node} is not among those in [nodes]"))),
     }
     let backend = backend(file.blobs.get_ref()).map_err(|what| wrong(file.blobs.span().start, what))?;
+    let gc = collection(&file.gc.unwrap_or_default(), &wrong)?;
     let config = ServerConfig {
         data_dir: file.data,
         listen: file.listen.sessions.into_inner(),
@@ -92,10 +103,30 @@ fn parse(text: &str) -> Checked<Parsed> {
         backend,
         hot: HotLimits::default(),
         insecure: true,
-        gc: GcConfig::default(),
+        gc,
         peers: Some(PeersOfNode { node, listen: file.listen.peers.into_inner(), nodes }),
     };
     Ok((config, file.metrics))
+}
+
+fn collection(file: &Collection, wrong: &impl Fn(usize, String) -> Wrong) -> Checked<GcConfig> {
+    let time = |value: &Option<Spanned<String>>, default| match value {
+        None => Ok(default),
+        Some(text) => super::duration(text.get_ref()).map_err(|what| wrong(text.span().start, what)),
+    };
+    let default = GcConfig::default();
+    let rate = match &file.rate {
+        None => default.rate,
+        Some(rate) if *rate.get_ref() > 0 => *rate.get_ref(),
+        Some(rate) => {
+            return Err(wrong(
+                rate.span().start,
+                "at a rate of 0 rows a second it would never end".to_owned(),
+            ));
+        }
+    };
+    let (grace, interval) = (time(&file.grace, default.grace)?, time(&file.interval, default.interval)?);
+    Ok(GcConfig { grace, interval, rate, ..default })
 }
 
 fn needs_insecure() -> String {

@@ -29,7 +29,7 @@ pub(super) struct Backing {
 
 impl Backing {
     /// Lends through `device`, if the kernel takes files of `dir` and says whether they are used.
-    pub(super) fn new(device: OwnedFd, dir: &Path) -> io::Result<Arc<dyn Lender>> {
+    pub(super) fn lender(device: OwnedFd, dir: &Path) -> io::Result<Arc<dyn Lender>> {
         // The default of this signal ends the process. A lease lasts for a moment only, but while there is one
         // whoever opens the file (a backup of the cache, say) sends it.
         // SAFETY: no handler is set, and none of this process is replaced.

@@ -184,7 +184,7 @@ impl Drop for KernelMount {
 
 /// Passthrough is never needed: without it reads are served as ever.
 fn begin_passthrough(fs: &Fs, device: OwnedFd) {
-    match Backing::new(device, fs.work_dir()) {
+    match Backing::lender(device, fs.work_dir()) {
         Ok(lender) => fs.blobs().loans().begin(lender),
         Err(error) => tracing::info!(%error, "this mount does not use passthrough"),
     }

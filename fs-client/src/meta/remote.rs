@@ -128,7 +128,7 @@ pub(super) async fn attach_anywhere(route: &Route, hello: impl Fn() -> Attach) -
     let mut left = route.len();
     loop {
         let error = match attach_as(route, hello()).await? {
-            Attempt::Attached(stream) => return Ok(stream),
+            Attempt::Attached(stream) => return Ok(*stream),
             // Each node names one, at most; two may name each other.
             Attempt::NotHere(Some(leader)) if hints < route.len() && leader != route.address() => {
                 hints += 1;
@@ -148,7 +148,7 @@ pub(super) async fn attach_anywhere(route: &Route, hello: impl Fn() -> Attach) -
 
 /// What became of one attempt to attach.
 enum Attempt {
-    Attached(Stream),
+    Attached(Box<Stream>),
     /// Another node leads, or nobody.
     NotHere(Option<String>),
     /// Another node may do better.
@@ -168,7 +168,7 @@ async fn attach_as(route: &Route, hello: Attach) -> Result<Attempt> {
         let reply = client.open(outgoing).await.map_err(|status| sitefs_proto::error_from_status(&status))?;
         let mut frames = reply.into_inner();
         match next_frame(frames.next().await)? {
-            ToMount::Attached(attached) => Ok(Attempt::Attached(Stream { attached, link, frames })),
+            ToMount::Attached(attached) => Ok(Attempt::Attached(Box::new(Stream { attached, link, frames }))),
             ToMount::Closing(Closing::NotHere { leader }) => Ok(Attempt::NotHere(leader)),
             ToMount::Closing(closing) => Err(closing_error(closing)),
             _ => Err(Error::invalid("the cell did not answer the attach first")),
@@ -202,6 +202,8 @@ async fn carry(stream: Stream, route: &Route, session: &Session, watcher: &dyn W
         tokio::select! {
             _ = ticks.tick() => {
                 if heard.elapsed() > silence_max {
+                    // Perhaps it stands still, and would let another attach wait too.
+                    route.go_on();
                     return Error::unavailable("the cell is silent");
                 }
                 let now = session.activity();

@@ -31,8 +31,8 @@ struct Cell {
 }
 
 fn open(data: &Path) -> Result<Group> {
-    let config =
-        GroupConfig { dir: data.to_owned(), node: WHERE, cell: "test".into(), group: GroupId::new(1) };
+    let group = GroupId::new(1);
+    let config = GroupConfig { dir: data.to_owned(), node: WHERE, cell: "test".into(), group, peers: None };
     Group::open(config, Arc::new(SystemClock), Tasks::new())
 }
 

@@ -263,7 +263,7 @@ impl Group {
             *voter == own || inner.gate.contacts.age(*voter, term, now).is_some_and(|age| age < ALIVE)
         };
         let rest: Vec<u64> = voters.iter().copied().filter(|voter| *voter != node.get()).collect();
-        let alive = rest.iter().filter(|voter| alive(*voter)).count();
+        let alive = rest.iter().filter(|voter| alive(voter)).count();
         if alive > rest.len() / 2 {
             return Ok(());
         }

@@ -55,6 +55,33 @@ fn a_failed_transaction_leaves_nothing_behind() {
     assert_eq!(store.applied(), None);
 }
 
+/// A session that is closed and opened again in one log entry writes receipts under the keys of before.
+#[test]
+fn a_receipt_that_was_replaced_in_one_transaction_does_not_come_back() {
+    let (_dir, store) = store();
+    let key = b"Oreceipt";
+    put(&store, 1, key);
+    store.flush().unwrap();
+    let again = |txn: &mut super::Txn<'_>| {
+        txn.delete(Family::Meta, key);
+        txn.put(Family::Meta, key, b"again".to_vec());
+        txn.set_applied(at(2));
+        Ok(())
+    };
+    store.transact(again).unwrap();
+    assert_eq!(store.reader().get(Family::Meta, key).unwrap(), Some(b"again".to_vec()));
+    store.flush().unwrap();
+    let remove = |txn: &mut super::Txn<'_>| {
+        txn.delete(Family::Meta, key);
+        txn.set_applied(at(3));
+        Ok(())
+    };
+    store.transact(remove).unwrap();
+    store.flush().unwrap();
+    store.compact_all().unwrap();
+    assert_eq!(store.reader().get(Family::Meta, key).unwrap(), None);
+}
+
 #[test]
 fn a_checkpoint_holds_rows_and_position() {
     let (dir, store) = store();

@@ -13,7 +13,11 @@ use super::{
 use crate::state::{Family, Read, Row, View};
 use rocksdb::{DB, WriteBatch, WriteOptions};
 use sitefs_base::Result;
-use std::{cell::RefCell, collections::HashMap, fmt};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 /// The row, in the default column family, that holds the [`StoreMeta`].
 pub(super) const META_KEY: &[u8] = b"meta";
@@ -27,6 +31,8 @@ pub struct Txn<'store> {
     poison: &'store Poison,
     recent: &'store Recent,
     written: [Overlay; Family::ALL.len()],
+    /// Rows written once that this transaction has removed and written again: what is stored of them must go.
+    rewritten: HashSet<Vec<u8>>,
     /// Watched rows that were looked up before they were written: whether they are stored.
     stored: RefCell<HashMap<Vec<u8>, bool>>,
     pub(super) meta: StoreMeta,
@@ -39,7 +45,8 @@ impl<'store> Txn<'store> {
         recent: &'store Recent,
         meta: StoreMeta,
     ) -> Self {
-        Self { db, poison, recent, written: Default::default(), stored: RefCell::default(), meta }
+        let (rewritten, stored) = (HashSet::new(), RefCell::default());
+        Self { db, poison, recent, written: Default::default(), rewritten, stored, meta }
     }
 
     /// Says which log entry the rows contain after this transaction.
@@ -87,7 +94,7 @@ impl<'store> Txn<'store> {
                 let life = life_of(family, key);
                 let meets_one = match life {
                     Life::Overwritten => false,
-                    Life::WrittenOnce => value.is_none(),
+                    Life::WrittenOnce => value.is_none() || self.rewritten.contains(key),
                     Life::Watched => self.is_stored(family, key)?,
                 };
                 if meets_one {
@@ -154,7 +161,11 @@ impl Read for Txn<'_> {
 
 impl View for Txn<'_> {
     fn put(&mut self, family: Family, key: &[u8], value: Vec<u8>) {
-        self.written[family as usize].insert(key.to_vec(), Some(value));
+        let before = self.written[family as usize].insert(key.to_vec(), Some(value));
+        // Two rows of one key, and a deletion that meets one of them, would bring the other back.
+        if before == Some(None) && life_of(family, key) == Life::WrittenOnce {
+            self.rewritten.insert(key.to_vec());
+        }
     }
 
     fn delete(&mut self, family: Family, key: &[u8]) {

@@ -7,7 +7,7 @@
 
 use super::{Known, contacts::Contacts};
 use crate::raft::{
-    member::{Addresses, Birth, Member},
+    member::{Birth, Member},
     types::{Membership, Raft},
 };
 use openraft::LogId;

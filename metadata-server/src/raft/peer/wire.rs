@@ -66,13 +66,12 @@ pub(super) fn from_append(request: pb::AppendRequest) -> Result<AppendEntriesReq
     if entries.len() > ENTRIES_MAX {
         return Err(Error::limit(format!("{} log entries in one message", entries.len())));
     }
-    let mut expected = previous.as_ref().map_or(0, |previous| previous.index + 1);
+    let first = previous.as_ref().map_or(0, |previous| previous.index.saturating_add(1));
     let mut decoded = Vec::with_capacity(entries.len());
-    for pb::LogEntry { index, value } in entries {
+    for (expected, pb::LogEntry { index, value }) in (first..).zip(entries) {
         if index != expected {
             return Err(Error::invalid(format!("log entry {index} comes where {expected} should")));
         }
-        expected += 1;
         decoded.push(decode(index, &value)?);
     }
     Ok(AppendEntriesRequest {

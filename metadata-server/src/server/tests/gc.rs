@@ -56,8 +56,8 @@ fn objects(dir: &Path) -> usize {
 }
 
 impl TestCell {
-    fn gc(&self) -> &Gc {
-        &self.server.cell.gc
+    fn gc(&self) -> Arc<Gc> {
+        self.server.cell().gc.clone()
     }
 
     async fn run(&self) -> Report {
@@ -70,12 +70,12 @@ impl TestCell {
 
     /// Gives up all of the past that nothing pins.
     async fn forget_the_past(&self) {
-        let began = self.server.cell.clock.now().secs();
-        while self.server.cell.clock.now().secs() <= began + 1 {
+        let began = self.server.cell().clock.now().secs();
+        while self.server.cell().clock.now().secs() <= began + 1 {
             tokio::task::yield_now().await;
         }
-        let body = CommandBody::MoveHorizon { volume: VOLUME, before: self.server.cell.clock.now() };
-        self.server.cell.group.propose(body).await.unwrap();
+        let body = CommandBody::MoveHorizon { volume: VOLUME, before: self.server.cell().clock.now() };
+        self.server.cell().group.propose(body).await.unwrap();
     }
 
     /// Runs until a condition holds.
@@ -100,7 +100,7 @@ async fn object(cell: &TestCell, mount: &mut Mount, name: &[u8], byte: u8) -> (I
     let (digest, bytes) = content(byte);
     let Grant::Upload { generation, .. } = mount.grant(digest).await else { panic!("an upload") };
     let key = ObjectKey { site: SITE, digest, generation };
-    cell.server.cell.blobs.store(&key, hashed(digest, bytes)).await.unwrap();
+    cell.server.cell().blobs.store(&key, hashed(digest, bytes)).await.unwrap();
     let made = mount.publish(name, digest, vec![Uploaded { digest, generation }]).await.unwrap();
     (made.ino.unwrap(), key)
 }
@@ -153,12 +153,12 @@ async fn a_snapshot_keeps_content_and_its_grace_begins_when_it_is_deleted() {
     let mut mount = cell.mount(1).await;
     object(&cell, &mut mount, b"a", 1).await;
     let (volume, name) = ("acme/live".parse().unwrap(), "s".parse().unwrap());
-    cell.server.cell.create_snapshot(&volume, &name, None).await.unwrap();
+    cell.server.cell().create_snapshot(&volume, &name, None).await.unwrap();
     unlink(&mut mount, b"a").await;
     cell.forget_the_past().await;
     let report = cell.run().await;
     assert_eq!((report.snapshot.blobs, report.condemned.blobs), (1, 0));
-    cell.server.cell.delete_snapshot(&volume, &name).await.unwrap();
+    cell.server.cell().delete_snapshot(&volume, &name).await.unwrap();
     assert_eq!(cell.run().await.condemned.blobs, 1);
     let report = cell.run().await;
     assert_eq!((report.grace.blobs, report.given_up.blobs), (1, 0), "{report:?}");
@@ -210,7 +210,7 @@ async fn objects_that_no_row_knows_are_deleted_when_they_are_old() {
     let (digest, bytes) = content(9);
     let Grant::Upload { generation, .. } = mount.grant(digest).await else { panic!("an upload") };
     let upload = ObjectKey { site: SITE, digest, generation };
-    cell.server.cell.blobs.store(&upload, hashed(digest, bytes.clone())).await.unwrap();
+    cell.server.cell().blobs.store(&upload, hashed(digest, bytes.clone())).await.unwrap();
     let stray = ObjectKey { digest, generation: Generation { counter: 0, ..generation }, ..upload };
     let foreign = ObjectKey { generation: Generation { counter: 1 << 40, ..generation }, ..stray };
     let dir = cell.data.path().join("blobs");
@@ -312,12 +312,13 @@ async fn commits_race_with_runs_and_every_file_reads_back() {
                 Grant::Upload { generation, .. } => {
                     let key = ObjectKey { site: SITE, digest, generation };
                     // Given up already, perhaps: then the commit says so.
-                    cell.server.cell.blobs.store(&key, hashed(digest, bytes.clone())).await.unwrap();
+                    cell.server.cell().blobs.store(&key, hashed(digest, bytes.clone())).await.unwrap();
                     vec![Uploaded { digest, generation }]
                 }
             };
+            let gc = cell.gc();
             let (published, collected) =
-                tokio::join!(mount.publish(&name, digest, uploaded), cell.gc().run(false, None));
+                tokio::join!(mount.publish(&name, digest, uploaded), gc.run(false, None));
             assert_eq!(collected.unwrap().wrong, 0);
             match published {
                 Ok(made) => break made,

@@ -2,7 +2,7 @@
 
 use super::{harness::*, *};
 use sitefs_base::{
-    Errno, VolumeAccess, VolumeChange,
+    Errno, Time, VolumeAccess, VolumeChange,
     op::{Op, Query},
     session::{Closing, ToMount},
 };
@@ -131,7 +131,7 @@ async fn a_restore_that_was_cut_off_is_abandoned_at_the_next_start() {
     let seq = state::volume_info(&group.reader(), volume).unwrap().unwrap().seq;
     let source = mount.lookup(b"a").await.unwrap().unwrap().attr.ino;
     let restore = state::Restore { seq, source, to: place(b"copy") };
-    group.propose(CommandBody::StartRestore { volume, restore }).await.unwrap().reply.unwrap();
+    group.propose(state::CommandBody::StartRestore { volume, restore }).await.unwrap().reply.unwrap();
     assert_eq!(state::restores(&group.reader(), 10).unwrap().len(), 1);
     let cell = TestCell::start_in(cell.stop().await).await;
     let ended = async {
