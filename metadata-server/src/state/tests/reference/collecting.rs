@@ -19,7 +19,7 @@ impl Model {
             let kept = volume.kept();
             let past = volume.past.iter().filter(|(seq, _)| kept.contains(seq)).map(|(_, (tree, _))| tree);
             for tree in past.chain([&volume.now.tree]) {
-                let extents = tree.nodes().flat_map(|(_, node)| node.extents());
+                let extents = tree.nodes().flat_map(|(_, node)| node.named());
                 needed.extend(extents.map(|extent| extent.digest));
             }
         }

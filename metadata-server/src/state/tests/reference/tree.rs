@@ -74,6 +74,13 @@ impl Node {
         }
     }
 
+    /// The extents that rows name by now: those of a copy whose rows a restore has yet to make are not among
+    /// them.
+    pub fn named(&self) -> impl Iterator<Item = &Extent> {
+        let rows = self.rows();
+        self.extents().iter().filter(move |extent| rows.is_none_or(|rows| rows.contains_key(&chunk_of(extent))))
+    }
+
     pub fn entries(&self) -> Option<&BTreeMap<Vec<u8>, InodeId>> {
         match &self.body {
             Body::Dir { entries, .. } => Some(entries),
