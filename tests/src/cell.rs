@@ -18,6 +18,8 @@ pub struct Cell {
     env: Env,
     mounts: Counter<u32>,
     path: PathBuf,
+    /// The test has damaged the data on purpose.
+    damaged: bool,
     _dir: tempfile::TempDir,
 }
 
@@ -38,6 +40,7 @@ impl Cell {
             env: env.iter().map(|&(name, value)| (name.to_owned(), Some(value.to_owned()))).collect(),
             mounts: Counter::new(0),
             path,
+            damaged: false,
             _dir: dir,
         };
         cell.start_again();
@@ -58,6 +61,11 @@ impl Cell {
         self.listen = process.said("listen");
         self.admin = process.said("admin");
         self.process = Some(process);
+    }
+
+    /// The test damages the data: fsck after it would find that.
+    pub fn is_damaged_on_purpose(&mut self) {
+        self.damaged = true;
     }
 
     /// Kills the server as hard as possible.
@@ -142,6 +150,15 @@ impl Cell {
         let mut mounted = Mounted { process: None, point, base, arguments };
         mounted.start_again();
         mounted
+    }
+}
+
+impl Drop for Cell {
+    fn drop(&mut self) {
+        drop(self.process.take());
+        if !self.damaged {
+            crate::fsck::nothing_is_wrong(&self.data());
+        }
     }
 }
 

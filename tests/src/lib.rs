@@ -5,6 +5,7 @@
 
 mod cell;
 mod demo;
+mod fsck;
 mod process;
 mod proxy;
 mod suite;
