@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows gRPC, RocksDB, S3 or FUSE.
 
+mod cell_settings;
 pub mod check;
 mod digest;
 mod errno;
@@ -23,6 +24,9 @@ mod time;
 mod tree;
 mod units;
 
+pub use cell_settings::{
+    BACKUP_EVERY_MIN, BACKUP_KEEP_MAX, BACKUP_PATH_MAX, BackupInfo, BackupPlan, BackupTo, CellChange,
+};
 pub use digest::Digest;
 pub use errno::Errno;
 pub use error::{Error, Kind, Result};

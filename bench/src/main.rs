@@ -3,6 +3,7 @@
 mod cases;
 mod machine;
 mod place;
+mod reads;
 mod report;
 mod state;
 mod stats;
@@ -34,7 +35,7 @@ const WORDPRESS: &str = "/usr/share/wordpress";
 #[command(name = "sitefs-bench", version, arg_required_else_help = true, after_help = list_of_cases())]
 struct Arguments {
     /// The mounted directory; made if only its last part is missing.
-    #[arg(long, value_name = "DIR", required_unless_present_any = ["rss", "state"], requires = "native")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["rss", "state", "reads", "serve_bare"], requires = "native")]
     target: Option<PathBuf>,
     /// A directory on the host's own disk; made if only its last part is missing.
     #[arg(long, value_name = "DIR", requires = "target")]
@@ -63,6 +64,13 @@ struct Arguments {
     /// Measures what commands and questions cost a cell, beside the goals, in a new directory below this one.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Compares warm reads on these file systems, and on a bare file system with passthrough, with the first; may be
+    /// repeated. The directories are made, and stay.
+    #[arg(long, value_name = "NAME=DIR", value_parser = reads::side)]
+    reads: Vec<(String, PathBuf)>,
+    /// Serves the files of a directory at another: what --reads compares with.
+    #[arg(long, value_name = "DIR=MOUNT", value_parser = reads::side, hide = true)]
+    serve_bare: Option<(String, PathBuf)>,
     /// Prints everything as JSON, with the values of every repetition.
     #[arg(long)]
     json: bool,
@@ -94,6 +102,13 @@ fn say(text: &str) {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    if let Some((dir, mount)) = &arguments.serve_bare {
+        return reads::serve(Path::new(dir), mount);
+    }
+    if !arguments.reads.is_empty() {
+        let reads = reads::measure(&arguments.reads, arguments.repetitions.map_or(15, usize::from))?;
+        return print(arguments, &reads[..], reads::text);
+    }
     let machine = Machine::here();
     let comparison = match (&arguments.target, &arguments.native) {
         (Some(target), Some(native)) => Some(compare(arguments, target, native)?),
@@ -110,10 +125,18 @@ fn run(arguments: &Arguments) -> Result<()> {
         state: state.unwrap_or_default(),
         processes,
     };
+    print(arguments, &report, Report::text)
+}
+
+fn print<R: serde::Serialize + ?Sized>(
+    arguments: &Arguments,
+    report: &R,
+    text: impl Fn(&R) -> String,
+) -> Result<()> {
     let text = match arguments.json {
-        true => serde_json::to_string(&report)
+        true => serde_json::to_string(report)
             .map_err(|error| Error::internal("writing the report as JSON").because(error))?,
-        false => report.text(),
+        false => text(report),
     };
     writeln!(std::io::stdout(), "{}", text.trim_end()).map_err(|error| Error::io("writing to stdout", error))
 }

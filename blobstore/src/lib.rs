@@ -10,6 +10,7 @@ mod hash;
 mod key;
 #[cfg(feature = "transfer")]
 mod transfer;
+mod vault;
 
 #[cfg(feature = "s3")]
 pub use backend::s3::{Credentials, S3Backend, S3Config};
@@ -19,3 +20,4 @@ pub use hash::{Hasher, VerifiedBytes, hash};
 pub use key::ObjectKey;
 #[cfg(feature = "transfer")]
 pub use transfer::{PutOutcome, Transfer};
+pub use vault::{VAULT_PREFIX, Vault};

@@ -1,17 +1,25 @@
 //! Calls to a cell's admin service.
 
+mod cell;
+
 use crate::failure::{Failure, Hint};
 use sitefs_base::{
-    Error, Identity, Role, VolumeName,
+    Error, Identity, Kind, Role, VolumeName,
     check::{CheckEvent, CheckOptions},
     limits::METADATA_DEADLINE,
 };
 use sitefs_proto::{
-    MESSAGE_MAX, RepairAll, error_from_status,
+    MESSAGE_MAX, RepairAll,
+    cell::{self as nodes, CellReply, nodes_client::NodesClient},
+    error_from_status,
     manage::VolumeDetails,
     pb::{self, admin_client::AdminClient},
 };
-use std::future::Future;
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+use tokio::runtime::Runtime;
 use tonic::{
     Code, Response, Status,
     transport::{Channel, Endpoint},
@@ -23,10 +31,16 @@ const REPAIRS_AT_A_TIME: usize = 100;
 /// Where the admin service is.
 #[derive(clap::Args)]
 pub(crate) struct Target {
-    /// The admin address of the cell.
-    #[arg(long, env = "SITEFS_ADMIN", value_name = "HOST:PORT", default_value = "127.0.0.1:7441")]
+    /// The admin address of the cell; of several nodes all of them, with commas.
+    #[arg(long, env = "SITEFS_ADMIN", value_name = "HOST:PORT,…", default_value = "127.0.0.1:7441")]
     admin: String,
 }
+
+/// How long the node that leads is looked for, and how often.
+const LEADER_DEADLINE: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long one node of several may take to say who leads.
+const NODE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// A connection to the admin service of a cell.
 pub(crate) struct Admin {
@@ -34,30 +48,80 @@ pub(crate) struct Admin {
     client: AdminClient<Channel>,
     /// For calls without a deadline.
     long: AdminClient<Channel>,
+    nodes: NodesClient<Channel>,
+    long_nodes: NodesClient<Channel>,
 }
 
 impl Admin {
-    /// Connects.
+    /// Connects to the node that leads.
     pub(crate) fn connect(target: &Target) -> Result<Self, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Error::io("starting the runtime", error))?;
-        let address = &target.admin;
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| Error::invalid(format!("{address:?} is not an address")).because(error))
-            .hint("write HOST:PORT, for example 127.0.0.1:7441")?
-            .connect_timeout(METADATA_DEADLINE);
-        let channel = runtime
-            .block_on(endpoint.clone().timeout(METADATA_DEADLINE).connect())
-            .map_err(|error| Error::unavailable(format!("no cell answers at {address}")).because(error))
-            .hint("is `sitefs server` or `sitefs demo` running? give its admin address with --admin")?;
-        let client = AdminClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
-        let long = {
+        let began = Instant::now();
+        let runtime = runtime()?;
+        let given = target.addresses()?;
+        let mut next = given.clone();
+        loop {
+            let (mut failed, mut follows) = (None, false);
+            for address in std::mem::replace(&mut next, given.clone()) {
+                match place(&runtime, &address, given.len() > 1) {
+                    Ok((channel, None)) => return Self::over(runtime, &address, channel),
+                    Ok((_, Some(Some(leader)))) => next.insert(0, leader),
+                    Ok((_, Some(None))) => follows = true,
+                    Err(error) => failed = Some(error),
+                }
+            }
+            let led = next.len() > given.len();
+            if began.elapsed() >= LEADER_DEADLINE || (!led && !follows) {
+                let error = failed.unwrap_or_else(|| Error::unavailable("the cell has no leader").into());
+                return Err(error);
+            }
+            next.truncate(given.len() + 1);
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Connects to the first node that answers, whether it leads or not.
+    pub(crate) fn connect_any(target: &Target) -> Result<Self, Failure> {
+        let runtime = runtime()?;
+        let mut failed = None;
+        let addresses = target.addresses()?;
+        for address in &addresses {
+            match place(&runtime, address, addresses.len() > 1) {
+                Ok((channel, _)) => return Self::over(runtime, address, channel),
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.unwrap_or_else(|| Error::invalid("no address of a node was given").into()))
+    }
+
+    fn over(runtime: Runtime, address: &str, channel: Channel) -> Result<Self, Failure> {
+        let client = AdminClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX);
+        let (long, long_nodes) = {
             let _in_runtime = runtime.enter();
-            AdminClient::new(endpoint.connect_lazy())
+            let channel = endpoint(address)?.connect_lazy();
+            (AdminClient::new(channel.clone()), NodesClient::new(channel))
         };
-        Ok(Self { runtime, client, long })
+        Ok(Self { runtime, client, long, nodes: NodesClient::new(channel), long_nodes })
+    }
+
+    /// How the cell stands, as the connected node sees it.
+    pub(crate) fn describe_cell(&mut self) -> Result<CellReply, Error> {
+        let request = nodes::DescribeRequest { claimed_identity: operator() };
+        answer(&self.runtime, self.nodes.describe(request))
+    }
+
+    /// Makes a cell of several nodes.
+    pub(crate) fn init_cell(&mut self, request: nodes::InitRequest) -> Result<CellReply, Error> {
+        answer(&self.runtime, self.long_nodes.init(request))
+    }
+
+    /// Adds a node.
+    pub(crate) fn add_node(&mut self, request: nodes::AddNodeRequest) -> Result<CellReply, Error> {
+        answer(&self.runtime, self.long_nodes.add_node(request))
+    }
+
+    /// Removes a node.
+    pub(crate) fn remove_node(&mut self, request: nodes::RemoveNodeRequest) -> Result<CellReply, Error> {
+        answer(&self.runtime, self.long_nodes.remove_node(request))
     }
 
     /// Makes a volume; its id.
@@ -153,6 +217,37 @@ impl Admin {
         Ok(done)
     }
 
+    /// Collects garbage, and hears how far it has come; gives the last that was heard.
+    pub(crate) fn run_gc(
+        &mut self,
+        request: pb::RunGcRequest,
+        tell: impl Fn(&pb::GcProgress),
+    ) -> Result<pb::GcProgress, Error> {
+        self.runtime.block_on(async {
+            let opened = self.long.run_gc(request).await.map_err(|status| error_from_status(&status))?;
+            let mut progress = opened.into_inner();
+            loop {
+                match progress.message().await.map_err(|status| error_from_status(&status))? {
+                    Some(last) if last.done => return Ok(last),
+                    Some(far) => tell(&far),
+                    None => return Err(Error::unavailable("the cell went away before it was done")),
+                }
+            }
+        })
+    }
+
+    /// How garbage collection stands.
+    pub(crate) fn gc_status(&mut self) -> Result<pb::GcStatusReply, Error> {
+        let call = self.client.gc_status(pb::GcStatusRequest { claimed_identity: operator() });
+        answer(&self.runtime, call)
+    }
+
+    /// Pauses or resumes garbage collection.
+    pub(crate) fn pause_gc(&mut self, paused: bool) -> Result<(), Error> {
+        let call = self.client.pause_gc(pb::PauseGcRequest { paused, claimed_identity: operator() });
+        answer(&self.runtime, call).map(drop)
+    }
+
     /// Makes a snapshot.
     pub(crate) fn create_snapshot(
         &mut self,
@@ -199,4 +294,62 @@ fn answer<T>(
 /// not compare the cell's name.
 pub(crate) fn operator() -> String {
     Identity::new("local", Role::Operator).to_string()
+}
+
+impl Target {
+    fn addresses(&self) -> Result<Vec<String>, Failure> {
+        let addresses: Vec<String> = self.admin.split(',').map(|address| address.trim().to_owned()).collect();
+        for address in &addresses {
+            endpoint(address)?;
+        }
+        Ok(addresses)
+    }
+}
+
+fn runtime() -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::io("starting the runtime", error))
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, Failure> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|error| Error::invalid(format!("{address:?} is not an address")).because(error))
+        .hint("write HOST:PORT, for example 127.0.0.1:7441")?;
+    Ok(endpoint.connect_timeout(METADATA_DEADLINE))
+}
+
+/// Where administration has to go, if not to the node that was asked; `Some(None)`: nobody leads.
+type Elsewhere = Option<Option<String>>;
+
+/// Connects to a node and asks it who leads.
+fn place(runtime: &Runtime, address: &str, of_several: bool) -> Result<(Channel, Elsewhere), Failure> {
+    let endpoint = endpoint(address)?;
+    let channel = runtime
+        .block_on(endpoint.timeout(METADATA_DEADLINE).connect())
+        .map_err(|error| Error::unavailable(format!("no cell answers at {address}")).because(error))
+        .hint("is `sitefs server` or `sitefs demo` running? give its admin address with --admin")?;
+    let asked = async {
+        let request = nodes::DescribeRequest { claimed_identity: operator() };
+        let limit = if of_several { NODE_DEADLINE } else { METADATA_DEADLINE };
+        let silent = |_| Status::deadline_exceeded(format!("{address} does not answer"));
+        tokio::time::timeout(limit, NodesClient::new(channel.clone()).describe(request))
+            .await
+            .map_err(silent)?
+    };
+    match answer(runtime, asked) {
+        Ok(cell) => Ok((channel, elsewhere(&cell))),
+        // It takes the call itself, or says why not.
+        Err(error) if error.kind() != Kind::Unavailable => Ok((channel, None)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn elsewhere(cell: &CellReply) -> Elsewhere {
+    if !cell.made || cell.leader == cell.node {
+        return None;
+    }
+    let leader = cell.nodes.iter().find(|node| node.node == cell.leader);
+    Some(leader.map(|leader| leader.admin.clone()).filter(|address| !address.is_empty()))
 }

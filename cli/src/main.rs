@@ -1,10 +1,12 @@
 //! The sitefs command: wiring and rendering only.
 
 mod admin;
+mod cell;
 #[cfg(all(feature = "server", feature = "mount"))]
 mod demo;
 mod failure;
 mod fsck;
+mod gc;
 #[cfg(feature = "mount")]
 mod helper;
 #[cfg(feature = "mount")]
@@ -24,7 +26,6 @@ mod options;
 mod output;
 #[cfg(any(feature = "server", feature = "mount"))]
 mod places;
-#[cfg(any(feature = "server", feature = "mount"))]
 mod progress;
 #[cfg(feature = "server")]
 mod server;
@@ -79,6 +80,8 @@ enum Command {
     Journal(journal::Arguments),
     Fsck(fsck::Arguments),
     Volume(volume::Arguments),
+    Gc(gc::Arguments),
+    Cell(cell::Arguments),
     Status(status::Arguments),
 }
 
@@ -108,6 +111,8 @@ fn main() -> ExitCode {
         Command::Journal(arguments) => journal::run(&arguments, &output),
         Command::Fsck(arguments) => fsck::run(&arguments, &output),
         Command::Volume(arguments) => volume::run(&arguments, &output),
+        Command::Gc(arguments) => gc::run(&arguments, &output),
+        Command::Cell(arguments) => cell::run(&arguments, &output),
         Command::Status(arguments) => status::run(&arguments, &output),
     };
     match done {

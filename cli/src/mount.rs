@@ -35,8 +35,8 @@ pub(crate) struct Arguments {
     volume: VolumeView,
     /// Where to mount it: an empty directory.
     directory: PathBuf,
-    /// Where the cell is.
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Where the cell is; of several nodes all of them, with commas.
+    #[arg(long, value_name = "HOST:PORT,…")]
     cell: String,
     /// Where content is cached, and kept that the cell could not take yet: a directory on this
     /// host's own disk, for this mount alone.
@@ -83,6 +83,9 @@ pub(crate) struct OptionArguments {
     /// Lets other users in; always so when you are root.
     #[arg(long)]
     allow_other: bool,
+    /// Serves all reads by the mount's own process, also where the kernel could read cached files itself.
+    #[arg(long)]
+    no_passthrough: bool,
 }
 
 /// Runs the command.
@@ -145,7 +148,8 @@ fn configure(arguments: &Arguments) -> Result<Configured, Failure> {
     let cache = cache.hint("give one with --cache, or with the option cache=DIR")?;
     let directory = mountpoint::prepare(&arguments.directory, Missing::Refuse)?;
     mountpoint::apart(&directory, &cache, "cache directory")?;
-    let journal = arguments.journal.clone().or_else(|| given.journal.clone());
+    let journal = arguments.journal.as_deref().or(given.journal.as_deref());
+    let journal = journal.map(places::absolute).transpose()?;
     if let Some(journal) = &journal {
         mountpoint::apart(&directory, journal, "journal directory")?;
     }
@@ -158,6 +162,7 @@ fn configure(arguments: &Arguments) -> Result<Configured, Failure> {
     mount.journal.dir = journal;
     mount.journal.max_bytes = given.journal_size.map_or(mount.journal.max_bytes, ByteSize::get);
     mount.options.allow_other |= given.allow_other;
+    mount.options.no_passthrough |= given.no_passthrough;
     mount.options.owner = given.owner;
     mount.options.flags = given.flags;
     Ok(Configured { mount, metrics })
@@ -305,6 +310,7 @@ impl OptionArguments {
         let volume = view.volume.clone();
         let role = if read_only { Role::Reader(volume) } else { Role::Writer(volume) };
         let allow_other = self.allow_other || rustix::process::geteuid().is_root();
+        let no_passthrough = self.no_passthrough;
         MountConfig {
             view: view.clone(),
             mountpoint,
@@ -317,7 +323,7 @@ impl OptionArguments {
                 close_deadline: Duration::from_secs(self.close_deadline),
                 cut: journal_cut(),
             },
-            options: MountOptions { read_only, allow_other, ..MountOptions::default() },
+            options: MountOptions { read_only, allow_other, no_passthrough, ..MountOptions::default() },
             // In insecure mode a cell does not compare its name, which the mount learns at attach.
             identity: Identity::new("local", role),
             panic_at: std::env::var_os("SITEFS_TEST_PANIC_AT").filter(|_| cfg!(debug_assertions)),
@@ -338,7 +344,11 @@ fn journal_cut() -> Option<Step> {
 }
 
 /// `HOST:PORT` on this machine: without certificates nothing else is safe.
-fn check_cell(cell: &str) -> Done {
+fn check_cell(cells: &str) -> Done {
+    cells.split(',').try_for_each(|cell| check_node(cell.trim()))
+}
+
+fn check_node(cell: &str) -> Done {
     let parts = cell.rsplit_once(':').filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
     let Some((host, _)) = parts else {
         return Err(Error::invalid(format!("{cell:?} is not an address")))

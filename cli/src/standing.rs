@@ -102,6 +102,16 @@ fn text(status: &Value) -> String {
             format!("{:.0} % of {} found", rate * 100.0, number(&cache["hits"]) + number(&cache["misses"]))
         },
     );
+    let passed = &status["passthrough"];
+    let passthrough = match passed["on"].as_bool() {
+        Some(true) => format!(
+            "{} opens; {} files, {}",
+            number(&passed["opens"]),
+            number(&passed["files"]),
+            bytes(&passed["bytes"])
+        ),
+        _ => "off".to_owned(),
+    };
     let mut rows = vec![
         row("volume", format!("{} at {}", word(&status["volume"]), word(&status["mountpoint"]))),
         row("cell", format!("{} ({})", word(&status["cell"]), word(&status["address"]))),
@@ -117,6 +127,7 @@ fn text(status: &Value) -> String {
         ),
         row("unanswered", format!("{} operations", number(&session["unanswered"]))),
         row("cache", format!("{} of {}, {rate}", bytes(&cache["bytes"]), bytes(&cache["limit_bytes"]))),
+        row("passthrough", passthrough),
         row("dirty", format!("{} files, {}", number(&dirty["files"]), bytes(&dirty["bytes"]))),
         row(
             "journal",

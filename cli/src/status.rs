@@ -45,6 +45,13 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
         "sessions": status.sessions,
         "damaged_objects": status.damaged_objects,
         "scrub_age": status.scrub_age,
+        "read_only": status.read_only,
+        "backup": {
+            "to": status.backup_plan.to.to_string(),
+            "every_seconds": status.backup_plan.every_secs,
+            "keep_seconds": status.backup_plan.keep_secs,
+            "newest": status.newest_backup.map(|at| at.to_string()),
+        },
     });
     output.result(&json, || {
         let row = |name: &str, value: String| vec![name.to_owned(), value];
@@ -58,6 +65,11 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
             ),
             row("volumes", status.volumes.to_string()),
             row("mounts", status.sessions.to_string()),
+            row(
+                "mounts may write",
+                status.read_only.clone().map_or_else(|| "yes".to_owned(), |why| format!("no: {why}")),
+            ),
+            row("newest backup", status.newest_backup.map_or_else(|| "none".to_owned(), |at| at.to_string())),
             row("version", status.version.clone()),
         ];
         rows.extend(

@@ -7,7 +7,7 @@ use crate::fs::{Background, Fs, Keeping, Notices, Owner, Replay, Teller};
 use crate::fuse::{Adapter, KernelFlags, KernelMount, MountArgs};
 use crate::journal::{AbortAt, Cuts, Journal, Limits, NoCuts, Record, Step};
 use crate::meta::{
-    CellAddress, Channel, Meta, OldSessions, Session, Watcher, attach, keep_attached, watch_lease,
+    CellAddress, Meta, OldSessions, Route, Session, Watcher, attach, keep_attached, watch_lease,
 };
 use crate::status::{Facts, Reporter};
 use sitefs_base::session::Attached;
@@ -54,6 +54,8 @@ pub struct MountOptions {
     pub owner: Owner,
     /// What else the kernel is told.
     pub flags: KernelFlags,
+    /// Serve all reads ourselves, also where the kernel could.
+    pub no_passthrough: bool,
 }
 
 /// How a mount keeps what its cell does not take (DESIGN D15).
@@ -191,21 +193,20 @@ impl Mount {
         let id = SessionId::new(random.next_u128());
         let session = Arc::new(Session::new(id, network.handle.clone(), Arc::clone(&clock)));
         let address = CellAddress {
-            address: config.cell.clone(),
             volume: config.view.volume.clone(),
             moment: config.view.at.clone(),
             identity: config.identity.clone(),
         };
-        let (channel, stream) = network.handle.block_on(async {
-            let channel = address.channel()?;
-            let stream = attach(&channel, &address, &session).await?;
-            Ok::<_, Error>((channel, stream))
+        let (route, stream) = network.handle.block_on(async {
+            let route = Arc::new(Route::new(&config.cell)?);
+            let stream = attach(&route, &address, &session).await?;
+            Ok::<_, Error>((route, stream))
         })?;
         let attached = stream.attached().clone();
-        let keeping = journal.map(|journal| keeping(journal, &channel, &address, &network));
+        let keeping = journal.map(|journal| keeping(journal, &route, &address, &network));
         let deadline = config.journal.close_deadline;
         let meta = Arc::new(Meta::new(Arc::clone(&session)));
-        let cell = CellBlobs::new(Arc::clone(&session), channel.clone());
+        let cell = CellBlobs::new(Arc::clone(&session), Arc::clone(&route));
         let blobs = Arc::new(BlobReader::new(Arc::clone(&meta), cell, cache));
         let (notices, queue) = Notices::queue();
         let read_only = config.options.read_only || attached.read_only;
@@ -219,7 +220,7 @@ impl Mount {
         {
             let _in_runtime = network.handle.enter();
             tasks.spawn(watch_lease(Arc::clone(&session), Arc::clone(&watcher)));
-            tasks.spawn(keep_attached(stream, channel, address, session, watcher, random));
+            tasks.spawn(keep_attached(stream, route, address, session, watcher, random));
             let listener = control::listen(&config.cache_dir)?;
             tasks.spawn(control::serve(listener, Arc::clone(&fs), Arc::clone(&reporter)));
         }
@@ -228,6 +229,7 @@ impl Mount {
         let handle = network.handle.clone();
         let adapter = Adapter::new(Arc::clone(&fs), Arc::clone(&reporter), handle, Arc::clone(&ended));
         let adapter = adapter.with_bug(config.panic_at.clone());
+        let adapter = adapter.with_passthrough(!config.options.no_passthrough);
         let (kernel, device) = KernelMount::start(&mount_args(&config, &attached, read_only), adapter)?;
         let failed = |error| Error::io("starting the mount's threads", error);
         let teller: Arc<dyn Teller> = Arc::clone(&fs) as Arc<dyn Teller>;
@@ -339,11 +341,11 @@ fn open_journal(config: &MountConfig) -> Result<Option<Opened>> {
 
 fn keeping(
     (journal, records): Opened,
-    channel: &Channel,
+    route: &Arc<Route>,
     address: &CellAddress,
     network: &Network,
 ) -> Keeping {
-    let old = OldSessions::new(channel.clone(), address.clone(), network.handle.clone());
+    let old = OldSessions::new(Arc::clone(route), address.clone(), network.handle.clone());
     Keeping::new(journal, address.volume.clone(), old, records)
 }
 

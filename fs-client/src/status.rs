@@ -45,6 +45,8 @@ pub struct Status {
     pub lease: Lease,
     /// Its cache of content on disk.
     pub cache: Cache,
+    /// Files that the kernel reads by itself.
+    pub passthrough: Passthrough,
     /// What the cell does not have yet.
     pub dirty: Amount,
     /// What waits in the journal.
@@ -118,6 +120,19 @@ pub struct Amount {
     pub files: u64,
     /// Bytes.
     pub bytes: u64,
+}
+
+/// Files that the kernel reads by itself.
+#[derive(Clone, Debug, Serialize)]
+pub struct Passthrough {
+    /// Whether there can be any.
+    pub on: bool,
+    /// Files that the kernel may read so now.
+    pub files: u64,
+    /// Their bytes, which stay in the cache.
+    pub bytes: u64,
+    /// Opens that were served so.
+    pub opens: u64,
 }
 
 /// The journal.
@@ -220,6 +235,7 @@ impl Reporter {
                 resyncs: self.fs.metrics().resyncs.get(),
             },
             cache: self.cache(),
+            passthrough: self.passthrough(),
             dirty: Amount { files: dirty.files, bytes: dirty.bytes },
             journal: Journal {
                 records: journal.records as u64,
@@ -246,6 +262,12 @@ impl Reporter {
             misses: stats.misses,
             hit_rate,
         }
+    }
+
+    fn passthrough(&self) -> Passthrough {
+        let loans = self.fs.blobs().loans();
+        let stats = loans.stats();
+        Passthrough { on: loans.are_on(), files: stats.files, bytes: stats.bytes, opens: loans.opens.get() }
     }
 
     fn credit(&self) -> Credit {
@@ -327,6 +349,16 @@ impl Reporter {
         out.counter("sitefs_mount_cache_evictions_total", help, stats.evictions);
         let help = "Files of the disk cache that no longer had their digest.";
         out.counter("sitefs_mount_cache_damaged_total", help, stats.damaged);
+        let (passed, loans) = (&status.passthrough, self.fs.blobs().loans());
+        let help = "Opens that the kernel serves by itself from the disk cache.";
+        out.counter("sitefs_mount_passthrough_opens_total", help, passed.opens);
+        let help = "Opens under another inode number at the kernel, because an older version was open.";
+        out.counter("sitefs_mount_passthrough_moved_total", help, loans.moved.get());
+        let help = "1 while the kernel can read cached files by itself.";
+        out.gauge("sitefs_mount_passthrough", help, u8::from(passed.on));
+        let help = "Files of the disk cache that the kernel may read by itself.";
+        out.gauge("sitefs_mount_passthrough_files", help, passed.files);
+        out.gauge("sitefs_mount_passthrough_bytes", "Bytes of them, which stay in the cache.", passed.bytes);
         out.gauge("sitefs_mount_cache_bytes", "Bytes in the disk cache.", cache.bytes);
         out.gauge("sitefs_mount_cache_limit_bytes", "Bytes that the cache may hold.", cache.limit_bytes);
     }

@@ -1,7 +1,7 @@
 //! Where the blobs of a data directory are kept, and that this never changes by accident.
 
 use sitefs_base::{Clock, Error, Result};
-use sitefs_blobstore::{Backend, DirBackend};
+use sitefs_blobstore::{Backend, DirBackend, Vault};
 use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
@@ -14,6 +14,8 @@ use std::{
 pub enum BackendConfig {
     /// In the data directory; blobs travel through the cell.
     Directory,
+    /// In this directory, which all nodes of the cell see; blobs travel through the cell.
+    Shared(PathBuf),
     /// In a bucket, with the keys of the environment (`AWS_ACCESS_KEY_ID` and so on).
     S3 {
         /// The URL of a store that is not AWS.
@@ -27,9 +29,10 @@ pub enum BackendConfig {
 
 impl BackendConfig {
     /// What the file `backend` of a data directory says. The region only finds the bucket.
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         match self {
             Self::Directory => "directory\n".to_owned(),
+            Self::Shared(path) => format!("shared directory\n{}\n", path.display()),
             Self::S3 { endpoint, bucket, .. } => {
                 format!("s3\nendpoint {}\nbucket {bucket}\n", endpoint.as_deref().unwrap_or("aws"))
             }
@@ -47,6 +50,7 @@ impl BackendConfig {
         let lines: Vec<&str> = found.lines().collect();
         match lines[..] {
             ["directory"] => Ok(Self::Directory),
+            ["shared directory", path] => Ok(Self::Shared(path.into())),
             ["s3", endpoint, bucket] => {
                 let endpoint = endpoint.strip_prefix("endpoint ").filter(|endpoint| *endpoint != "aws");
                 let bucket = bucket.strip_prefix("bucket ").unwrap_or_default().to_owned();
@@ -107,9 +111,32 @@ impl BackendConfig {
         Ok(backend)
     }
 
+    /// The bucket as a place for backups; none if the blobs are in a directory.
+    pub fn vault(&self, clock: Arc<dyn Clock>) -> Result<Option<Arc<dyn Vault>>> {
+        match self {
+            Self::Directory | Self::Shared(_) => Ok(None),
+            #[cfg(feature = "s3")]
+            Self::S3 { endpoint, bucket, region } => {
+                let config = sitefs_blobstore::S3Config {
+                    endpoint: endpoint.clone(),
+                    bucket: bucket.clone(),
+                    region: region.clone(),
+                    credentials: None,
+                };
+                Ok(Some(Arc::new(sitefs_blobstore::S3Backend::connect(config, clock)?)))
+            }
+            #[cfg(not(feature = "s3"))]
+            Self::S3 { .. } => {
+                drop(clock);
+                Err(Error::invalid("this build cannot use S3: build it with the feature s3"))
+            }
+        }
+    }
+
     fn make(&self, data: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn Backend>> {
         match self {
             Self::Directory => Ok(Arc::new(DirBackend::open(data.join("blobs"))?)),
+            Self::Shared(path) => Ok(Arc::new(DirBackend::open(path)?)),
             #[cfg(feature = "s3")]
             Self::S3 { endpoint, bucket, region } => {
                 let config = sitefs_blobstore::S3Config {

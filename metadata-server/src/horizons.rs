@@ -40,7 +40,7 @@ impl Horizons {
     }
 
     /// Looks at the next volumes and moves the horizons that are due.
-    async fn round(&mut self) -> Result<()> {
+    pub async fn round(&mut self) -> Result<()> {
         // Only a leader can move them.
         if self.group.quorum_age().is_none() {
             return Ok(());
@@ -143,6 +143,7 @@ mod tests {
             node: NodeId::new(1),
             cell: "main".to_owned(),
             group: GroupId::new(1),
+            peers: None,
         };
         let tasks = Tasks::new();
         let group = Group::open(config, clock.clone(), tasks.clone()).unwrap();

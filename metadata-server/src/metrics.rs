@@ -1,6 +1,10 @@
 //! What a node of a cell counts, as Prometheus reads it. `docs/METRICS.md` explains each.
 
-use crate::{raft::Group, rpc::Cell, state};
+use crate::{
+    raft::Group,
+    rpc::{Cell, Front},
+    state,
+};
 use sitefs_base::metrics::Exposition;
 use std::sync::{Arc, Weak};
 
@@ -9,28 +13,32 @@ const HOT_COUNTED_MAX: usize = 20_000;
 
 /// The metrics of a server; holding it does not keep the server.
 #[derive(Clone)]
-pub struct ServerMetrics(Weak<Cell>);
+pub struct ServerMetrics(Weak<Front>);
 
 impl ServerMetrics {
-    pub(crate) fn of(cell: &Arc<Cell>) -> Self {
-        Self(Arc::downgrade(cell))
+    pub(crate) fn of(front: &Arc<Front>) -> Self {
+        Self(Arc::downgrade(front))
     }
 
     /// The page; empty once the server has ended.
     pub fn page(&self) -> String {
-        let Some(cell) = self.0.upgrade() else { return String::new() };
+        let Some(front) = self.0.upgrade() else { return String::new() };
         let mut out = Exposition::default();
         out.process(env!("CARGO_PKG_VERSION"));
         out.info(
             "sitefs_cell_info",
             "Always 1; its label says which cell.",
-            &[("cell", &cell.group.info().cell)],
+            &[("cell", &front.group.info().cell)],
         );
-        log(&cell.group, &mut out);
-        disk(&cell.group, &mut out);
-        mounts(&cell, &mut out);
-        hot(&cell.group, &mut out);
-        scrub(&cell, &mut out);
+        log(&front.group, &mut out);
+        disk(&front.group, &mut out);
+        if let Some(cell) = front.cell() {
+            mounts(&cell, &mut out);
+            scrub(&cell, &mut out);
+            gc(&cell, &mut out);
+        }
+        hot(&front.group, &mut out);
+        backup(&front.group, &mut out);
         out.finish()
     }
 }
@@ -64,6 +72,43 @@ fn mounts(cell: &Cell, out: &mut Exposition) {
     out.gauge("sitefs_cell_watchers", "Mounts that hear of changes.", standing.watchers);
     let help = "Mounts that do not keep up, so that nobody waits for them.";
     out.gauge("sitefs_cell_watchers_late", help, standing.watchers_late);
+}
+
+fn gc(cell: &Cell, out: &mut Exposition) {
+    let Ok(status) = cell.gc.status() else { return };
+    let never = cell.clock.now().since(sitefs_base::Time::EPOCH);
+    let age = status.info.finished.map_or(never, |finished| cell.clock.now().since(finished));
+    let help = "Time since a garbage collection was finished; since 1970 if none was.";
+    out.gauge("sitefs_cell_gc_age_seconds", help, age.as_secs());
+    out.gauge("sitefs_cell_gc_paused", "1 while garbage is not collected.", u8::from(status.info.paused));
+    out.gauge("sitefs_cell_gc_running", "1 during a run.", u8::from(status.progress.is_some()));
+    let last = status.last.unwrap_or_default();
+    let blobs = last.grace.blobs + last.condemned.blobs;
+    let bytes = last.grace.bytes + last.condemned.bytes;
+    let help = "Blobs that nothing names and whose grace was not over at the last run of this node.";
+    out.gauge("sitefs_cell_gc_condemned_blobs", help, blobs);
+    out.gauge("sitefs_cell_gc_condemned_bytes", "Bytes of these.", bytes);
+    let help = "Objects that waited to be deleted at the end of the last run of this node.";
+    out.gauge("sitefs_cell_gc_waiting_objects", help, last.waiting);
+    let help = "Blobs named though they were condemned, in the last run of this node: a fault if not 0.";
+    out.gauge("sitefs_cell_gc_wrong_blobs", help, last.wrong);
+    let meters = &cell.gc.meters;
+    out.counter("sitefs_cell_gc_rows_total", "Rows looked at.", meters.rows.get());
+    out.counter("sitefs_cell_gc_deleted_objects_total", "Objects deleted.", meters.deleted.get());
+    let help = "Bytes of blobs that were given up.";
+    out.counter("sitefs_cell_gc_given_up_bytes_total", help, meters.given_up_bytes.get());
+    out.counter("sitefs_cell_gc_failures_total", "Objects that could not be deleted.", meters.failures.get());
+}
+
+fn backup(group: &Group, out: &mut Exposition) {
+    match state::backups(&group.reader()) {
+        Ok(kept) => {
+            let newest = kept.first().map_or(0, |kept| kept.newest.secs());
+            let help = "When the newest backup was begun, in seconds since 1970; 0 if there is none.";
+            out.gauge("sitefs_cell_newest_backup_seconds", help, newest);
+        }
+        Err(error) => tracing::debug!(error = error.chain(), "backups are not looked at"),
+    }
 }
 
 fn hot(group: &Group, out: &mut Exposition) {

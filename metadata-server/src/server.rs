@@ -1,33 +1,26 @@
 //! The metadata cell as a service: one node, its listeners and its loops.
 
-pub use crate::{backend::BackendConfig, fsck::check_stopped, metrics::ServerMetrics};
+pub use crate::{backend::BackendConfig, fsck::check_stopped, gc::GcConfig, metrics::ServerMetrics};
 
 use crate::{
-    fsck::scrub,
-    grant::{self, Blobs},
-    horizons::Horizons,
-    raft::{DataDir, Group, GroupConfig},
-    reap::reap,
-    rpc::{AdminService, Auth, BlobsService, Cell, NewVolume, SessionService},
-    state::{self, CommandBody},
+    backup::{Backups, Means},
+    raft::{Addresses, DataDir, Group, GroupConfig, PeersConfig},
+    reign::{Reign, Throne},
+    rpc::{Auth, Front, NewVolume, NodesService, OnLeader, SessionService},
+    state,
 };
-use sitefs_base::{
-    Clock, Error, GroupId, NodeId, Result, Tasks, Time, VolumeId, VolumeName, limits::SESSION_EXPIRY,
-};
+use sitefs_base::{Clock, Error, GroupId, NodeId, Result, Tasks, VolumeId, VolumeName};
 use sitefs_blobstore::Backend;
-use sitefs_proto::{
-    MESSAGE_MAX,
-    pb::{admin_server::AdminServer, blobs_server::BlobsServer, session_server::SessionServer},
-};
-use std::{io::ErrorKind, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use sitefs_proto::{MESSAGE_MAX, cell::nodes_server::NodesServer, pb::session_server::SessionServer};
+use std::{collections::BTreeMap, io::ErrorKind, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Server as Grpc, server::Router, server::TcpIncoming};
 
-/// A cell of one node has this node and this group.
+/// The node of a cell of one.
 const NODE: NodeId = NodeId::new(1);
+/// The one group of a cell.
 const GROUP: GroupId = GroupId::new(1);
-/// How often forgotten sessions are looked for.
-const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
 /// How long open streams and requests may take to end.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// How often a silent connection is asked for a sign of life, and how long it has for that.
@@ -37,9 +30,6 @@ const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Streams and requests of one connection at a time.
 const CONCURRENT_REQUESTS: u32 = 256;
-
-/// One blob and what goes with it.
-const BLOB_MESSAGE_MAX: usize = 5 * 1024 * 1024;
 
 /// What a metadata server needs to know.
 #[derive(Clone, Debug)]
@@ -56,13 +46,31 @@ pub struct ServerConfig {
     pub backend: BackendConfig,
     /// Callers are believed without certificates; loopback addresses only.
     pub insecure: bool,
+    /// How garbage is collected.
+    pub gc: GcConfig,
+    /// The other nodes, if the cell has or may have some.
+    pub peers: Option<PeersOfNode>,
+}
+
+/// One node of several.
+#[derive(Clone, Debug)]
+pub struct PeersOfNode {
+    /// This node.
+    pub node: NodeId,
+    /// Where other nodes connect.
+    pub listen: SocketAddr,
+    /// Where the nodes are that `cell init` makes a cell of.
+    pub nodes: BTreeMap<NodeId, SocketAddr>,
 }
 
 /// A running metadata server. Dropping it stops it without saying goodbye; see [`Server::shutdown`].
 pub struct Server {
-    cell: Arc<Cell>,
+    front: Arc<Front>,
     group_tasks: Tasks,
-    loops: Tasks,
+    /// The only time of leading of a cell of one.
+    reign: Option<Reign>,
+    /// Those of a cell of several.
+    reigns: (TaskTracker, CancellationToken),
     listeners: Tasks,
     local: SocketAddr,
     admin: SocketAddr,
@@ -87,38 +95,41 @@ impl Server {
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         let group_tasks = Tasks::new();
-        let group = open_group(&config, data, clock.clone(), group_tasks.clone()).await?;
+        let group = open_group(&config, data, sockets.peers, clock.clone(), group_tasks.clone()).await?;
         config.backend.remember(&config.data_dir)?;
 
-        let (blobs, reports) = Blobs::new(group.clone(), backend);
-        let cell = Arc::new(Cell::new(NODE, group, blobs.clone(), clock, sockets.auth));
-        let loops = Tasks::new();
+        let backups = Arc::new(Backups::new(Means {
+            group: group.clone(),
+            node: node_of(&config),
+            clock: clock.clone(),
+            backend: config.backend.text(),
+            blobs: backend.clone(),
+            bucket: config.backend.vault(clock.clone())?,
+        }));
+        let front = Arc::new(Front::new(node_of(&config), group, sockets.auth));
         // At an address of the system's choosing nobody from before finds this node again.
-        if config.listen.port() != 0 {
-            cell.await_locks()?;
-            loops.spawn(cell.clone().end_of_awaiting());
-        }
-        loops.spawn(grant::drain(blobs.clone()));
-        loops.spawn(grant::verify(blobs.clone()));
-        loops.spawn(grant::merge_hot(blobs.clone()));
-        loops.spawn(grant::merge_stored(blobs.clone()));
-        loops.spawn(grant::report_verified(blobs.clone(), reports));
-        loops.spawn(scrub(
-            cell.group.clone(),
-            blobs.backend(),
-            cell.clock.clone(),
-            config.data_dir.clone(),
-            cell.scrub.clone(),
-        ));
-        loops.spawn(expire_sessions(cell.clone()));
-        loops.spawn(reap(cell.clone()));
-        loops.spawn(Horizons::new(cell.group.clone(), cell.clock.clone()).run());
+        let awaits_locks = config.listen.port() != 0;
+        let (gc, data_dir) = (config.gc.clone(), config.data_dir.clone());
+        let throne = Throne { front: front.clone(), backend, clock, awaits_locks, gc, data_dir, backups };
+        let (reigns, stop) = (TaskTracker::new(), CancellationToken::new());
+        let reign = match &config.peers {
+            None => Some(throne.begin()?),
+            Some(_) => {
+                reigns.spawn(throne.follow(stop.clone()));
+                None
+            }
+        };
         let (local, admin) = (sockets.mounts.1, sockets.admin.1);
         let listeners = Tasks::new();
-        listen(&listeners, &cell, sockets.mounts.0, mounts_router(&cell));
-        listen(&listeners, &cell, sockets.admin.0, admin_router(&cell));
+        listen(&listeners, &front, sockets.mounts.0, mounts_router(&front));
+        listen(&listeners, &front, sockets.admin.0, admin_router(&front));
         tracing::info!(cell = config.cell, %local, %admin, "metadata server ready");
-        Ok(Self { cell, group_tasks, loops, listeners, local, admin })
+        Ok(Self { front, group_tasks, reign, reigns: (reigns, stop), listeners, local, admin })
+    }
+
+    #[cfg(test)]
+    fn cell(&self) -> Arc<crate::rpc::Cell> {
+        self.front.cell().unwrap()
     }
 
     /// Where mounts connect.
@@ -133,34 +144,40 @@ impl Server {
 
     /// What it counts.
     pub fn metrics(&self) -> ServerMetrics {
-        ServerMetrics::of(&self.cell)
+        ServerMetrics::of(&self.front)
     }
 
     /// Makes the volume unless it is there.
     pub async fn ensure_volume(&self, name: &VolumeName, uid: u32, gid: u32, mode: u16) -> Result<VolumeId> {
-        if let Some(volume) = state::volume_by_name(&self.cell.group.reader(), name)? {
+        if let Some(volume) = state::volume_by_name(&self.front.group.reader(), name)? {
             return Ok(volume.id);
         }
-        self.cell.create_volume(name, NewVolume::owned_by(uid, gid, mode)).await
+        let cell = self.front.cell().ok_or_else(|| Error::unavailable("this node does not lead the cell"))?;
+        cell.create_volume(name, NewVolume::owned_by(uid, gid, mode)).await
     }
 
     /// Waits until this node must stop, and says why. The process should end then: its storage
     /// failed (DESIGN D13).
     pub async fn failed(&self) -> Error {
-        Error::fenced(format!("this node must stop: {}", self.cell.group.poisoned().await))
+        Error::fenced(format!("this node must stop: {}", self.front.group.poisoned().await))
     }
 
     /// Ends in order: refuses new work, closes the streams, stops the loops, closes the store.
     pub async fn shutdown(self) -> Result<()> {
-        self.cell.closing.cancel();
-        self.cell.serving.close();
-        if timeout(GOODBYE, self.cell.serving.wait()).await.is_err() {
+        self.front.closing.cancel();
+        self.front.serving.close();
+        if timeout(GOODBYE, self.front.serving.wait()).await.is_err() {
             tracing::warn!("some connections did not end in time");
         }
-        self.cell.tasks.shutdown().await;
         self.listeners.shutdown().await;
-        self.loops.shutdown().await;
-        let closed = self.cell.group.shutdown().await;
+        if let Some(reign) = &self.reign {
+            reign.end().await;
+        }
+        let (reigns, stop) = &self.reigns;
+        stop.cancel();
+        reigns.close();
+        reigns.wait().await;
+        let closed = self.front.group.shutdown().await;
         self.group_tasks.shutdown().await;
         closed
     }
@@ -169,7 +186,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // The tasks of streams hold the cell, which owns them: they end by this alone.
-        self.cell.closing.cancel();
+        self.front.closing.cancel();
+        self.reigns.1.cancel();
     }
 }
 
@@ -179,7 +197,8 @@ fn auth(config: &ServerConfig) -> Result<Auth> {
             "certificates are not built yet: start with insecure = true, on loopback addresses",
         ));
     }
-    for address in [config.listen, config.admin_listen] {
+    let peers = config.peers.as_ref().map(|peers| peers.listen);
+    for address in [config.listen, config.admin_listen].into_iter().chain(peers) {
         if !address.ip().is_loopback() {
             return Err(Error::invalid(format!(
                 "an insecure server listens on loopback addresses only, not on {address}: use 127.0.0.1"
@@ -194,12 +213,17 @@ struct Sockets {
     auth: Auth,
     mounts: (TcpListener, SocketAddr),
     admin: (TcpListener, SocketAddr),
+    peers: Option<std::net::TcpListener>,
 }
 
 impl Sockets {
     async fn bind(config: &ServerConfig) -> Result<Self> {
         let auth = auth(config)?;
-        Ok(Self { auth, mounts: bind(config.listen).await?, admin: bind(config.admin_listen).await? })
+        let peers = match &config.peers {
+            None => None,
+            Some(peers) => Some(into_std(bind(peers.listen).await?.0)?),
+        };
+        Ok(Self { auth, mounts: bind(config.listen).await?, admin: bind(config.admin_listen).await?, peers })
     }
 }
 
@@ -215,8 +239,26 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
     Ok((listener, local))
 }
 
+/// Raft's own threads take it over.
+fn into_std(listener: TcpListener) -> Result<std::net::TcpListener> {
+    listener.into_std().map_err(|error| Error::io("listening to other nodes", error))
+}
+
+fn node_of(config: &ServerConfig) -> NodeId {
+    config.peers.as_ref().map_or(NODE, |peers| peers.node)
+}
+
 fn group_config(config: &ServerConfig) -> GroupConfig {
-    GroupConfig { dir: config.data_dir.clone(), node: NODE, cell: config.cell.clone(), group: GROUP }
+    let peers = config.peers.as_ref().map(|peers| PeersConfig {
+        own: Addresses {
+            peers: peers.listen.to_string(),
+            sessions: config.listen.to_string(),
+            admin: config.admin_listen.to_string(),
+        },
+        nodes: peers.nodes.iter().map(|(node, address)| (*node, address.to_string())).collect(),
+    });
+    let (dir, cell) = (config.data_dir.clone(), config.cell.clone());
+    GroupConfig { dir, node: node_of(config), cell, group: GROUP, peers }
 }
 
 async fn lock_data(config: &ServerConfig) -> Result<DataDir> {
@@ -230,11 +272,12 @@ async fn lock_data(config: &ServerConfig) -> Result<DataDir> {
 async fn open_group(
     config: &ServerConfig,
     data: DataDir,
+    peers: Option<std::net::TcpListener>,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
 ) -> Result<Group> {
     let group = group_config(config);
-    tokio::task::spawn_blocking(move || Group::open_in(data, group, clock, tasks))
+    tokio::task::spawn_blocking(move || Group::open_in(data, group, peers, clock, tasks))
         .await
         .map_err(|join| Error::internal("opening the group").because(join))?
 }
@@ -248,44 +291,28 @@ fn grpc() -> Grpc {
         .max_concurrent_streams(CONCURRENT_REQUESTS)
 }
 
-fn mounts_router(cell: &Arc<Cell>) -> Router {
-    let session = SessionServer::new(SessionService(cell.clone()))
+fn mounts_router(front: &Arc<Front>) -> Router {
+    let session = SessionServer::new(SessionService(front.clone()))
         .max_decoding_message_size(MESSAGE_MAX)
         .max_encoding_message_size(MESSAGE_MAX);
-    let blobs = BlobsServer::new(BlobsService::new(cell.clone()))
-        .max_decoding_message_size(BLOB_MESSAGE_MAX)
-        .max_encoding_message_size(BLOB_MESSAGE_MAX);
-    grpc().add_service(session).add_service(blobs)
+    grpc().add_service(session).add_service(OnLeader::blobs(front.clone()))
 }
 
-fn admin_router(cell: &Arc<Cell>) -> Router {
-    grpc().add_service(AdminServer::new(AdminService(cell.clone())))
+fn admin_router(front: &Arc<Front>) -> Router {
+    let nodes = NodesServer::new(NodesService(front.clone()));
+    grpc().add_service(OnLeader::admin(front.clone())).add_service(nodes)
 }
 
-fn listen(tasks: &Tasks, cell: &Arc<Cell>, listener: TcpListener, router: Router) {
-    let closing = cell.closing.clone();
+fn listen(tasks: &Tasks, front: &Arc<Front>, listener: TcpListener, router: Router) {
+    let closing = front.closing.clone();
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     // Tracked, so that a shutdown can let connections end by themselves.
-    tasks.spawn(cell.serving.track_future(async move {
+    tasks.spawn(front.serving.track_future(async move {
         let served = router.serve_with_incoming_shutdown(incoming, closing.cancelled_owned()).await;
         if let Err(error) = served {
             tracing::error!(%error, "listener ended");
         }
     }));
-}
-
-/// Forgets sessions that nobody has used for a day (DESIGN D12).
-async fn expire_sessions(cell: Arc<Cell>) {
-    loop {
-        tokio::time::sleep(EXPIRE_EVERY).await;
-        cell.touch_sessions().await;
-        let now = cell.clock.now();
-        let ago = i64::try_from(SESSION_EXPIRY.as_secs()).unwrap_or(i64::MAX);
-        let before = Time::new(now.secs().saturating_sub(ago), now.nanos());
-        if let Err(error) = cell.group.propose(CommandBody::ExpireSessions { before }).await {
-            tracing::debug!(error = error.chain(), "sessions are left to expire later");
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use crate::{
     pb,
 };
 use sitefs_base::{
-    Error, GroupId, Incarnation, NodeId, Result, Seq, SiteId, VolumeId, VolumeName, op::Usage,
+    BackupPlan, Error, GroupId, Incarnation, NodeId, Result, Seq, SiteId, Time, VolumeId, VolumeName,
+    op::Usage,
 };
 
 /// Makes a volume, and its site if that is new.
@@ -125,6 +126,12 @@ pub struct CellStatus {
     pub damaged_objects: Vec<String>,
     /// Seconds since the last whole round of the scrub began, if there was one.
     pub scrub_age: Option<u64>,
+    /// Why no mount may write, if so.
+    pub read_only: Option<String>,
+    /// When backups are made by themselves.
+    pub backup_plan: BackupPlan,
+    /// When the newest backup was begun.
+    pub newest_backup: Option<Time>,
 }
 
 impl From<CellStatus> for pb::StatusReply {
@@ -143,6 +150,9 @@ impl From<CellStatus> for pb::StatusReply {
             sessions: status.sessions,
             damaged_objects: status.damaged_objects,
             scrub_age: status.scrub_age,
+            read_only: status.read_only,
+            backup_plan: Some(status.backup_plan.into()),
+            newest_backup: status.newest_backup.map(Into::into),
         }
     }
 }
@@ -164,6 +174,9 @@ impl TryFrom<pb::StatusReply> for CellStatus {
             sessions: reply.sessions,
             damaged_objects: reply.damaged_objects,
             scrub_age: reply.scrub_age,
+            read_only: reply.read_only.map(|reason| text(reason, TEXT_MAX, "a reason")).transpose()?,
+            backup_plan: reply.backup_plan.map(TryInto::try_into).transpose()?.unwrap_or_default(),
+            newest_backup: reply.newest_backup.map(TryInto::try_into).transpose()?,
         })
     }
 }
@@ -213,6 +226,9 @@ mod tests {
             sessions: 3,
             damaged_objects: vec!["b/1/00/x: used by /f".to_owned()],
             scrub_age: Some(5),
+            read_only: Some("moving".to_owned()),
+            backup_plan: BackupPlan::default(),
+            newest_backup: Some(Time::new(5, 6)),
         };
         assert_eq!(CellStatus::try_from(pb::StatusReply::from(status.clone())).unwrap(), status);
     }

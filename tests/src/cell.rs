@@ -139,17 +139,7 @@ impl Cell {
         self.volume(volume.split('@').next().unwrap_or(volume));
         let number = self.mounts.get();
         self.mounts.set(number + 1);
-        let base = self.path.join(format!("mount-{number}"));
-        let point = MountPoint::create(base.join("root"));
-        let (root, cache) = (point.path().display().to_string(), base.join("cache").display().to_string());
-        let mut arguments: Vec<String> =
-            ["mount", volume, &root, "--cell", address, "--cache", &cache, "--insecure"]
-                .map(str::to_owned)
-                .to_vec();
-        arguments.extend(extra.iter().map(|&text| text.to_owned()));
-        let mut mounted = Mounted { process: None, point, base, arguments };
-        mounted.start_again();
-        mounted
+        Mounted::start(&self.path.join(format!("mount-{number}")), address, volume, extra)
     }
 }
 
@@ -172,6 +162,20 @@ pub struct Mounted {
 }
 
 impl Mounted {
+    /// Mounts a volume of the cell at `address`; everything of the mount is in `base`.
+    pub(crate) fn start(base: &Path, address: &str, volume: &str, extra: &[&str]) -> Self {
+        let point = MountPoint::create(base.join("root"));
+        let (root, cache) = (point.path().display().to_string(), base.join("cache").display().to_string());
+        let mut arguments: Vec<String> =
+            ["mount", volume, &root, "--cell", address, "--cache", &cache, "--insecure"]
+                .map(str::to_owned)
+                .to_vec();
+        arguments.extend(extra.iter().map(|&text| text.to_owned()));
+        let mut mounted = Self { process: None, point, base: base.to_owned(), arguments };
+        mounted.start_again();
+        mounted
+    }
+
     /// Where it is mounted.
     pub fn root(&self) -> &Path {
         self.point.path()
@@ -199,13 +203,22 @@ impl Mounted {
 
     /// The same with variables.
     pub fn start_again_with(&mut self, env: &[(&str, &str)]) {
+        let started = self.try_start(env);
+        self.process = Some(started.unwrap_or_else(|failed| panic!("it does not mount: {failed:#?}")));
+    }
+
+    /// The same for one that ends before it is mounted; its exit code.
+    pub fn ends_at_its_start(&mut self, env: &[(&str, &str)]) -> i32 {
+        self.try_start(env).expect_err("it mounts").code
+    }
+
+    fn try_start(&self, env: &[(&str, &str)]) -> Result<Running, Finished> {
         assert!(self.process.is_none(), "the mount runs already");
         let keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
         let mut env: Env =
             env.iter().map(|&(name, value)| (name.to_owned(), Some(value.to_owned()))).collect();
         env.extend(keys.iter().map(|&name| (name.to_owned(), None)));
-        let started = Running::start(&self.arguments, &env, &self.base.join("log"));
-        self.process = Some(started.unwrap_or_else(|failed| panic!("it does not mount: {failed:#?}")));
+        Running::start(&self.arguments, &env, &self.base.join("log"))
     }
 
     /// Kills the mount as hard as possible.

@@ -6,6 +6,8 @@
 mod cell;
 mod demo;
 mod fsck;
+mod journal;
+mod nodes;
 mod process;
 mod proxy;
 mod suite;
@@ -13,6 +15,8 @@ mod tree;
 
 pub use cell::{Cell, Mounted};
 pub use demo::Demo;
+pub use journal::{close_without_cell, entries, states, wait_until_committed};
+pub use nodes::Nodes;
 pub use process::{Finished, Running, binary, run, sitefs};
 pub use proxy::Proxy;
 pub use suite::Suite;

@@ -1,5 +1,7 @@
 //! A directory as the store: for one-node cells, demos and tests.
 
+mod vault;
+
 use super::{Backend, BoxFuture, Listed, OBJECT_MAX, SignedRequest};
 use crate::ObjectKey;
 use bytes::Bytes;

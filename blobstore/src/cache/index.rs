@@ -1,5 +1,6 @@
 //! What the cache holds: sizes, order of use, and which blobs are open. Memory only, no files.
 
+use super::open::OpenFile;
 use rustix::fs::Stat;
 use sitefs_base::Digest;
 use std::{fs::File, sync::Weak};
@@ -44,7 +45,7 @@ pub struct Entry {
     /// The file as it was when this process hashed it; `None` after a restart.
     pub verified: Option<FileIdentity>,
     /// The file while somebody has it open.
-    pub held: Weak<File>,
+    pub held: Weak<OpenFile>,
 }
 
 impl Entry {

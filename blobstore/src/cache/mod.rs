@@ -6,6 +6,7 @@
 
 mod files;
 mod index;
+mod open;
 #[cfg(test)]
 mod tests;
 
@@ -13,11 +14,12 @@ use crate::VerifiedBytes;
 use bytes::Bytes;
 use files::Files;
 use index::{FileIdentity, Index};
+pub use open::CachedBlob;
+use open::OpenFile;
 use sitefs_base::{Digest, Error, Kind, Result};
 use std::{
     fs::File,
     io,
-    os::unix::fs::FileExt,
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -32,15 +34,6 @@ pub struct CacheOptions {
     pub max_bytes: u64,
     /// What must stay free on the file system, in bytes: the cache shrinks before it goes below.
     pub min_free: u64,
-}
-
-/// A blob that is open: while `file` is held it is not evicted.
-#[derive(Clone, Debug)]
-pub struct CachedBlob {
-    /// The file, open for reading.
-    pub file: Arc<File>,
-    /// Its size in bytes.
-    pub len: u64,
 }
 
 /// What a cache holds and did since it was opened.
@@ -134,8 +127,9 @@ impl DiskCache {
     pub fn read_at(&self, blob: &CachedBlob, offset: u64, len: usize) -> Result<Bytes> {
         let left = usize::try_from(blob.len.saturating_sub(offset)).unwrap_or(usize::MAX);
         let mut bytes = vec![0; len.min(left)];
-        match blob.file.read_exact_at(&mut bytes, offset) {
-            Ok(()) => Ok(bytes.into()),
+        match blob.read_exact_at(&mut bytes, offset) {
+            Ok(true) => Ok(bytes.into()),
+            Ok(false) => Err(Error::unavailable("a file was taken out of the cache while it was open")),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(Error::corrupt("a file of the cache became shorter while it was open"))
             }
@@ -147,6 +141,35 @@ impl DiskCache {
     pub fn remove(&self, digest: &Digest) -> Result<()> {
         self.index().remove(digest);
         self.files.remove_blob(digest)
+    }
+
+    /// Whether a blob is here, as far as is known without opening it.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.index().peek_mut(digest).is_some()
+    }
+
+    /// Takes an open blob's file out of the cache and gives it to the caller to be written. Nobody finds it
+    /// under the digest any more, and readers that have it open still notice before they believe what they read.
+    pub fn take(&self, digest: &Digest, blob: &CachedBlob) -> Result<File> {
+        let doing = |error| Error::io(format!("taking {digest:?} out of the cache"), error);
+        {
+            let mut index = self.index();
+            // Another file of the same digest may have come in since, and stays.
+            let is_this = |entry: &mut index::Entry| {
+                entry.held.upgrade().is_some_and(|held| Arc::ptr_eq(&held, &blob.file))
+            };
+            if index.peek_mut(digest).is_some_and(is_this) {
+                // With the lock held: what is published behind it has another file.
+                self.files.remove_blob(digest)?;
+                index.remove(digest);
+            }
+        }
+        blob.file.give_away().map_err(doing)
+    }
+
+    /// The most that the blobs may take, in bytes.
+    pub fn max_bytes(&self) -> u64 {
+        self.options.max_bytes
     }
 
     /// All blobs, the last used first.
@@ -216,7 +239,7 @@ impl DiskCache {
         let file = match entry.held.upgrade() {
             Some(file) => file,
             None => match self.files.open_blob(digest) {
-                Ok(file) => Arc::new(file),
+                Ok(file) => Arc::new(OpenFile::new(file)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.index().remove_admission(digest, entry.stamp);
                     return Ok(None);
@@ -225,9 +248,9 @@ impl DiskCache {
             },
         };
         let doing = |error| Error::io(format!("verifying {digest:?} in the cache"), error);
-        let identity = FileIdentity::of(&file).map_err(doing)?;
+        let identity = FileIdentity::of(file.file()).map_err(doing)?;
         let known = !rehash && entry.verified == Some(identity);
-        if !known && files::hash_file(&file).map_err(doing)? != *digest {
+        if !known && files::hash_file(file.file()).map_err(doing)? != *digest {
             self.drop_damaged(digest, entry.stamp)?;
             return Ok(None);
         }
@@ -236,7 +259,7 @@ impl DiskCache {
 
     /// Notes that `file` is verified and open. An earlier opener's file is preferred, so that all
     /// share one descriptor and one pin.
-    fn admit(&self, digest: &Digest, stamp: u64, identity: FileIdentity, file: Arc<File>) -> CachedBlob {
+    fn admit(&self, digest: &Digest, stamp: u64, identity: FileIdentity, file: Arc<OpenFile>) -> CachedBlob {
         let len = identity.size();
         if let Some(entry) = self.index().peek_mut(digest).filter(|entry| entry.stamp == stamp) {
             entry.verified = Some(identity);

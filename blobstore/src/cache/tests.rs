@@ -264,3 +264,24 @@ fn what_somebody_put_into_the_cache_is_left_alone_and_in_nobodys_way() {
     assert!(has(&cache, &blob(1)));
     assert!(dir.path().join("blobs/tmp-0").is_dir());
 }
+
+#[test]
+fn a_file_that_was_taken_is_no_blob_any_more_and_its_readers_notice() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = DiskCache::open(dir.path(), ROOMY).unwrap();
+    let blob = blob(1);
+    cache.insert(&blob).unwrap();
+    let reader = cache.open_blob(&blob.digest()).unwrap().unwrap();
+    let shared = cache.open_blob(&blob.digest()).unwrap().unwrap();
+    let file = cache.take(&blob.digest(), &shared).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"other", 0).unwrap();
+    assert!(!reader.read_exact_at(&mut [0; 5], 0).unwrap());
+    assert!(cache.read_all(&reader).is_err());
+    assert!(!has(&cache, &blob) && !path_of(&cache, &blob).exists());
+    assert_eq!(cache.stats().bytes, 0);
+    // What comes in again is another file, which stays when the first is taken once more.
+    cache.insert(&blob).unwrap();
+    cache.take(&blob.digest(), &shared).unwrap();
+    let again = cache.open_blob(&blob.digest()).unwrap().unwrap();
+    assert_eq!(cache.read_all(&again).unwrap(), vec![1; 4096]);
+}

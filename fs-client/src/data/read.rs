@@ -1,5 +1,6 @@
 //! Verified reads of blobs: what is open, then the disk cache, then the cell or the object store.
 
+use super::loans::{Asked, Loan, Loans};
 use super::transfer::CellBlobs;
 use crate::meta::{Cx, Meta, Op, Stop};
 use bytes::Bytes;
@@ -11,8 +12,8 @@ use sitefs_base::{
 use sitefs_blobstore::{CacheStats, CachedBlob, DiskCache, VerifiedBytes};
 use std::{
     collections::HashMap,
+    fs::File,
     num::NonZeroUsize,
-    os::unix::fs::FileExt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -20,6 +21,12 @@ use std::{
 const OPEN_MAX: u64 = 64;
 /// Blobs up to this size are kept in memory when they were just written or fetched.
 const IN_MEMORY_MAX: usize = 64 * 1024;
+/// The parts of the cache that may be pinned, by blobs kept open here and by those lent to the kernel: the rest
+/// is always there for what comes in.
+const OPEN_PART: u64 = 4;
+const LENT_PART: u64 = 2;
+/// How often a blob is opened again because its file was taken out of the cache meanwhile.
+const ATTEMPTS: u32 = 3;
 /// Uploads that are remembered, so that a commit that is tried again does not repeat them.
 const UPLOADS_MAX: NonZeroUsize = non_zero(4096);
 
@@ -38,26 +45,74 @@ enum Blob {
 }
 
 impl Blob {
-    fn read(&self, offset: u64, into: &mut [u8]) -> Result<()> {
+    /// False: the file is no blob any more, and what was read is nothing.
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<bool> {
         match self {
             Self::File(cached) => {
-                let read = cached.file.read_exact_at(into, offset);
+                let read = cached.read_exact_at(into, offset);
                 read.map_err(|error| Error::io("reading a cached blob", error))
             }
             Self::Memory(bytes) => {
                 let from = usize::try_from(offset).unwrap_or(usize::MAX);
                 let part = bytes.get(from..from.saturating_add(into.len()));
                 into.copy_from_slice(part.ok_or_else(|| Error::corrupt("an extent goes beyond its blob"))?);
-                Ok(())
+                Ok(true)
             }
+        }
+    }
+
+    /// The bytes that it pins in the disk cache.
+    fn pinned(&self) -> u64 {
+        match self {
+            Self::File(cached) => cached.len,
+            Self::Memory(_) => 0,
         }
     }
 }
 
+/// The blobs that are kept open, the last used first; bounded in number, and in bytes of the disk cache.
+struct OpenBlobs {
+    blobs: LruCache<Digest, Blob>,
+    pinned: u64,
+    max_pinned: u64,
+}
+
+impl OpenBlobs {
+    fn new(max: NonZeroUsize, max_pinned: u64) -> Self {
+        Self { blobs: LruCache::new(max), pinned: 0, max_pinned }
+    }
+
+    fn get(&mut self, digest: &Digest) -> Option<&Blob> {
+        self.blobs.get(digest)
+    }
+
+    fn put(&mut self, digest: Digest, blob: Blob) {
+        self.pinned += blob.pinned();
+        if let Some((_, old)) = self.blobs.push(digest, blob) {
+            self.pinned -= old.pinned();
+        }
+        while self.pinned > self.max_pinned
+            && let Some((_, old)) = self.blobs.pop_lru()
+        {
+            self.pinned -= old.pinned();
+        }
+    }
+
+    fn pop(&mut self, digest: &Digest) {
+        if let Some(old) = self.blobs.pop(digest) {
+            self.pinned -= old.pinned();
+        }
+    }
+}
+
+/// How many files the process may have open.
+fn files_max() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// How many blobs are kept open: few where the process may have few files open.
 fn open_max() -> NonZeroUsize {
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let max = (files.unwrap_or(u64::MAX) / 16).clamp(4, OPEN_MAX);
+    let max = (files_max() / 16).clamp(4, OPEN_MAX);
     non_zero(usize::try_from(max).unwrap_or(1))
 }
 
@@ -68,7 +123,8 @@ pub struct BlobReader {
     meta: Arc<Meta>,
     cell: CellBlobs,
     cache: DiskCache,
-    open: Mutex<LruCache<Digest, Blob>>,
+    open: Mutex<OpenBlobs>,
+    loans: Loans,
     flights: Mutex<HashMap<Digest, Flight>>,
     uploads: Mutex<LruCache<Digest, Generation>>,
 }
@@ -80,9 +136,40 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl BlobReader {
     /// Reads through `cache`, and through `cell` what is not there.
     pub fn new(meta: Arc<Meta>, cell: CellBlobs, cache: DiskCache) -> Self {
-        let open = Mutex::new(LruCache::new(open_max()));
+        let open = Mutex::new(OpenBlobs::new(open_max(), cache.max_bytes() / OPEN_PART));
         let uploads = Mutex::new(LruCache::new(UPLOADS_MAX));
-        Self { meta, cell, cache, open, flights: Mutex::default(), uploads }
+        let loans = Loans::new(files_max(), cache.max_bytes() / LENT_PART);
+        Self { meta, cell, cache, open, loans, flights: Mutex::default(), uploads }
+    }
+
+    /// What is lent to the kernel.
+    pub fn loans(&self) -> &Loans {
+        &self.loans
+    }
+
+    /// Lends a blob of `len` bytes for a handle of `owner`, if it can be lent and is here: nothing is fetched.
+    pub fn lend(&self, cx: Cx, owner: InodeId, digest: Digest, len: u64) -> Op<Option<Arc<Loan>>> {
+        match self.loans.borrow(&digest, len, owner) {
+            Asked::Lent(loan) => return Ok(Some(loan)),
+            Asked::Refused => return Ok(None),
+            Asked::Unknown if !self.cache.has(&digest) => return Ok(None),
+            Asked::Unknown if cx == Cx::Fast => return Err(Stop::WouldBlock),
+            Asked::Unknown => {}
+        }
+        let cached = self.cache.open_blob(&digest).unwrap_or_else(|error| {
+            tracing::warn!(error = error.chain(), "the disk cache cannot be read");
+            None
+        });
+        // It has been verified by now.
+        let whole = cached.filter(|cached| cached.len == len);
+        Ok(whole.and_then(|cached| self.loans.admit(digest, owner, cached)))
+    }
+
+    /// Takes a lent file out of the cache, to be written to.
+    pub fn take(&self, loan: &Arc<Loan>) -> Result<File> {
+        self.loans.no_blob(loan);
+        lock(&self.open).pop(loan.digest());
+        self.cache.take(loan.digest(), loan.blob())
     }
 
     /// Transfers of blobs.
@@ -115,17 +202,28 @@ impl BlobReader {
 
     /// Reads `into.len()` bytes at `offset` of a blob that `ino` references.
     pub fn read(&self, cx: Cx, ino: InodeId, digest: Digest, offset: u64, into: &mut [u8]) -> Op<()> {
-        let known = lock(&self.open).get(&digest).cloned();
-        let blob = match known {
-            Some(blob) => blob,
-            None if cx == Cx::Fast => return Err(Stop::WouldBlock),
-            None => self.open(ino, digest)?,
-        };
-        blob.read(offset, into).map_err(|error| {
-            tracing::error!(%digest, error = error.chain(), "a blob cannot be read");
-            lock(&self.open).pop(&digest);
-            Stop::Errno(Errno::EIO)
-        })
+        for _ in 0..ATTEMPTS {
+            let known = lock(&self.open).get(&digest).cloned();
+            let blob = match known {
+                Some(blob) => blob,
+                None if cx == Cx::Fast => return Err(Stop::WouldBlock),
+                None => self.open(ino, digest)?,
+            };
+            let read = blob.read(offset, into);
+            if !matches!(read, Ok(true)) {
+                lock(&self.open).pop(&digest);
+            }
+            match read {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(%digest, error = error.chain(), "a blob cannot be read");
+                    return Err(Errno::EIO.into());
+                }
+            }
+        }
+        tracing::error!(%digest, "a blob was taken out of the cache again and again while it was read");
+        Err(Errno::EIO.into())
     }
 
     fn open(&self, ino: InodeId, digest: Digest) -> Op<Blob> {

@@ -1,36 +1,42 @@
 //! Moves the bytes of blobs: by presigned requests, or through the cell. With [`crate::meta`]'s
 //! session stream, the only user of tonic in this crate.
 
-use crate::meta::{Channel, Session};
+use crate::meta::{Channel, Route, Session};
 use crate::metrics::TransferCounters;
 use bytes::Bytes;
 use sitefs_base::limits::{CHUNK_SIZE, CONTENT_DEADLINE};
 use sitefs_base::metrics::Counter;
 use sitefs_base::op::Location;
 use sitefs_base::session::{FetchBlob, StoreBlob};
-use sitefs_base::{Digest, Error, Generation, InodeId, Result};
+use sitefs_base::{Digest, Error, Generation, InodeId, Kind, Result};
 use sitefs_blobstore::{Transfer, VerifiedBytes};
 use sitefs_proto::pb::{FetchRequest, StoreRequest, blobs_client::BlobsClient};
 use std::{future::Future, sync::Arc, time::Duration};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
 /// Fetches and stores blobs for one session.
 pub struct CellBlobs {
     session: Arc<Session>,
-    channel: Channel,
+    route: Arc<Route>,
     transfer: Transfer,
     large: Semaphore,
     counters: TransferCounters,
 }
 
+/// How long a transfer through the cell is repeated while another node becomes its leader, and how often.
+const ELECTION_MAX: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(100);
 /// Large commits that hold content in memory at a time; each holds up to 16 MiB.
 const LARGE_COMMITS_MAX: usize = 8;
 
 impl CellBlobs {
-    /// Transfers for `session`, over `channel` where the cell is the way.
-    pub fn new(session: Arc<Session>, channel: Channel) -> Self {
+    /// Transfers for `session`, over `route` where the cell is the way.
+    pub fn new(session: Arc<Session>, route: Arc<Route>) -> Self {
         let large = Semaphore::new(LARGE_COMMITS_MAX);
-        Self { session, channel, transfer: Transfer::new(), large, counters: TransferCounters::default() }
+        Self { session, route, transfer: Transfer::new(), large, counters: TransferCounters::default() }
     }
 
     /// What it has counted.
@@ -57,10 +63,28 @@ impl CellBlobs {
         })
     }
 
-    fn client(&self) -> BlobsClient<Channel> {
-        BlobsClient::new(self.channel.clone())
+    /// Repeats a call while the cell of several nodes has no leader, or this session is not attached to
+    /// the new one yet. Who calls sets a limit to all of it.
+    async fn of_the_leader<T, F: Future<Output = Result<T>>>(&self, call: impl Fn() -> F) -> Result<T> {
+        let until = Instant::now() + ELECTION_MAX;
+        loop {
+            match call().await {
+                Err(error)
+                    if matches!(error.kind(), Kind::Unavailable | Kind::Denied)
+                        && self.route.is_of_several()
+                        && Instant::now() < until =>
+                {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn client(&self) -> Result<BlobsClient<Channel>> {
+        Ok(BlobsClient::new(self.route.channel()?)
             .max_decoding_message_size(sitefs_proto::MESSAGE_MAX)
-            .max_encoding_message_size(sitefs_proto::MESSAGE_MAX)
+            .max_encoding_message_size(sitefs_proto::MESSAGE_MAX))
     }
 
     fn group(&self) -> Result<sitefs_base::GroupId> {
@@ -75,10 +99,14 @@ impl CellBlobs {
         let fetched = self.wait("fetching a blob", CONTENT_DEADLINE, async {
             match from {
                 Location::Cell => {
-                    let fetch = FetchBlob { session: self.session.id(), ino, digest };
-                    let request = FetchRequest::from((self.group()?, fetch));
-                    let reply = self.client().fetch(request).await;
-                    Ok(reply.map_err(|status| sitefs_proto::error_from_status(&status))?.into_inner().data)
+                    let fetch = || async {
+                        let fetch = FetchBlob { session: self.session.id(), ino, digest };
+                        let request = FetchRequest::from((self.group()?, fetch));
+                        let reply = self.client()?.fetch(request).await;
+                        let reply = reply.map_err(|status| sitefs_proto::error_from_status(&status))?;
+                        Ok(reply.into_inner().data)
+                    };
+                    self.of_the_leader(fetch).await
                 }
                 Location::Url { url, headers, .. } => {
                     self.transfer.get(url, headers, CHUNK_SIZE, CONTENT_DEADLINE).await
@@ -105,10 +133,14 @@ impl CellBlobs {
         let stored = self.wait("uploading a blob", limit, async {
             match to {
                 Location::Cell => {
-                    let store = StoreBlob { session: self.session.id(), digest, generation, bytes };
-                    let request = StoreRequest::from((self.group()?, store));
-                    let reply = self.client().store(request).await;
-                    reply.map(drop).map_err(|status| sitefs_proto::error_from_status(&status))
+                    let store = || async {
+                        let (session, bytes) = (self.session.id(), bytes.clone());
+                        let store = StoreBlob { session, digest, generation, bytes };
+                        let request = StoreRequest::from((self.group()?, store));
+                        let reply = self.client()?.store(request).await;
+                        reply.map(drop).map_err(|status| sitefs_proto::error_from_status(&status))
+                    };
+                    self.of_the_leader(store).await
                 }
                 Location::Url { url, headers, .. } => {
                     self.transfer.put(url, headers, bytes, limit).await.map(drop)

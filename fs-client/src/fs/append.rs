@@ -9,7 +9,7 @@ use super::credit::Obstacle;
 use super::files::{Truncate, WriteKind};
 use super::node::{Node, NodeState};
 use super::tail::{self, Next, Tail};
-use super::{Cx, Fs, Notice, Op, lock};
+use super::{Cx, Fs, Op, lock};
 use crate::meta::{Late, OpKey, Sent, Stop};
 use sitefs_base::limits::{FILE_MAX, HOT_MAX};
 use sitefs_base::op::{self, Outcome};
@@ -28,6 +28,8 @@ pub enum Access {
     Read,
     /// Write, and perhaps read.
     Write,
+    /// Add at the end, and read and map what is there.
+    Extend,
     /// Add at the end and nothing else.
     Append,
 }
@@ -37,14 +39,20 @@ impl Access {
     pub fn of(flags: i32) -> Self {
         match flags & libc::O_ACCMODE {
             libc::O_RDONLY => Self::Read,
-            libc::O_WRONLY if flags & libc::O_APPEND != 0 && flags & libc::O_TRUNC == 0 => Self::Append,
-            _ => Self::Write,
+            _ if flags & libc::O_APPEND == 0 || flags & libc::O_TRUNC != 0 => Self::Write,
+            libc::O_WRONLY => Self::Append,
+            _ => Self::Extend,
         }
     }
 
     /// Whether content may change.
     pub fn writes(self) -> bool {
         self != Self::Read
+    }
+
+    /// Whether all that it writes is added at the end.
+    pub fn appends(self) -> bool {
+        matches!(self, Self::Append | Self::Extend)
     }
 
     /// Emptying a file is more than appending to it.
@@ -113,7 +121,10 @@ impl Fs {
             none => *none = Some(Tail::begin(end, self.clock.boottime(), bytes, now, kind.kill_setid)),
         }
         state.saw(inode);
-        (state.draft, state.page_cver) = (None, None);
+        state.changes += 1;
+        state.drop_draft();
+        state.page_cver = None;
+        self.tell_others(&state);
         Ok(Some(len))
     }
 
@@ -145,7 +156,7 @@ impl Fs {
             return Err(Stop::WouldBlock);
         }
         let _alone = lock(&node.committing);
-        self.send_tail_alone(node)
+        Ok(self.send_tail_alone(node)?)
     }
 
     /// [`Self::send_tail`] for readers: what the cell does not take does not keep them from reading.
@@ -161,7 +172,7 @@ impl Fs {
     }
 
     /// [`Self::send_tail`] for callers that hold the node's commit lock.
-    pub(super) fn send_tail_alone(&self, node: &Arc<Node>) -> Op<()> {
+    pub(super) fn send_tail_alone(&self, node: &Arc<Node>) -> Result<(), Failed> {
         if node.state().tail.is_none() {
             return Ok(());
         }
@@ -173,7 +184,7 @@ impl Fs {
         }
         self.see_appended(node, &landed);
         self.go_on_here(node, landed)?;
-        Ok(sent?)
+        sent
     }
 
     /// Sends piece after piece, while the file has a name.
@@ -197,13 +208,26 @@ impl Fs {
             state.commits += 1;
             state.recount();
             drop(state);
-            self.notices.send(Notice::Attr(node.ino));
+            if !dropped {
+                self.record_landed(node);
+            }
+            self.tell_attributes(node);
         }
     }
 
     fn send_append(&self, node: &Node, append: op::Op) -> Result<Outcome, Failed> {
-        match self.meta.send(append, self.close_deadline) {
-            Sent::Answered(result) => result.map_err(Failed::Refused),
+        let is_kept = { node.state().kept }.is_some_and(|kept| kept.appends > 0);
+        let sent = match is_kept {
+            true => self.send_named(node, true, append),
+            false => self.meta.send(append, self.close_deadline),
+        };
+        match sent {
+            Sent::Answered(result) => {
+                if is_kept && result.is_err() {
+                    self.record_refused(node);
+                }
+                result.map_err(Failed::Refused)
+            }
             Sent::Unknown => Err(Failed::NoAnswer),
             Sent::Late(key) => {
                 if let Some(tail) = &mut node.state().tail {
@@ -224,18 +248,20 @@ impl Fs {
         if let Some(tail) = &mut node.state().tail {
             tail.give_up();
         }
-        session.release(key);
         match late {
             Late::Answered(Ok(outcome)) => {
+                self.hold_or_release(node, key);
                 self.meta.take_in(&outcome);
-                Ok(Some(outcome))
+                return Ok(Some(outcome));
             }
             Late::Lost => {
                 tracing::warn!(ino = %node.ino, "the cell has forgotten an append: it may be in the file twice");
-                Ok(None)
             }
-            Late::Answered(Err(_)) | Late::Waiting => Ok(None),
+            Late::Answered(Err(_)) | Late::Waiting => {}
         }
+        self.record_refused(node);
+        self.let_go(node, key);
+        Ok(None)
     }
 
     /// Reads the row that has what was appended: it is what an open handle goes on with if another mount

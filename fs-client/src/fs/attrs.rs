@@ -46,7 +46,7 @@ impl Fs {
             self.show_pending(node.ino, &mut attr);
         }
         self.owner.show(&mut attr);
-        View { node: node.ino, attr, lifetime: Lifetime::of(current && !ahead) }
+        View { node: state.faces.front(), attr, lifetime: Lifetime::of(current && !ahead) }
     }
 
     /// A directory changed when the newest of its unpublished files was created.
@@ -70,8 +70,9 @@ impl Fs {
         if let Some(node) = self.pending_at(place)
             && let Some(attr) = { node.state().unpublished.as_ref().map(|own| own.attr.clone()) }
         {
-            self.looked_up(node.ino);
-            return Ok((Some(self.view(&node, attr, true)), Lifetime::UntilChanged));
+            let mut view = self.view(&node, attr, true);
+            self.looked_up_view(node.ino, &mut view);
+            return Ok((Some(view), Lifetime::UntilChanged));
         }
         let mut before = None;
         loop {
@@ -81,13 +82,13 @@ impl Fs {
             };
             let ino = inode.attr.ino;
             let node = self.known_node(ino).unwrap_or_else(|| Arc::new(Node::new(ino)));
-            let view = self.view(&node, inode.attr, found.current);
+            let mut view = self.view(&node, inode.attr, found.current);
             let commits = node.state().commits;
             // A commit that ended in between is in neither: the row is older, and here nothing waits.
             // Whose row it is shows only now, so that how often it was committed before is known the
             // second time.
             if commits == 0 || before == Some((ino, commits)) {
-                self.looked_up(ino);
+                self.looked_up_view(ino, &mut view);
                 return Ok((Some(view), Lifetime::of(found.current)));
             }
             before = Some((ino, commits));
@@ -233,6 +234,9 @@ impl Fs {
             if state.draft.is_some() || state.writers > 0 {
                 return Ok(true);
             }
+        }
+        if self.is_shown(node) {
+            return Ok(true);
         }
         let (inode, _) = self.inode_of(Cx::Slow, node)?;
         Ok(matches!(&inode.content, Content::Inline(bytes) if bytes.len() <= INLINE_MAX))

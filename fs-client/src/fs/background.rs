@@ -30,6 +30,7 @@ impl Background {
         let run = move || {
             while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
                 fs.look_after_open_files();
+                fs.look_after_shown();
                 fs.reclaim_names();
             }
         };
@@ -114,7 +115,7 @@ impl Fs {
 
     /// The cell will never take a closed file as it is: its bytes go into the journal as a conflict, and
     /// the mount shows what the cell has.
-    fn give_up(&self, node: &Arc<Node>, errno: Errno) {
+    pub(super) fn give_up(&self, node: &Arc<Node>, errno: Errno) {
         let _alone = lock(&node.committing);
         if node.state().handles > 0 {
             return;
@@ -126,13 +127,16 @@ impl Fs {
     }
 
     pub(super) fn waiting_nodes(&self, waits: impl Fn(&Node) -> bool) -> Vec<Arc<Node>> {
-        let all: Vec<Arc<Node>> = lock(&self.nodes).values().cloned().collect();
+        let all: Vec<Arc<Node>> = {
+            let nodes = lock(&self.nodes);
+            nodes.iter().filter(|(ino, node)| **ino == node.ino).map(|(_, node)| Arc::clone(node)).collect()
+        };
         all.into_iter().filter(|node| waits(node)).collect()
     }
 }
 
 /// Whether a refusal will be the same whenever it is tried again.
-fn is_final(errno: Errno) -> bool {
+pub(super) fn is_final(errno: Errno) -> bool {
     let tree =
         matches!(errno, Errno::ENOENT | Errno::ENOTDIR | Errno::EISDIR | Errno::EEXIST | Errno::ESTALE);
     tree || matches!(errno, Errno::EINVAL | Errno::EFBIG)

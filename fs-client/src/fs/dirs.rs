@@ -72,7 +72,7 @@ impl Fs {
             }
         }
         for entry in listing.after(cookie) {
-            let view = match plus {
+            let mut view = match plus {
                 false => None,
                 true => match self.view_of_entry(cx, entry.ino)? {
                     // Removed since the listing was made.
@@ -81,11 +81,14 @@ impl Fs {
                 },
             };
             let (ino, cookie, kind) = (entry.ino, entry.cookie, entry.kind);
-            if !add(&DirItem { ino, cookie, kind, name: entry.name.as_bytes(), view }) {
-                return Ok(());
+            if let Some(view) = &mut view {
+                self.looked_up_view(ino, view);
             }
-            if plus {
-                self.looked_up(entry.ino);
+            let number = view.as_ref().map(|view| view.node);
+            if !add(&DirItem { ino, cookie, kind, name: entry.name.as_bytes(), view }) {
+                // There was no room for it.
+                number.into_iter().for_each(|number| self.forget(number, 1));
+                return Ok(());
             }
         }
         Ok(())

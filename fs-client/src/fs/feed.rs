@@ -146,13 +146,20 @@ impl Fs {
         std::iter::once(row).chain(aliases)
     }
 
+    /// The numbers under which the kernel knows a node.
+    pub(super) fn numbers_of(&self, ino: InodeId) -> Vec<InodeId> {
+        let known = self.known_node(ino).map(|node| node.state().faces.numbers().collect());
+        known.unwrap_or_else(|| vec![ino])
+    }
+
     fn content_changed(&self, ino: InodeId) {
         if let Some(node) = self.known_node(ino) {
             let mut state = node.state();
             state.page_cver = None;
             state.pages_are_old = true;
+            state.faces.are_old = true;
             if !state.is_ahead() && !state.gone {
-                state.draft = None;
+                state.drop_draft();
             } else if let Some(draft) = &mut state.draft {
                 // The cell's version may take nothing now, and all that is here would be growth.
                 draft.allocated = 0;
@@ -167,11 +174,13 @@ impl Fs {
         for change in changes {
             match change {
                 Change::Name(place) => told.names.push(place.clone()),
-                Change::Attr(row) | Change::Xattr(row) => told.attrs.extend(self.nodes_of(*row)),
+                Change::Attr(row) | Change::Xattr(row) => {
+                    self.nodes_of(*row).for_each(|ino| told.attrs.extend(self.numbers_of(ino)));
+                }
                 Change::Content(row) => {
                     for ino in self.nodes_of(*row) {
                         self.content_changed(ino);
-                        told.attrs.push(ino);
+                        told.attrs.extend(self.numbers_of(ino));
                     }
                 }
             }

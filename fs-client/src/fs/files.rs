@@ -1,11 +1,10 @@
 //! Files: create, open, read, write, flush, release.
 
 use super::attrs::View;
-use super::commit::Purpose;
 use super::credit::{ONE_INODE, Obstacle};
 use super::node::{Draft, Node, Unpublished};
-use super::{Access, Cx, Fs, Handle, Op, lock};
-use crate::data::{Working, read_content};
+use super::{Access, Cx, Fs, Op, lock};
+use crate::data::{Loan, Working, read_content};
 use crate::meta::Stop;
 use sitefs_base::limits::{CHUNK_SIZE, FILE_MAX};
 use sitefs_base::op::{Create, Credit, Place};
@@ -13,7 +12,7 @@ use sitefs_base::{Attr, AttrFlags, Errno, Error, FileKind, Inode, InodeId, Seq, 
 use std::sync::Arc;
 
 /// An opened file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Opened {
     /// The handle.
     pub fh: u64,
@@ -21,7 +20,23 @@ pub struct Opened {
     pub keep_cache: bool,
     /// Whether the kernel must not use pages for this handle.
     pub direct: bool,
+    /// What the kernel reads by itself.
+    pub loan: Option<Arc<Loan>>,
+    /// The number at the kernel under which it is open.
+    pub number: InodeId,
 }
+
+/// What becomes of an open.
+#[derive(Clone, Debug)]
+pub enum Opening {
+    /// The file is open.
+    Here(Opened),
+    /// It can only be opened under another number, to which its names lead: they have to be looked up again.
+    Elsewhere,
+}
+
+/// Attempts to open a file whose number changes meanwhile.
+const OPEN_ATTEMPTS: u32 = 4;
 
 /// An open that empties the file.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +58,7 @@ pub struct WriteKind {
 
 /// The errno for a local failure: space is the only thing a program can act on. (Most file systems hold
 /// files a little shorter than sitefs does.)
-fn local_errno(error: &Error) -> Errno {
+pub(super) fn local_errno(error: &Error) -> Errno {
     match error.errno() {
         full @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => full,
         _ => Errno::EIO,
@@ -71,9 +86,10 @@ impl Fs {
         self.opens_for_writing()?;
         let create = self.owner.of(create);
         if let Some(found) = self.existing_for_create(cx, place, exclusive)? {
+            let opened = self.open_front(cx, found, access, truncate)?;
             let mut view = self.getattr(cx, found)?;
-            let opened = self.open(cx, found, access, truncate)?;
-            self.looked_up(found);
+            view.node = opened.number;
+            self.looked_up_open(&view);
             if truncate.is_some() {
                 (view.attr.size, view.lifetime) = (0, super::Lifetime::None);
             }
@@ -85,7 +101,7 @@ impl Fs {
         }
         let claim = self.claim(cx, ONE_INODE)?;
         // A log that several mounts begin at once is one file from its first line on.
-        if dir.flags.has_default_acl || (access == Access::Append && !exclusive) {
+        if dir.flags.has_default_acl || (access.appends() && !exclusive) {
             return self.create_at_cell(cx, place, create, exclusive, access);
         }
         if exclusive {
@@ -122,7 +138,7 @@ impl Fs {
                 View { node: ino, attr, lifetime: super::Lifetime::UntilChanged },
             )
         };
-        Ok((view, Opened { fh, keep_cache: false, direct: false }))
+        Ok((view, Opened { fh, keep_cache: false, direct: false, loan: None, number: ino }))
     }
 
     /// What a create finds under its name; the kernel may not have known of it.
@@ -155,8 +171,7 @@ impl Fs {
         }
         let ino = self.meta.new_number(cx)?;
         let ino = self.create_empty(place, ino, create, exclusive)?;
-        self.looked_up(ino);
-        let opened = self.open(cx, ino, access, None)?;
+        let opened = self.open_front(cx, ino, access, None)?;
         if let Some(node) = self.known_node(ino).filter(|_| access != Access::Append) {
             let mut state = node.state();
             if let Some(last) = state.last.as_ref().filter(|last| last.attr.size == 0) {
@@ -164,26 +179,25 @@ impl Fs {
                 state.draft.get_or_insert(Draft { cver, ..Draft::new(copy, None, true) });
             }
         }
-        Ok((self.getattr(cx, ino)?, opened))
+        let view = View { node: opened.number, ..self.getattr(cx, ino)? };
+        self.looked_up_open(&view);
+        Ok((view, opened))
     }
 
-    fn add_handle(&self, node: &Arc<Node>, access: Access) -> u64 {
-        {
-            let mut state = node.state();
-            state.handles += 1;
-            // A time that was set before counts for nothing that is written from now on.
-            state.own_mtime = state.own_mtime.filter(|_| state.writers > 0);
-            state.writers += u32::from(access.writes());
-            state.appenders += u32::from(access == Access::Append);
+    /// Opens a file under the number that names lead to.
+    fn open_front(&self, cx: Cx, ino: InodeId, access: Access, truncate: Option<Truncate>) -> Op<Opened> {
+        for _ in 0..OPEN_ATTEMPTS {
+            let front = self.node(ino).state().faces.front();
+            if let Opening::Here(opened) = self.open(cx, front, access, truncate)? {
+                return Ok(opened);
+            }
         }
-        let fh = self.new_handle();
-        lock(&self.handles).insert(fh, Arc::new(Handle { node: Arc::clone(node), access }));
-        fh
+        Err(Errno::EIO.into())
     }
 
     /// Opens a file; with `truncate` it is empty from now on, for this mount, and loses its set-id
     /// bits if the caller may not keep them.
-    pub fn open(&self, cx: Cx, ino: InodeId, access: Access, truncate: Option<Truncate>) -> Op<Opened> {
+    pub fn open(&self, cx: Cx, ino: InodeId, access: Access, truncate: Option<Truncate>) -> Op<Opening> {
         if access.writes() || truncate.is_some() {
             self.takes_writers(cx)?;
             self.opens_for_writing()?;
@@ -199,7 +213,13 @@ impl Fs {
         if is_moving && truncate.is_some() {
             self.overcome(cx, &node, Obstacle::Moving)?;
         }
+        if cx == Cx::Fast && truncate.is_some() && self.is_shown(&node) {
+            return Err(Stop::WouldBlock);
+        }
         let inode = if unpublished { None } else { Some(self.inode_of(cx, &node)?.0) };
+        let Some((fh, loan)) = self.begin_handle(cx, &node, ino, (inode.as_ref(), access))? else {
+            return Ok(Opening::Elsewhere);
+        };
         let keep_cache = {
             let mut state = node.state();
             let keep = match &inode {
@@ -213,20 +233,31 @@ impl Fs {
             if state.tail.is_some() {
                 state.page_cver = None;
             }
+            if loan.is_some() {
+                // The kernel drops its pages now, and fills none while this is open.
+                state.page_cver = None;
+            }
             if inode.is_some() {
                 state.last = inode;
             }
             keep
         };
-        if let Some(truncate) = truncate {
-            self.truncate_at_open(&node, truncate)?;
+        if let Some(truncate) = truncate
+            && let Err(stop) = self.truncate_at_open(&node, truncate)
+        {
+            self.release(Cx::Slow, fh)?;
+            return Err(stop);
         }
         let direct = access == Access::Append;
-        let fh = self.add_handle(&node, access);
-        Ok(Opened { fh, keep_cache: keep_cache && truncate.is_none(), direct })
+        let keep_cache = keep_cache && truncate.is_none();
+        Ok(Opening::Here(Opened { fh, keep_cache, direct, loan, number: ino }))
     }
 
-    fn truncate_at_open(&self, node: &Node, truncate: Truncate) -> Op<()> {
+    fn truncate_at_open(&self, node: &Arc<Node>, truncate: Truncate) -> Op<()> {
+        if self.is_shown(node) {
+            // What is open elsewhere becomes shorter too.
+            self.resize_here(Cx::Slow, node, 0)?;
+        }
         let (now, since) = (self.clock.now(), self.clock.boottime());
         let mut state = node.state();
         let (cell_len, allocated) =
@@ -240,7 +271,7 @@ impl Fs {
             }
         }
         if let Some(draft) = &mut state.draft {
-            draft.whole = true;
+            (draft.whole, draft.appended) = (true, None);
             draft.dirty_since.get_or_insert(since);
         }
         state.wrote(now);
@@ -284,7 +315,14 @@ impl Fs {
     }
 
     /// Reads the cell's version of a file.
-    fn read_row(&self, cx: Cx, node: &Node, inode: &Inode, offset: u64, len: usize) -> Op<Vec<u8>> {
+    pub(super) fn read_row(
+        &self,
+        cx: Cx,
+        node: &Node,
+        inode: &Inode,
+        offset: u64,
+        len: usize,
+    ) -> Op<Vec<u8>> {
         let mut layout = match cx {
             Cx::Fast => node.layout.try_lock().map_err(|_| Stop::WouldBlock)?,
             Cx::Slow => lock(&node.layout),
@@ -296,10 +334,19 @@ impl Fs {
     pub fn write(&self, cx: Cx, fh: u64, offset: u64, bytes: &[u8], kind: WriteKind) -> Op<u32> {
         self.writable()?;
         let handle = self.handle(fh)?;
-        if handle.access == Access::Append
-            && let Some(written) = self.append(cx, &handle.node, bytes, kind)?
-        {
-            return Ok(written);
+        if handle.access == Access::Append {
+            let is_shown = self.is_shown(&handle.node);
+            if is_shown && cx == Cx::Fast {
+                return Err(Stop::WouldBlock);
+            }
+            if let Some(written) = self.append(cx, &handle.node, bytes, kind)? {
+                if is_shown {
+                    // Its bytes are accepted: what the cell does not take now is tried again.
+                    self.try_tail(cx, &handle.node)?;
+                    self.show_growth(&handle.node);
+                }
+                return Ok(written);
+            }
         }
         self.write_here(cx, &handle.node, offset, bytes, kind)
     }
@@ -333,7 +380,9 @@ impl Fs {
                 } else if let Some(more) = self.short_of(&mut state, growth) {
                     Obstacle::Credit(more)
                 } else if let Some(draft) = &mut state.draft {
+                    let was_changed = draft.copy.is_changed();
                     draft.copy.write(offset, bytes).map_err(|error| failed(&error))?;
+                    draft.wrote(was_changed, kind.append && !kind.from_pages, offset, len);
                     draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
                     let own_mtime = state.own_mtime.filter(|_| kind.from_pages);
                     state.wrote(self.clock.now());
@@ -344,6 +393,7 @@ impl Fs {
                     if kind.kill_setid {
                         state.kill_setid();
                     }
+                    self.tell_others(&state);
                     return Ok(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
                 } else {
                     continue;
@@ -361,10 +411,15 @@ impl Fs {
                 return Ok(());
             }
             let (inode, _) = self.inode_of(cx, node)?;
-            let copy = Working::of_existing(&self.work_dir, inode.attr.size);
+            let (copy, loan) = self.copy_of(cx, node, &inode)?;
             let mut state = node.state();
-            if state.tail.is_none() {
-                state.draft.get_or_insert(Draft::new(copy, Some(inode), false));
+            // Somebody may have opened it for reading meanwhile.
+            let is_shown = state.faces.shown_at(inode.attr.cver).is_some();
+            if state.tail.is_none() && state.draft.is_none() && is_shown == loan.is_some() {
+                if let Some(loan) = &loan {
+                    state.faces.holds(loan, None);
+                }
+                state.draft = Some(Draft { loan, ..Draft::new(copy, Some(inode), false) });
                 return Ok(());
             }
         }
@@ -405,11 +460,13 @@ impl Fs {
                     Obstacle::Credit(more)
                 } else if let Some(draft) = &mut state.draft {
                     draft.copy.resize(size).map_err(|error| failed(&error))?;
+                    draft.appended = None;
                     // This is how an open with O_TRUNC begins.
                     draft.whole |= size == 0;
                     draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
                     state.wrote(self.clock.now());
                     state.recount();
+                    self.tell_others(&state);
                     return Ok(());
                 } else {
                     continue;
@@ -463,8 +520,10 @@ impl Fs {
                     Obstacle::Credit(more)
                 } else if let Some(draft) = &mut state.draft {
                     draft.copy.punch(offset, len).map_err(|error| failed(&error))?;
+                    draft.appended = None;
                     draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
                     state.wrote(self.clock.now());
+                    self.tell_others(&state);
                     return Ok(());
                 } else {
                     continue;
@@ -472,50 +531,6 @@ impl Fs {
             };
             self.overcome(Cx::Slow, node, obstacle)?;
         }
-    }
-
-    /// A descriptor is being closed: what it wrote is committed when this returns, or in the journal.
-    pub fn flush(&self, fh: u64) -> Op<()> {
-        let handle = self.handle(fh)?;
-        if handle.access.writes() { self.commit(&handle.node, Purpose::Close) } else { Ok(()) }
-    }
-
-    /// Whether [`Self::flush`] has nothing to do.
-    pub fn flush_is_idle(&self, fh: u64) -> bool {
-        self.handle(fh).is_ok_and(|handle| !handle.access.writes() || !handle.node.state().is_ahead())
-    }
-
-    /// Content and attributes are committed when this returns.
-    pub fn fsync(&self, fh: u64) -> Op<()> {
-        self.commit(&Arc::clone(&self.handle(fh)?.node), Purpose::Sync)
-    }
-
-    /// The last descriptor of a handle is gone. What a mapping wrote after the last flush is
-    /// committed now.
-    pub fn release(&self, cx: Cx, fh: u64) -> Op<()> {
-        let handle = self.handle(fh)?;
-        if handle.access.writes() && handle.node.state().is_ahead() {
-            if cx == Cx::Fast {
-                return Err(Stop::WouldBlock);
-            }
-            if let Err(stop) = self.commit(&handle.node, Purpose::Close) {
-                tracing::error!(ino = %handle.node.ino, ?stop, "changes of a closed file could not be committed");
-            }
-        }
-        lock(&self.handles).remove(&fh);
-        let mut state = handle.node.state();
-        state.handles -= 1;
-        state.writers -= u32::from(handle.access.writes());
-        state.appenders -= u32::from(handle.access == Access::Append);
-        if state.writers == 0 && !state.is_ahead() && !(state.gone && state.handles > 0) {
-            state.draft = None;
-            state.recount();
-        }
-        drop(state);
-        self.meta.session().locks().closed(fh);
-        // What could not be committed stays, and is tried again in the background.
-        self.forget(handle.node.ino, 0);
-        Ok(())
     }
 }
 

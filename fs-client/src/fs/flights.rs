@@ -230,6 +230,8 @@ impl Flight {
         if crossed || entry == Lifetime::None || !table.handed.add(place, Some(view.node), until) {
             return Lasting::NONE;
         }
+        // Entries have one number for the node and for what programs see: the right one comes with attributes.
+        let sure = sure && view.node == view.attr.ino;
         let sure = sure && !table.is_crossed(self.began, |change| is_of(change, view));
         self.decided.get_or_insert(table.changes);
         Lasting { entry, attr: if sure { view.lifetime } else { Lifetime::None } }

@@ -52,9 +52,12 @@ impl Fs {
         if !self.meta.session().wait_told(seq, METADATA_DEADLINE) {
             tracing::warn!(%seq, "a lock is granted although the kernel may not know of all changes");
         }
-        let is_old = |ino: &InodeId| {
-            self.known_node(*ino).is_some_and(|node| std::mem::take(&mut node.state().pages_are_old))
+        self.show_newest(row);
+        let old = |ino: InodeId| {
+            let node = self.known_node(ino)?;
+            let mut state = node.state();
+            std::mem::take(&mut state.pages_are_old).then(|| state.faces.front())
         };
-        self.nodes_of(row).filter(is_old).collect()
+        self.nodes_of(row).filter_map(old).collect()
     }
 }

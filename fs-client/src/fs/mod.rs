@@ -10,16 +10,21 @@ mod commit;
 mod credit;
 mod dirs;
 mod drain;
+mod faces;
 mod feed;
 mod files;
 mod flights;
 mod handed;
+mod handles;
 mod journal;
 mod locks;
+mod merge;
 mod names;
 mod node;
 mod owner;
+mod passthrough;
 mod ranges;
+mod reappend;
 mod replay;
 mod seek;
 mod tail;
@@ -30,7 +35,7 @@ pub use attrs::{Lifetime, View};
 pub use background::Background;
 pub use dirs::DirItem;
 pub use feed::{Notice, Notices, Queue, Teller, Told};
-pub use files::{Opened, Truncate, WriteKind};
+pub use files::{Opened, Opening, Truncate, WriteKind};
 pub use flights::{Crossed, Flight, Flights, KEEP, Traffic};
 pub use journal::Keeping;
 pub use node::Node;
@@ -38,7 +43,7 @@ pub use owner::Owner;
 pub use ranges::CopyRange;
 pub use replay::Replay;
 
-use crate::data::BlobReader;
+use crate::data::{BlobReader, Loan};
 use crate::meta::{Cx, Meta, Op, Stop};
 use crate::metrics::FsMetrics;
 use node::Unpublished;
@@ -47,7 +52,7 @@ use sitefs_base::op::Place;
 use sitefs_base::{Clock, Errno, Inode, InodeId, Name};
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -72,6 +77,10 @@ pub struct Caller {
 struct Handle {
     node: Arc<Node>,
     access: Access,
+    /// The number under which the kernel has it.
+    face: InodeId,
+    /// What the kernel reads by itself.
+    loan: Option<Arc<Loan>>,
 }
 
 /// The mounted volume.
@@ -171,6 +180,11 @@ impl Fs {
         &self.blobs
     }
 
+    /// Where working copies are.
+    pub fn work_dir(&self) -> &Path {
+        &self.work_dir
+    }
+
     /// The requests under way.
     pub fn flights(&self) -> &Arc<Flights> {
         &self.flights
@@ -193,25 +207,47 @@ impl Fs {
     fn looked_up(&self, ino: InodeId) -> Arc<Node> {
         let mut nodes = lock(&self.nodes);
         let node = nodes.entry(ino).or_insert_with(|| Arc::new(Node::new(ino)));
-        node.state().lookups += 1;
+        node.state().faces.looked_up(ino);
         Arc::clone(node)
+    }
+
+    /// The same for a view of the node `ino`, under the number that its names lead to now.
+    fn looked_up_view(&self, ino: InodeId, view: &mut View) {
+        let mut nodes = lock(&self.nodes);
+        let mut state = nodes.entry(ino).or_insert_with(|| Arc::new(Node::new(ino))).state();
+        view.node = state.faces.front();
+        state.faces.looked_up(view.node);
+    }
+
+    /// The same under the number `view.node`, under which a handle was opened.
+    fn looked_up_open(&self, view: &View) {
+        let nodes = lock(&self.nodes);
+        if let Some(node) = nodes.get(&view.node) {
+            node.state().faces.looked_up(view.node);
+        }
     }
 
     /// The kernel gives `count` references back.
     pub fn forget(&self, ino: InodeId, count: u64) {
         let mut nodes = lock(&self.nodes);
         let Some(node) = nodes.get(&ino) else { return };
-        let unused = {
+        let unused: Vec<InodeId> = {
             let mut state = node.state();
-            state.lookups = state.lookups.saturating_sub(count);
+            state.faces.forget(ino, count);
             let is_needed = (state.is_ahead() && !state.gone) || state.kept.is_some();
-            state.lookups == 0 && state.handles == 0 && !is_needed
+            if state.faces.are_forgotten() && state.handles == 0 && !is_needed {
+                state.faces.numbers().collect()
+            } else {
+                let (front, is_open) = (state.faces.front(), state.handles > 0);
+                let dropped = state.faces.drop_forgotten(is_open);
+                state.page_cver = state.page_cver.filter(|_| state.faces.front() == front);
+                dropped
+            }
         };
-        if unused {
-            let node = nodes.remove(&ino);
-            drop(nodes);
-            node.iter().for_each(|node| self.abandon(node));
-        }
+        let removed: Vec<_> = unused.into_iter().filter_map(|ino| Some((ino, nodes.remove(&ino)?))).collect();
+        drop(nodes);
+        // It goes with its own number.
+        removed.iter().filter(|(ino, node)| node.ino == *ino).for_each(|(_, node)| self.abandon(node));
     }
 
     fn handle(&self, fh: u64) -> Op<Arc<Handle>> {

@@ -71,8 +71,8 @@ impl Fs {
         let row = node.state().row;
         let outcome = self.meta.mutate(op::Op::Link { ino: row, at: at.clone() }, METADATA_DEADLINE)?;
         self.meta.name_changed(outcome.seq, at, Some(row));
-        let view = self.getattr(Cx::Slow, node.ino)?;
-        self.looked_up(node.ino);
+        let mut view = self.getattr(Cx::Slow, node.ino)?;
+        self.looked_up_view(node.ino, &mut view);
         Ok(view)
     }
 

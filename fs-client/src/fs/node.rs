@@ -1,12 +1,14 @@
 //! What the mount knows of an inode beside the cell's row: lookups, open handles, changes that are
 //! not committed yet.
 
+use super::faces::Faces;
+use super::merge::Starts;
 use super::tail::Tail;
-use crate::data::{LayoutView, Working};
+use crate::data::{LayoutView, Loan, Working};
 use crate::meta::{Claim, OpKey, Xattrs};
 use sitefs_base::op::{Create, Credit, Place, SetAttr, SetTime};
 use sitefs_base::{Attr, FileKind, Inode, InodeId, Seq, Time};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How soon something that failed is tried again; twice as long each time.
@@ -33,7 +35,7 @@ impl Node {
     pub fn new(ino: InodeId) -> Self {
         let state = NodeState {
             row: ino,
-            lookups: 0,
+            faces: Faces::new(ino),
             handles: 0,
             writers: 0,
             appenders: 0,
@@ -73,8 +75,8 @@ impl Node {
 pub struct NodeState {
     /// The inode at the cell: another than the node's number if two mounts created one name.
     pub row: InodeId,
-    /// References that the kernel holds.
-    pub lookups: u64,
+    /// The numbers under which the kernel knows it, and what it has open there in passthrough.
+    pub faces: Faces,
     /// Open handles.
     pub handles: u32,
     /// Handles that can write.
@@ -166,6 +168,12 @@ pub struct Kept {
     pub changes: u64,
     /// An operation that the record names. The cell keeps its receipt until the record is gone.
     pub held: Option<OpKey>,
+    /// The appends of the record that the cell may not have: the first pieces of the tail.
+    pub appends: u32,
+    /// Those that it has.
+    pub landed: u32,
+    /// Whether the record holds nothing but appends.
+    pub only_appends: bool,
 }
 
 /// A file that only this mount knows.
@@ -202,6 +210,10 @@ pub struct Draft {
     pub whole: bool,
     /// Whether a handle appends: then others see it every second.
     pub append: bool,
+    /// If nothing but appends waits for a commit: where they begin.
+    pub appended: Option<Starts>,
+    /// Its file, if the kernel reads that by itself.
+    pub loan: Option<Arc<Loan>>,
 }
 
 impl Draft {
@@ -209,7 +221,17 @@ impl Draft {
     pub fn new(copy: Working, base: Option<Inode>, whole: bool) -> Self {
         let allocated = base.as_ref().map_or(0, |base| base.attr.allocated);
         let cver = base.as_ref().map(|base| base.attr.cver);
-        Self { copy, base, cver, allocated, dirty_since: None, whole, append: false }
+        Self {
+            copy,
+            base,
+            cver,
+            allocated,
+            dirty_since: None,
+            whole,
+            append: false,
+            appended: None,
+            loan: None,
+        }
     }
 }
 

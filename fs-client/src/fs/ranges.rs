@@ -2,7 +2,7 @@
 
 use super::commit::Purpose;
 use super::node::{Node, NodeState};
-use super::{Cx, Fs, Notice, Op, lock};
+use super::{Cx, Fs, Op, lock};
 use sitefs_base::limits::{CHUNK_SIZE, COMMIT_CHUNKS_MAX, METADATA_DEADLINE};
 use sitefs_base::op::{self, Credit, Extra, Outcome};
 use sitefs_base::{Errno, InodeId};
@@ -36,6 +36,9 @@ impl Fs {
         let (source, target) = (self.handle(range.from)?, self.handle(range.to)?);
         let (source, target) = (&source.node, &target.node);
         self.writable()?;
+        if self.is_shown(target) {
+            return Err(Errno::EOPNOTSUPP.into());
+        }
         self.commit(source, Purpose::Sync)?;
         self.commit(target, Purpose::Sync)?;
         let _alone = lock(&target.committing);
@@ -69,6 +72,9 @@ impl Fs {
     /// Makes a hole, if the file is as the cell has it; says whether it did.
     pub(super) fn punch_at_cell(&self, node: &Arc<Node>, offset: u64, end: u64) -> Op<bool> {
         let _alone = lock(&node.committing);
+        if self.is_shown(node) {
+            return Ok(false);
+        }
         let Ok(ino) = begin_move(node) else { return Ok(false) };
         let punched = self.punch_alone((ino, node), offset, end);
         node.state().moving = false;
@@ -93,9 +99,10 @@ impl Fs {
         if let Some(attr) = outcome.attrs.iter().find(|attr| attr.ino == row) {
             state.page_cver = state.page_cver.map(|_| attr.cver);
         }
-        (state.last, state.draft) = (None, None);
+        state.last = None;
+        state.drop_draft();
         drop(state);
-        self.notices.send(Notice::Attr(node.ino));
+        self.tell_attributes(node);
         outcome.extra
     }
 }

@@ -2,7 +2,8 @@
 //! in the FUSE thread; the rest goes to a thread that may wait for the cell.
 
 use super::asker::{ACCESS_LIST, Asker};
-use super::capabilities::wanted_capabilities;
+use super::backing;
+use super::capabilities::{want_passthrough, wanted_capabilities};
 use super::convert::{
     BLOCK, COPY_MAX, caller, create_args, errno, inode, kind_of_mode, lock_owner, open_flags, permissions,
     place, set_time,
@@ -12,7 +13,7 @@ use super::lasting::{attributes, created, found, made, removed, renamed};
 use super::locks::{LockArgs, LockDesk, LockThreads};
 use super::replies::{finish, reply_empty, reply_xattr};
 use crate::ended::Ended;
-use crate::fs::{Access, CopyRange, Fs, Opened, Truncate, WriteKind};
+use crate::fs::{Access, CopyRange, Fs, Opening, Truncate, WriteKind};
 use crate::meta::{Cx, Op, Stop};
 use crate::metrics::{Call, Timer};
 use crate::status::{Reporter, STATUS_LEN, STATUS_XATTR};
@@ -29,7 +30,10 @@ use std::{
     io,
     os::unix::ffi::OsStrExt,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::SystemTime,
 };
 use tokio::runtime::Handle;
@@ -46,6 +50,8 @@ pub struct Adapter {
     panic_at: Option<OsString>,
     locks: LockDesk,
     lock_threads: Mutex<Option<LockThreads>>,
+    /// Whether passthrough is wanted, and since the handshake whether it is offered too.
+    passthrough: Arc<AtomicBool>,
 }
 
 impl Adapter {
@@ -54,7 +60,19 @@ impl Adapter {
     pub fn new(fs: Arc<Fs>, reporter: Arc<Reporter>, runtime: Handle, ended: Arc<Ended>) -> Self {
         let (locks, threads) = LockDesk::new(Arc::clone(&fs), runtime.clone());
         let lock_threads = Mutex::new(Some(threads));
-        Self { fs, reporter, runtime, ended, panic_at: None, locks, lock_threads }
+        let passthrough = Arc::default();
+        Self { fs, reporter, runtime, ended, panic_at: None, locks, lock_threads, passthrough }
+    }
+
+    /// Asks for passthrough if it is `wanted`.
+    pub fn with_passthrough(self, wanted: bool) -> Self {
+        self.passthrough.store(wanted, Ordering::Release);
+        self
+    }
+
+    /// What it serves, and where it says whether the kernel offers passthrough.
+    pub(super) fn served(&self) -> (Arc<Fs>, Arc<AtomicBool>) {
+        (Arc::clone(&self.fs), Arc::clone(&self.passthrough))
     }
 
     /// With a bug where a test wants one: it panics when this name is looked up.
@@ -141,6 +159,8 @@ impl Filesystem for Adapter {
                 tracing::info!(?capability, "this kernel does not offer a FUSE feature");
             }
         }
+        let offered = self.passthrough.load(Ordering::Acquire) && want_passthrough(config);
+        self.passthrough.store(offered, Ordering::Release);
         if let Err(most) = config.set_max_write(MAX_WRITE) {
             config.set_max_write(most).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         }
@@ -297,10 +317,13 @@ impl Filesystem for Adapter {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let access = Access::of(flags.0);
         let truncate = (flags.0 & libc::O_TRUNC != 0).then_some(Truncate { kill_setid: req.uid() != 0 });
-        let done = |reply: ReplyOpen, result: Result<Opened, Errno>| match result {
-            Ok(opened) => {
-                reply.opened(FileHandle(opened.fh), open_flags(&opened));
-            }
+        let done = |reply: ReplyOpen, result: Result<Opening, Errno>| match result {
+            Ok(Opening::Here(opened)) => match &opened.loan {
+                Some(loan) => backing::opened(reply, opened.fh, loan),
+                None => reply.opened(FileHandle(opened.fh), open_flags(&opened)),
+            },
+            // The kernel looks the name up again (fuse-facts 6).
+            Ok(Opening::Elsewhere) => reply.error(errno(Errno::ESTALE)),
             Err(error) => reply.error(errno(error)),
         };
         self.run(Call::Open, reply, move |fs, cx| fs.open(cx, inode(ino), access, truncate), done);

@@ -1,7 +1,9 @@
 //! Mounting: by mount(2) as type `fuse.sitefs`, or by fusermount3 for users who may not.
 
 use super::adapter::Adapter;
+use super::backing::Backing;
 use super::notify::Device;
+use crate::fs::Fs;
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use rustix::mount::{MountFlags, UnmountFlags};
 use sitefs_base::{Error, Result};
@@ -9,6 +11,7 @@ use std::{
     fs::File,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::PathBuf,
+    sync::atomic::Ordering,
 };
 
 /// Threads that read requests: what can be answered at once never waits behind a large write.
@@ -110,6 +113,7 @@ impl KernelMount {
         config.n_threads = Some(READERS);
         let own = rustix::process::geteuid().is_root();
         let lock_threads = adapter.lock_threads();
+        let (fs, passthrough) = adapter.served();
         let failed = |error| Error::io(format!("mounting on {}", args.mountpoint.display()), error);
         let session = if own {
             let device = open_device()?;
@@ -131,6 +135,9 @@ impl KernelMount {
             }
         })?;
         let device = session.as_fd().try_clone_to_owned().map_err(failed)?;
+        if passthrough.load(Ordering::Acquire) {
+            begin_passthrough(&fs, device.try_clone().map_err(failed)?);
+        }
         if let Some(threads) = lock_threads {
             threads.start(session.notifier()).map_err(failed)?;
         }
@@ -172,6 +179,14 @@ impl Drop for KernelMount {
         if let Err(error) = self.unmount() {
             tracing::error!(error = error.chain(), "the mount stays behind");
         }
+    }
+}
+
+/// Passthrough is never needed: without it reads are served as ever.
+fn begin_passthrough(fs: &Fs, device: OwnedFd) {
+    match Backing::lender(device, fs.work_dir()) {
+        Ok(lender) => fs.blobs().loans().begin(lender),
+        Err(error) => tracing::info!(%error, "this mount does not use passthrough"),
     }
 }
 

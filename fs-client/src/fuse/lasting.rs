@@ -1,6 +1,7 @@
 //! The replies that the kernel may keep. Each is given by the flight of its request, which knows what
 //! crossed it, and which lands when the reply is written.
 
+use super::backing;
 use super::convert::{GENERATION, attr, entry_attr, errno, no_entry, open_flags, ttl};
 use crate::fs::{Flight, Lifetime, Opened, View};
 use fuser::{FileHandle, FopenFlags, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry};
@@ -52,8 +53,11 @@ pub(super) fn created(
                 // This reply has only one time for both.
                 let lifetime = flight.entry(&place, &view, Lifetime::UntilChanged).both();
                 let flags = open_flags(&opened) - FopenFlags::FOPEN_KEEP_CACHE;
-                let fh = FileHandle(opened.fh);
-                reply.created(&ttl(lifetime), &entry_attr(&view), GENERATION, fh, flags);
+                let (fh, ttl, attr) = (FileHandle(opened.fh), ttl(lifetime), entry_attr(&view));
+                match &opened.loan {
+                    Some(loan) => backing::created(reply, (ttl, attr), fh, loan),
+                    None => reply.created(&ttl, &attr, GENERATION, fh, flags),
+                }
             }
             Err(error) => reply.error(errno(error)),
         }

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod asker;
+mod backing;
 mod capabilities;
 mod convert;
 mod entries;

@@ -8,6 +8,7 @@ mod listing;
 mod locks;
 mod recover;
 mod remote;
+mod route;
 mod service;
 mod session;
 
@@ -17,7 +18,8 @@ pub use lease::watch_lease;
 pub use listing::Listing;
 pub use locks::{Done, LockCall, Locks};
 pub use recover::{Fate, OldSessions};
-pub use remote::{CellAddress, Channel, attach, keep_attached};
+pub use remote::{CellAddress, attach, keep_attached};
+pub use route::{Channel, Route};
 pub use service::{Meta, Watcher};
 pub use session::{Late, OpKey, Sent, Session};
 

@@ -1,12 +1,12 @@
 //! What became of operations that a mount sent before it died (DESIGN D12 and D16).
 
-use super::remote::{Channel, Stream, attach_as};
-use super::{CellAddress, session::never_executed};
+use super::remote::{Stream, attach_anywhere};
+use super::{CellAddress, Route, session::never_executed};
 use sitefs_base::limits::METADATA_DEADLINE;
 use sitefs_base::op::{Credit, OpEnvelope, OpResult, Outcome};
 use sitefs_base::session::{Attach, Closing, PROTOCOL_MAX, PROTOCOL_MIN, ToCell, ToMount};
 use sitefs_base::{Errno, Error, Incarnation, Kind, OpId, Result, SessionId};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 use tokio::{runtime::Handle, time::timeout};
 
 /// What became of an operation of a mount that died.
@@ -34,24 +34,26 @@ impl Fate {
 
 /// The way to sessions of mounts that died.
 pub struct OldSessions {
-    channel: Channel,
+    route: Arc<Route>,
     cell: CellAddress,
     handle: Handle,
 }
 
 impl OldSessions {
     /// Sessions at `cell`; waiting happens on `handle`'s runtime.
-    pub fn new(channel: Channel, cell: CellAddress, handle: Handle) -> Self {
-        Self { channel, cell, handle }
+    pub fn new(route: Arc<Route>, cell: CellAddress, handle: Handle) -> Self {
+        Self { route, cell, handle }
     }
 
     /// What became of these operations of a session. After that the session is over: nothing of it
-    /// that is still on its way is executed. An error says that the cell did not answer.
+    /// that is still on its way is executed, and the cell forgets what it said, but not before `note` has
+    /// returned. An error says that the cell did not answer, or comes from `note`.
     pub fn fates(
         &self,
         session: SessionId,
         incarnation: Incarnation,
         ops: &[OpId],
+        note: impl FnOnce(&BTreeMap<OpId, Fate>) -> Result<()>,
     ) -> Result<BTreeMap<OpId, Fate>> {
         self.handle.block_on(async {
             let hello = Attach {
@@ -66,8 +68,8 @@ impl OldSessions {
                 in_use: Credit::NONE,
                 hears_credit: false,
             };
-            match attach_as(&self.channel, &self.cell, hello).await {
-                Ok(stream) => ask(stream, session, ops).await,
+            match attach_anywhere(&self.route, || hello.clone()).await {
+                Ok(stream) => ask(stream, session, ops, note).await,
                 Err(error) if error.kind() == Kind::Conflict => {
                     Ok(ops.iter().map(|op| (*op, Fate::Unknown)).collect())
                 }
@@ -77,7 +79,12 @@ impl OldSessions {
     }
 }
 
-async fn ask(mut stream: Stream, session: SessionId, ops: &[OpId]) -> Result<BTreeMap<OpId, Fate>> {
+async fn ask(
+    mut stream: Stream,
+    session: SessionId,
+    ops: &[OpId],
+    note: impl FnOnce(&BTreeMap<OpId, Fate>) -> Result<()>,
+) -> Result<BTreeMap<OpId, Fate>> {
     let closed = |_| Error::unavailable("the stream of an old session is closed");
     let late = |_| Error::unavailable("the cell did not say in time what became of operations");
     let mut fates = BTreeMap::new();
@@ -99,6 +106,7 @@ async fn ask(mut stream: Stream, session: SessionId, ops: &[OpId]) -> Result<BTr
             }
         }
     }
+    note(&fates)?;
     // Who listens no more is told so; if this is lost, the session expires.
     if stream.link.send(ToCell::Detach).await.is_ok() {
         let _ = timeout(METADATA_DEADLINE, stream.link.closed()).await;

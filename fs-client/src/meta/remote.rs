@@ -1,6 +1,7 @@
 //! The connection that carries a session: attach, frames in both directions, re-attach.
 //! With [`crate::data`]'s transfers through the cell, the only user of tonic in this crate.
 
+use super::route::Route;
 use super::service::Watcher;
 use super::session::{FRAMES_MAX, Session};
 use sitefs_base::session::{Attach, Attached, Closing, PROTOCOL_MAX, PROTOCOL_MIN, ToCell, ToMount};
@@ -9,49 +10,35 @@ use sitefs_proto::pb::session_client::SessionClient;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::Streaming;
 
-/// A channel to the cell, shared by the session and the transfers of blobs.
-pub type Channel = tonic::transport::Channel;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const PING_EVERY: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// With the jitter one attempt each second, which is also how a mount without a lease asks for the cell.
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
-/// A stream that brings nothing for so long is taken for dead: pings are answered each second.
+/// The same where several nodes are asked, each of which says at once whether it leads.
+const BACKOFF_MAX_OF_SEVERAL: Duration = Duration::from_millis(100);
+/// A mount with which nothing happens pings at every second tick: the lease bears it.
+const IDLE_TICKS: u32 = 2;
+/// A stream that brings nothing for so long is taken for dead: pings are answered.
 const SILENCE_MAX: Duration = limits::LEASE;
+/// The same where another node may lead by now.
+const SILENCE_MAX_OF_SEVERAL: Duration = Duration::from_millis(2500);
+/// How long one of several nodes may take to let a mount in.
+const ATTACH_DEADLINE_OF_SEVERAL: Duration = Duration::from_millis(1500);
 
-/// Where the cell is and who asks.
+/// What is attached and who asks.
 #[derive(Clone, Debug)]
 pub struct CellAddress {
-    /// `HOST:PORT` of the session listener.
-    pub address: String,
     /// The volume to attach.
     pub volume: VolumeName,
     /// The moment of it to show; now if not set.
     pub moment: Option<Moment>,
     /// The identity to claim.
     pub identity: Identity,
-}
-
-impl CellAddress {
-    /// A channel that connects when it is first used, and again whenever it must.
-    pub fn channel(&self) -> Result<Channel> {
-        let uri = format!("http://{}", self.address);
-        let endpoint = tonic::transport::Endpoint::from_shared(uri).map_err(|error| {
-            Error::invalid(format!("{:?} is not a HOST:PORT", self.address)).because(error)
-        })?;
-        Ok(endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(5))
-            .connect_lazy())
-    }
 }
 
 /// An attached stream.
@@ -95,10 +82,32 @@ fn closing_error(closing: Closing) -> Error {
     }
 }
 
-/// Opens a stream and attaches `session` to it.
-pub async fn attach(channel: &Channel, cell: &CellAddress, session: &Session) -> Result<Stream> {
+/// Opens a stream to the node that leads, and attaches `session` to it. Where several nodes were given
+/// it goes on for as long as a new leader may take.
+pub async fn attach(route: &Route, cell: &CellAddress, session: &Session) -> Result<Stream> {
+    let began = Instant::now();
+    loop {
+        match attach_now(route, cell, session).await {
+            Err(error)
+                if error.kind() == Kind::Unavailable
+                    && route.is_of_several()
+                    && began.elapsed() < limits::METADATA_DEADLINE =>
+            {
+                tokio::time::sleep(BACKOFF_MAX_OF_SEVERAL).await;
+            }
+            attached => return attached,
+        }
+    }
+}
+
+/// The same, asking each node once.
+async fn attach_now(route: &Route, cell: &CellAddress, session: &Session) -> Result<Stream> {
+    attach_anywhere(route, || hello(cell, session)).await
+}
+
+fn hello(cell: &CellAddress, session: &Session) -> Attach {
     let known = session.attached();
-    let hello = Attach {
+    Attach {
         protocol_min: PROTOCOL_MIN,
         protocol_max: PROTOCOL_MAX,
         volume: cell.volume.clone(),
@@ -109,34 +118,72 @@ pub async fn attach(channel: &Channel, cell: &CellAddress, session: &Session) ->
         moment: cell.moment.clone(),
         in_use: session.credits().counted_on(),
         hears_credit: true,
-    };
-    attach_as(channel, cell, hello).await
+    }
 }
 
-/// Opens a stream that begins with `hello`.
-pub(super) async fn attach_as(channel: &Channel, cell: &CellAddress, hello: Attach) -> Result<Stream> {
+/// Opens a stream that begins with `hello`: to the node that was the last to lead, then to those that
+/// others name, then to all in turns.
+pub(super) async fn attach_anywhere(route: &Route, hello: impl Fn() -> Attach) -> Result<Stream> {
+    let mut hints = 0;
+    let mut left = route.len();
+    loop {
+        let error = match attach_as(route, hello()).await? {
+            Attempt::Attached(stream) => return Ok(*stream),
+            // Each node names one, at most; two may name each other.
+            Attempt::NotHere(Some(leader)) if hints < route.len() && leader != route.address() => {
+                hints += 1;
+                route.go_to(&leader);
+                continue;
+            }
+            Attempt::NotHere(leader) => closing_error(Closing::NotHere { leader }),
+            Attempt::Failed(error) => error,
+        };
+        left -= 1;
+        route.go_on();
+        if left == 0 {
+            return Err(error);
+        }
+    }
+}
+
+/// What became of one attempt to attach.
+enum Attempt {
+    Attached(Box<Stream>),
+    /// Another node leads, or nobody.
+    NotHere(Option<String>),
+    /// Another node may do better.
+    Failed(Error),
+}
+
+/// Asks the current node. An error says that all nodes would refuse.
+async fn attach_as(route: &Route, hello: Attach) -> Result<Attempt> {
     let (link, outgoing) = mpsc::channel::<ToCell>(FRAMES_MAX);
     let gone = |_| Error::unavailable("the session's stream is closed");
     link.send(ToCell::Attach(hello)).await.map_err(gone)?;
     let outgoing = ReceiverStream::new(outgoing).map(sitefs_proto::pb::ClientFrame::from);
     let opened = async {
-        let mut client = SessionClient::new(channel.clone())
+        let mut client = SessionClient::new(route.channel()?)
             .max_decoding_message_size(sitefs_proto::MESSAGE_MAX)
             .max_encoding_message_size(sitefs_proto::MESSAGE_MAX);
         let reply = client.open(outgoing).await.map_err(|status| sitefs_proto::error_from_status(&status))?;
         let mut frames = reply.into_inner();
         match next_frame(frames.next().await)? {
-            ToMount::Attached(attached) => Ok(Stream { attached, link, frames }),
+            ToMount::Attached(attached) => Ok(Attempt::Attached(Box::new(Stream { attached, link, frames }))),
+            ToMount::Closing(Closing::NotHere { leader }) => Ok(Attempt::NotHere(leader)),
             ToMount::Closing(closing) => Err(closing_error(closing)),
             _ => Err(Error::invalid("the cell did not answer the attach first")),
         }
     };
-    let late = |_| Error::unavailable(format!("the cell at {} did not answer in time", cell.address));
-    timeout(limits::METADATA_DEADLINE, opened).await.map_err(late)?
+    let limit = if route.is_of_several() { ATTACH_DEADLINE_OF_SEVERAL } else { limits::METADATA_DEADLINE };
+    let late = |_| Error::unavailable(format!("the cell at {} did not answer in time", route.address()));
+    match timeout(limit, opened).await.map_err(late).flatten() {
+        Err(error) if error.kind() == Kind::Unavailable => Ok(Attempt::Failed(error)),
+        attempt => attempt,
+    }
 }
 
 /// Carries frames over `stream` until it breaks.
-async fn carry(stream: Stream, session: &Session, watcher: &dyn Watcher) -> Error {
+async fn carry(stream: Stream, route: &Route, session: &Session, watcher: &dyn Watcher) -> Error {
     let Stream { attached, link, mut frames } = stream;
     if !attached.resumed {
         watcher.resync();
@@ -148,22 +195,35 @@ async fn carry(stream: Stream, session: &Session, watcher: &dyn Watcher) -> Erro
         }
     }
     let mut ticks = tokio::time::interval(PING_EVERY);
-    let mut heard = tokio::time::Instant::now();
+    let silence_max = if route.is_of_several() { SILENCE_MAX_OF_SEVERAL } else { SILENCE_MAX };
+    let mut heard = Instant::now();
+    let (mut quiet, mut before) = (IDLE_TICKS, session.activity());
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                if heard.elapsed() > SILENCE_MAX {
+                if heard.elapsed() > silence_max {
                     return Error::unavailable("the cell is silent");
                 }
+                let now = session.activity();
+                quiet += 1;
+                if std::mem::replace(&mut before, now) == now && quiet < IDLE_TICKS {
+                    continue;
+                }
+                quiet = 0;
                 // Never waits for room: while this task waits it takes in no replies.
                 if let Err(TrySendError::Closed(_)) = link.try_send(session.ping()) {
                     return Error::unavailable("the session's stream is closed");
                 }
             }
             frame = frames.next() => {
-                heard = tokio::time::Instant::now();
+                heard = Instant::now();
                 match next_frame(frame) {
-                    Ok(ToMount::Closing(closing)) => return closing_error(closing),
+                    Ok(ToMount::Closing(closing)) => {
+                        if let Closing::NotHere { leader: Some(leader) } = &closing {
+                            route.go_to(leader);
+                        }
+                        return closing_error(closing);
+                    }
                     Ok(frame) => deliver(frame, session, watcher),
                     Err(error) => return error,
                 }
@@ -187,14 +247,15 @@ fn deliver(frame: ToMount, session: &Session, watcher: &dyn Watcher) {
 /// operations then fail, and the reason is logged. Once the volume is deleted nothing is tried any more.
 pub async fn keep_attached(
     stream: Stream,
-    channel: Channel,
+    route: Arc<Route>,
     cell: CellAddress,
     session: Arc<Session>,
     watcher: Arc<dyn Watcher>,
     random: Arc<dyn Random>,
 ) {
     let volume = stream.attached.volume;
-    let mut reason = carry(stream, &session, &*watcher).await;
+    let mut reason = carry(stream, &route, &session, &*watcher).await;
+    let backoff_max = if route.is_of_several() { BACKOFF_MAX_OF_SEVERAL } else { BACKOFF_MAX };
     let mut backoff = BACKOFF_MIN;
     loop {
         session.link_down();
@@ -218,8 +279,8 @@ pub async fn keep_attached(
             }
             let jitter = random.next_u64() % 100;
             tokio::time::sleep(backoff + backoff * u32::try_from(jitter).unwrap_or(0) / 100).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
-            match attach(&channel, &cell, &session).await {
+            backoff = (backoff * 2).min(backoff_max);
+            match attach_now(&route, &cell, &session).await {
                 // Its inode numbers mean other files.
                 Ok(stream) if stream.attached.volume != volume => {
                     reason = Error::not_found("the volume was deleted, and another one has its name");
@@ -227,7 +288,7 @@ pub async fn keep_attached(
                 Ok(stream) => {
                     tracing::info!("the session is attached again");
                     backoff = BACKOFF_MIN;
-                    reason = carry(stream, &session, &*watcher).await;
+                    reason = carry(stream, &route, &session, &*watcher).await;
                     break;
                 }
                 Err(error) => {

@@ -1,5 +1,9 @@
 //! The directory of a node: whose it is, and that only one process uses it.
 
+mod unfinished;
+
+pub(crate) use unfinished::Unfinished;
+
 use rustix::fs::{FlockOperation, flock};
 use sitefs_base::{Error, GroupId, NodeId, Result, make_private_dir, mode_for_others};
 use std::{
@@ -109,13 +113,13 @@ impl DataDir {
         write_durably(&self.path.join(LOG_MARK), format!("{LOG_MARK_FORMAT}\n{position}\n").as_bytes())
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
     pub(super) fn log(&self) -> PathBuf {
         self.path.join("log")
     }
-    pub(super) fn state(&self) -> PathBuf {
+    pub(crate) fn state(&self) -> PathBuf {
         self.path.join("state")
     }
     pub(super) fn snapshots(&self) -> PathBuf {
@@ -124,13 +128,13 @@ impl DataDir {
 }
 
 /// Makes what happened to the names in `dir` durable.
-pub(super) fn sync_dir(dir: &Path) -> Result<()> {
+pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
     let sync = || File::open(dir)?.sync_all();
     sync().map_err(|error| Error::io(format!("syncing {}", dir.display()), error))
 }
 
 /// Writes a whole file so that after a crash it is there entirely or not at all.
-pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     let new = path.with_extension("new");
     let write = || {
         let mut file = File::create(&new)?;
@@ -142,6 +146,7 @@ pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     path.parent().map_or(Ok(()), sync_dir)
 }
 
+#[derive(Debug)]
 struct Format {
     cell: String,
     group: u32,

@@ -2,9 +2,12 @@
 
 use super::{
     data_dir::DataDir,
+    lead::SILENCE_MAX,
     log::LogBytes,
     machine::Events,
+    member::{Addresses, Standing},
     meters::Meters,
+    peer::Gate,
     proposer::Proposal,
     reserve::{Reserve, Use},
     runtime::RaftRuntime,
@@ -20,9 +23,17 @@ use sitefs_base::{
     Clock, Errno, Error, GroupId, NodeId, Result, Tasks, VolumeId,
     op::{Credit, Event, Op},
 };
-use std::{convert::Infallible, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fmt,
+    net::TcpListener,
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 use tokio::{
-    sync::{Mutex, broadcast, mpsc, oneshot},
+    sync::{Mutex, broadcast, mpsc, oneshot, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -43,6 +54,17 @@ pub struct GroupConfig {
     pub cell: String,
     /// The group.
     pub group: GroupId,
+    /// The other nodes, if the cell has or may have some.
+    pub peers: Option<PeersConfig>,
+}
+
+/// What a node of a cell of several needs to know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeersConfig {
+    /// Where this node is reached.
+    pub own: Addresses,
+    /// The listeners for nodes of those that a new cell is made of, this one among them.
+    pub nodes: BTreeMap<NodeId, String>,
 }
 
 impl GroupConfig {
@@ -85,7 +107,10 @@ pub struct Group {
 pub(super) struct Inner {
     pub(super) raft: Raft,
     pub(super) store: Store,
-    pub(super) info: GroupInfo,
+    pub(super) config: GroupConfig,
+    pub(super) info: Arc<RwLock<GroupInfo>>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) standing: watch::Receiver<Standing>,
     pub(super) queue: mpsc::Sender<Proposal>,
     pub(super) events: Events,
     pub(super) log_bytes: Arc<LogBytes>,
@@ -98,7 +123,7 @@ pub(super) struct Inner {
     // Held, because tasks end with their last owner.
     pub(super) _tasks: Tasks,
     pub(super) _runtime: RaftRuntime,
-    pub(super) _data: DataDir,
+    pub(super) data: DataDir,
 }
 
 impl Group {
@@ -106,20 +131,23 @@ impl Group {
     /// serves. Blocks the calling thread meanwhile. `tasks` owns what runs in the background.
     pub fn open(config: GroupConfig, clock: Arc<dyn Clock>, tasks: Tasks) -> Result<Self> {
         let data = config.lock()?;
-        Self::open_in(data, config, clock, tasks)
+        Self::open_in(data, config, None, clock, tasks)
     }
 
-    /// The same, in a directory that [`GroupConfig::lock`] gave.
+    /// The same, in a directory that [`GroupConfig::lock`] gave. With a listener for other nodes it returns
+    /// at once, and [`Self::standing`] says what becomes of it.
     pub(crate) fn open_in(
         data: DataDir,
         config: GroupConfig,
+        listener: Option<TcpListener>,
         clock: Arc<dyn Clock>,
         tasks: Tasks,
     ) -> Result<Self> {
         let doing = format!("opening {}", config.dir.display());
         let poison = Poison::default();
         let open = || -> Result<Self> {
-            let inner = Parts::open(&data, config.group, &poison)?.start(&config, data, clock, &tasks)?;
+            let parts = Parts::open(&data, config.group, &poison)?;
+            let inner = parts.start(&config, data, listener, clock, &tasks)?;
             Ok(Self { inner: Arc::new(inner) })
         };
         let opened = open().map_err(|error| match poison.is_damage() {
@@ -186,21 +214,30 @@ impl Group {
 
     /// What the group is.
     pub fn info(&self) -> GroupInfo {
-        self.inner.info.clone()
+        self.inner.info.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What this node is in the group, from now on.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.inner.standing.clone()
     }
 
     /// How long ago a quorum confirmed that this node leads; `None` when it does not lead. Cheap:
     /// asked for every renewal of a lease.
     pub fn quorum_age(&self) -> Option<Duration> {
-        let metrics = self.inner.raft.metrics();
-        let metrics = metrics.borrow();
-        let alone = metrics.membership_config.membership().voter_ids().count() == 1;
-        let confirmed = if alone {
-            Some(Duration::ZERO)
-        } else {
-            metrics.millis_since_quorum_ack.map(Duration::from_millis)
+        let (membership, term) = {
+            let metrics = self.inner.raft.server_metrics();
+            let metrics = metrics.borrow();
+            let leads = metrics.state == ServerState::Leader;
+            leads.then(|| (metrics.membership_config.clone(), metrics.vote.leader_id.term))?
         };
-        confirmed.filter(|_| metrics.state == ServerState::Leader)
+        let (own, now) = (self.inner.config.node.get(), self.inner.clock.boottime());
+        self.inner.gate.contacts.quorum_age(&membership, own, term, now)
+    }
+
+    /// Whether a quorum has confirmed lately that this node leads, so that what it says is not of the past.
+    pub fn is_heard(&self) -> bool {
+        self.quorum_age().is_some_and(|age| age < SILENCE_MAX)
     }
 
     /// What the group is doing.
@@ -245,7 +282,11 @@ impl Group {
         self.inner.poison.reason().unwrap_or_default().to_owned()
     }
 
-    #[cfg(test)]
+    /// Bytes free on that disk, and in all.
+    pub(crate) fn disk(&self) -> Result<(u64, u64)> {
+        self.inner.reserve.ask()
+    }
+
     pub(super) fn inner(&self) -> &Inner {
         &self.inner
     }
@@ -277,7 +318,7 @@ impl Group {
 
 impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Group").field("info", &self.inner.info).finish_non_exhaustive()
+        f.debug_struct("Group").field("info", &self.info()).finish_non_exhaustive()
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::{
     log::GroupLog,
+    member::Member,
     snapshots::{Built, Snapshots},
     types::{
         Membership, Replies, SnapshotDir, Types, decode_membership, encode_membership, log_id, position,
@@ -133,7 +134,7 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn install_snapshot(
         &mut self,
-        meta: &SnapshotMeta<u64, openraft::BasicNode>,
+        meta: &SnapshotMeta<u64, Member>,
         snapshot: Box<SnapshotDir>,
     ) -> Stored<()> {
         let installed = self.install(meta.last_log_id, *snapshot).await;

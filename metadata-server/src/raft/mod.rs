@@ -3,15 +3,22 @@
 //! [`Group`] is the handle that everybody else uses. Only this module knows openraft.
 
 mod care;
+#[cfg(test)]
+mod cluster_tests;
+mod copy;
 mod data_dir;
 mod group;
 mod image;
+mod lead;
 mod log;
 mod machine;
+mod member;
+mod members;
 mod meters;
-mod network;
 mod payload;
+mod peer;
 mod proposer;
+mod rebirth;
 mod reserve;
 mod runtime;
 mod snapshots;
@@ -20,6 +27,9 @@ mod start;
 mod tests;
 mod types;
 
-pub(crate) use data_dir::DataDir;
-pub use group::{Group, GroupConfig, GroupStatus};
+pub(crate) use data_dir::{DataDir, Unfinished, sync_dir, write_durably};
+pub use group::{Group, GroupConfig, GroupStatus, PeersConfig};
 pub(crate) use image::stopped;
+pub use member::{Addresses, Birth, Leader, Standing};
+pub use members::{NodeReport, NodeStatus};
+pub(crate) use rebirth::{NewLife, begin_life};

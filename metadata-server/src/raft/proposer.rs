@@ -2,6 +2,7 @@
 //! in turns (DESIGN D8, D10).
 
 use super::{
+    member::Member,
     payload::{Fit, Payload},
     types::Raft,
 };
@@ -122,7 +123,7 @@ impl Proposer {
         }
     }
 
-    fn explain(&self, error: RaftError<u64, ClientWriteError<u64, openraft::BasicNode>>) -> Error {
+    fn explain(&self, error: RaftError<u64, ClientWriteError<u64, Member>>) -> Error {
         match error {
             RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
                 let leader = forward.leader_id.map_or("unknown".to_owned(), |node| format!("node {node}"));
@@ -226,7 +227,10 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
         | CommandBody::Drained { .. }
         | CommandBody::Verified { .. }
         | CommandBody::Damaged { .. }
-        | CommandBody::Repair { .. } => None,
+        | CommandBody::Repair { .. }
+        | CommandBody::Gc(_)
+        | CommandBody::SetCell { .. }
+        | CommandBody::BackupsKept { .. } => None,
     }
 }
 

@@ -73,7 +73,7 @@ impl Reserve {
     }
 
     /// Bytes free, and in all.
-    fn ask(&self) -> Result<(u64, u64)> {
+    pub(super) fn ask(&self) -> Result<(u64, u64)> {
         let disk = rustix::fs::statvfs(&self.dir).map_err(|errno| {
             Error::io(format!("asking for the free space of {}", self.dir.display()), errno.into())
         })?;

@@ -15,7 +15,7 @@ impl RaftRuntime {
         let runtime = Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("sitefs-raft")
-            .enable_time()
+            .enable_all()
             .build()
             .map_err(|error| Error::io("starting Raft's threads", error))?;
         let handle = runtime.handle().clone();

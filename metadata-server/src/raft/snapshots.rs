@@ -1,6 +1,6 @@
 //! Snapshots are checkpoints of the state database: `snapshots/<id>/state`. The last one is kept.
 
-use super::data_dir::sync_dir;
+use super::data_dir::{sync_dir, write_durably};
 use crate::store::{LogPosition, Store, StoreMeta};
 use sitefs_base::{Error, Result};
 use std::{
@@ -12,6 +12,10 @@ const BUILDING: &str = "building";
 const RECEIVING: &str = "receiving";
 /// A received snapshot that has to become the state; its name is the decision that it does.
 const INSTALL: &str = "install";
+/// Says up to which entry the last received snapshot goes: the log may end before that.
+const RECEIVED: &str = "received";
+/// How the names of copies that are being sent begin.
+const SENDING: &str = "sending-";
 
 /// The snapshots of one group.
 #[derive(Clone, Debug)]
@@ -34,7 +38,8 @@ impl Snapshots {
         let this = Self { dir, state };
         fs::create_dir_all(&this.dir).map_err(|error| io("creating", &this.dir, error))?;
         this.finish_install()?;
-        for unfinished in [BUILDING, RECEIVING] {
+        let sent = this.names()?.into_iter().filter(|name| name.starts_with(SENDING));
+        for unfinished in sent.chain([BUILDING, RECEIVING].map(str::to_owned)) {
             remove(&this.dir.join(unfinished))?;
         }
         Ok(this)
@@ -83,7 +88,7 @@ impl Snapshots {
 
     /// An empty directory; the files of a snapshot go to `state` in it.
     pub(super) fn begin_receiving(&self) -> Result<PathBuf> {
-        let path = self.dir.join(RECEIVING);
+        let path = self.receiving();
         remove(&path)?;
         fs::create_dir(&path).map_err(|error| io("creating", &path, error))?;
         Ok(path)
@@ -100,12 +105,24 @@ impl Snapshots {
         if Store::read_checkpoint(&files)?.applied != expected {
             return Err(Error::corrupt("a received snapshot is not at the position that was announced"));
         }
+        let index = expected.map_or(0, |at| at.index);
+        write_durably(&self.dir.join(RECEIVED), format!("{index}\n").as_bytes())?;
         store.replace(|| {
             rename(&files, &self.dir.join(INSTALL))?;
             self.finish_install()
         })?;
         remove(&received.path)?;
         self.build(store).map(drop)
+    }
+
+    /// Where a snapshot comes in.
+    pub(super) fn receiving(&self) -> PathBuf {
+        self.dir.join(RECEIVING)
+    }
+
+    /// The last entry of the last snapshot that was received.
+    pub(super) fn received(&self) -> Option<u64> {
+        fs::read_to_string(self.dir.join(RECEIVED)).ok()?.trim().parse().ok()
     }
 
     /// Puts a snapshot whose installation was decided in place of the state.
@@ -127,15 +144,19 @@ impl Snapshots {
     }
 
     fn ids(&self) -> Result<Vec<String>> {
+        let mut ids = self.names()?;
+        ids.retain(|name| name.starts_with(|first: char| first.is_ascii_digit()));
+        ids.sort();
+        Ok(ids)
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
         let read = || -> std::io::Result<Vec<String>> {
             let names =
                 fs::read_dir(&self.dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
             names.collect()
         };
-        let mut ids = read().map_err(|error| io("reading", &self.dir, error))?;
-        ids.retain(|name| name.starts_with(|first: char| first.is_ascii_digit()));
-        ids.sort();
-        Ok(ids)
+        read().map_err(|error| io("reading", &self.dir, error))
     }
 }
 

@@ -4,11 +4,12 @@ use super::{
     care::Care,
     data_dir::DataDir,
     group::{GroupConfig, Inner},
+    lead::Lead,
     log::{GroupLog, LogDb},
     machine::{Events, Machine},
+    member::{Birth, Member, Standing},
     meters::Meters,
-    network::NoPeers,
-    payload::Payload,
+    peer::{Gate, Known, Meetings, PeerService, Peers, listen},
     proposer::{Proposal, Proposer, QUEUE_MAX},
     reserve::Reserve,
     runtime::{RaftRuntime, run},
@@ -19,12 +20,19 @@ use crate::{
     state::{self, CommandBody, GroupInfo},
     store::{Poison, Store, StoreOptions},
 };
-use openraft::{BasicNode, Config, ServerState, SnapshotPolicy};
-use sitefs_base::{Clock, Error, GroupId, Incarnation, NodeId, Result, Tasks};
-use std::{collections::BTreeMap, convert::Infallible, future::Future, sync::Arc, time::Duration};
+use openraft::{Config, ServerState, SnapshotPolicy};
+use sitefs_base::{Clock, Error, GroupId, Incarnation, NodeId, OsRandom, Result, Tasks};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    future::Future,
+    net::TcpListener,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
 use tokio::{
     runtime::Handle,
-    sync::{Mutex, broadcast, mpsc, oneshot},
+    sync::{Mutex, broadcast, mpsc, oneshot, watch},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +51,7 @@ const EVENTS_MAX: usize = 4096;
 /// What is open before Raft runs.
 pub(super) struct Parts {
     store: Store,
+    birth: Birth,
     log: GroupLog,
     machine: Machine,
     events: Events,
@@ -56,12 +65,13 @@ impl Parts {
         let poison = poison.clone();
         // The log comes first: where there is a state, there must be a log.
         let db = open_log(data, &poison)?;
+        let birth = db.birth(&OsRandom)?;
         let snapshots = Snapshots::open(data.snapshots(), data.state())?;
         let options = StoreOptions { poison: poison.clone(), ..StoreOptions::default() };
         let store = Store::open(&data.state(), options)?;
         let (holder, holders) = mpsc::channel(1);
         let log = GroupLog::new(db, group, holder.clone())?;
-        check_meeting(&store, &log)?;
+        check_meeting(&store, &log, snapshots.received())?;
         let snapshot = snapshots.current_or_new(&store)?;
         if let Some(applied) = snapshot.and_then(|built| built.meta.applied) {
             log.snapshot_made(applied.index)?;
@@ -77,20 +87,27 @@ impl Parts {
             holder,
             apply_times: meters.apply.clone(),
         };
-        Ok(Self { store, log, machine, events, poison, holders, meters })
+        Ok(Self { store, birth, log, machine, events, poison, holders, meters })
     }
 
     pub(super) fn start(
         self,
         config: &GroupConfig,
         data: DataDir,
+        listener: Option<TcpListener>,
         clock: Arc<dyn Clock>,
         tasks: &Tasks,
     ) -> Result<Inner> {
         let (runtime, handle) = RaftRuntime::start()?;
-        let log_bytes = self.log.bytes();
-        let holder = self.machine.holder.clone();
-        let raft = run(&handle, lead(config.clone(), self.log, self.machine))?;
+        let (log_bytes, holder) = (self.log.bytes(), self.machine.holder.clone());
+        let known = Known::open(data.path().join("peers"))?;
+        let own = self.member(config);
+        let whose = (config.cell.clone(), config.group, config.node);
+        let gate = Arc::new(Gate::new(whose, own, known, clock.clone()));
+        let peers = Peers::new(gate.clone());
+        let receiving = self.machine.snapshots.receiving();
+        let raft = run(&handle, found(config.clone(), peers.clone(), self.log.clone(), self.machine))?;
+        gate.guards(&raft);
         let stop = CancellationToken::new();
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let proposer = Proposer {
@@ -112,11 +129,49 @@ impl Parts {
         };
         spawn(&handle, tasks, proposer.run());
         spawn(&handle, tasks, care.run());
-        let info = run(&handle, identify(queue.clone(), self.store.clone(), config.clone()))?;
+        let info = Arc::new(RwLock::new(info_of(&self.store, config)?));
+        let (tell, standing) = watch::channel(Standing::Waiting);
+        let lead = Lead {
+            raft: raft.clone(),
+            gate: gate.clone(),
+            store: self.store.clone(),
+            queue: queue.clone(),
+            config: config.clone(),
+            info: info.clone(),
+            tell,
+            stop: stop.clone(),
+        };
+        match listener {
+            None => {
+                gate.open();
+                run(&handle, async move {
+                    elect(&lead.raft, lead.config.node).await?;
+                    lead.alone().await
+                })?;
+            }
+            Some(listener) => {
+                let meetings = Meetings {
+                    gate: gate.clone(),
+                    peers,
+                    log: self.log,
+                    store: self.store.clone(),
+                    dir: data.path().to_owned(),
+                    poison: self.poison.clone(),
+                };
+                let service = PeerService::new(gate.clone(), meetings.clone(), receiving);
+                let _inside = handle.enter();
+                listen(tasks, listener, service, stop.clone())?;
+                tasks.spawn(meetings.run(raft.clone(), stop.clone()));
+                tasks.spawn(lead.run());
+            }
+        }
         Ok(Inner {
             raft,
             store: self.store,
+            config: config.clone(),
             info,
+            gate,
+            standing,
             queue,
             events: self.events,
             log_bytes,
@@ -128,9 +183,23 @@ impl Parts {
             holders: Mutex::new(self.holders),
             _tasks: tasks.clone(),
             _runtime: runtime,
-            _data: data,
+            data,
         })
     }
+
+    fn member(&self, config: &GroupConfig) -> Member {
+        let addresses = config.peers.as_ref().map(|peers| peers.own.clone()).unwrap_or_default();
+        Member { addresses, birth: self.birth }
+    }
+}
+
+/// What the state says of its group, or what was asked for if it is empty.
+fn info_of(store: &Store, config: &GroupConfig) -> Result<GroupInfo> {
+    Ok(state::group_info(&store.reader())?.unwrap_or_else(|| GroupInfo {
+        cell: config.cell.clone(),
+        group: config.group,
+        incarnation: Incarnation::new(0),
+    }))
 }
 
 /// Opens the log, or makes it in a new directory, and refuses one that lost its end or all.
@@ -144,10 +213,11 @@ fn open_log(data: &DataDir, poison: &Poison) -> Result<Arc<LogDb>> {
 
 /// Refuses a state that ends before the log begins: nothing could bring it up to date. And one that
 /// ends after the log does: every entry is durable there before it is applied, so the log lost some.
-fn check_meeting(store: &Store, log: &GroupLog) -> Result<()> {
+fn check_meeting(store: &Store, log: &GroupLog, received: Option<u64>) -> Result<()> {
     let applied = store.applied().map(|at| at.index);
     let end = log.end()?;
-    if applied.is_some_and(|applied| end.is_none_or(|end| end < applied)) {
+    // A received snapshot is installed before the log is cut to it.
+    if applied.is_some_and(|applied| end.is_none_or(|end| end < applied) && received != Some(applied)) {
         return Err(Error::corrupt(format!(
             "the state database has entry {} but the log ends at {}: the log lost acknowledged changes; \
              restore the data directory from a copy",
@@ -172,47 +242,50 @@ fn spawn(runtime: &Handle, tasks: &Tasks, task: impl Future<Output = ()> + Send 
     tasks.spawn(task);
 }
 
-fn raft_config(cell: &str) -> Result<Arc<Config>> {
+fn raft_config(config: &GroupConfig) -> Result<Arc<Config>> {
     let config = Config {
-        cluster_name: cell.to_owned(),
+        cluster_name: config.cell.clone(),
         heartbeat_interval: HEARTBEAT_MS,
         election_timeout_min: ELECTION_MIN_MS,
         election_timeout_max: ELECTION_MAX_MS,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
         replication_lag_threshold: SNAPSHOT_ENTRIES + KEEP_ENTRIES,
         max_in_snapshot_log_to_keep: KEEP_ENTRIES,
+        // Among several nodes not before the others have said that this directory is not too old.
+        enable_elect: config.peers.is_none(),
         ..Config::default()
     };
     let config = config.validate();
     config.map(Arc::new).map_err(|error| Error::internal("configuring Raft").because(error))
 }
 
-/// Starts Raft, makes a cluster of this one node if there is none, and returns when this node leads
-/// and has applied everything that was ever acknowledged (DESIGN D11).
-async fn lead(config: GroupConfig, log: GroupLog, machine: Machine) -> Result<Raft> {
-    let failed = |doing: &'static str| move |error| Error::fenced(doing).because(error);
-    let node = config.node.get();
-    let raft = Raft::new(node, raft_config(&config.cell)?, NoPeers, log, machine)
+/// Starts Raft.
+async fn found(config: GroupConfig, peers: Peers, log: GroupLog, machine: Machine) -> Result<Raft> {
+    Raft::new(config.node.get(), raft_config(&config)?, peers, log, machine)
         .await
-        .map_err(failed("starting Raft"))?;
+        .map_err(|error| Error::fenced("starting Raft").because(error))
+}
+
+/// Makes a cluster of this one node if there is none, and returns when this node leads.
+async fn elect(raft: &Raft, node: NodeId) -> Result<()> {
+    let failed = |doing: &'static str| move |error| Error::fenced(doing).because(error);
     if !raft.is_initialized().await.map_err(failed("asking Raft for its state"))? {
-        raft.initialize(BTreeMap::from([(node, BasicNode::default())]))
+        raft.initialize(BTreeMap::from([(node.get(), Member::default())]))
             .await
             .map_err(|error| Error::internal("making a cluster of one node").because(error))?;
-    } else if alone(&raft, config.node).await? {
+    } else if alone(raft, node).await? {
         // Nobody else can lead, so there is nothing to wait for. Ignored if this node leads already.
         raft.trigger().elect().await.map_err(failed("electing this node"))?;
+    } else {
+        return Err(Error::invalid(
+            "this directory belongs to a node of a cell of several: start it with its --config",
+        ));
     }
     raft.wait(Some(LEAD_DEADLINE))
         .state(ServerState::Leader, "leadership")
         .await
-        .map_err(|error| Error::unavailable("this node did not become the leader").because(error))?;
-    // An entry without commands: once it is applied, so is every entry before it. A leader that
-    // resumes after a restart commits nothing by itself.
-    raft.client_write(Payload::default())
-        .await
-        .map_err(|error| Error::unavailable("committing the first entry after the start").because(error))?;
-    Ok(raft)
+        .map(drop)
+        .map_err(|error| Error::unavailable("this node did not become the leader").because(error))
 }
 
 async fn alone(raft: &Raft, node: NodeId) -> Result<bool> {
@@ -225,9 +298,13 @@ async fn alone(raft: &Raft, node: NodeId) -> Result<bool> {
 }
 
 /// Makes the group if its state is empty, and checks that it is the one that was asked for.
-async fn identify(queue: mpsc::Sender<Proposal>, store: Store, config: GroupConfig) -> Result<GroupInfo> {
+pub(super) async fn identify(
+    queue: &mpsc::Sender<Proposal>,
+    store: &Store,
+    config: &GroupConfig,
+) -> Result<GroupInfo> {
     if state::group_info(&store.reader())?.is_none() {
-        init(&queue, &config).await?;
+        init(queue, config).await?;
     }
     let info = state::group_info(&store.reader())?
         .ok_or_else(|| Error::internal("the group has no identity after it was made"))?;

@@ -23,7 +23,8 @@ struct Cell {
 }
 
 fn config(dir: &Path) -> GroupConfig {
-    GroupConfig { dir: dir.to_owned(), node: NodeId::new(1), cell: "test".into(), group: GroupId::new(1) }
+    let (node, group) = (NodeId::new(1), GroupId::new(1));
+    GroupConfig { dir: dir.to_owned(), node, cell: "test".into(), group, peers: None }
 }
 
 fn open(dir: &Path) -> Result<Group> {
@@ -80,9 +81,9 @@ impl Cell {
     }
 }
 
-const SESSION: SessionId = SessionId::new(7);
+pub(super) const SESSION: SessionId = SessionId::new(7);
 
-fn mkdir(volume: VolumeId, number: u64) -> CommandBody {
+pub(super) fn mkdir(volume: VolumeId, number: u64) -> CommandBody {
     let name = Name::new(format!("dir{number:06}").into_bytes()).unwrap();
     let create = Create { mode: 0o755, umask: 0o022, uid: 1, gid: 1 };
     let body = Op::Mkdir { at: Place { parent: InodeId::ROOT, name }, create };
@@ -271,7 +272,7 @@ async fn after_a_snapshot_the_log_is_purged_and_the_group_comes_back_from_it() {
     assert_eq!(fs::read_dir(copy.dir.path().join("snapshots")).unwrap().count(), 1);
 }
 
-async fn snapshot_and_purge(group: &Group) {
+pub(super) async fn snapshot_and_purge(group: &Group) {
     let raft: &Raft = &group.inner().raft;
     let applied = group.status().applied;
     raft.trigger().snapshot().await.unwrap();

@@ -1,6 +1,6 @@
 //! The types that openraft is instantiated with.
 
-use super::payload::Payload;
+use super::{member::Member, payload::Payload};
 use crate::{state::Applied, store::LogPosition};
 use openraft::{AnyError, CommittedLeaderId, LogId, StorageError, StorageIOError, StoredMembership};
 use serde::{Deserialize, Serialize};
@@ -13,14 +13,14 @@ openraft::declare_raft_types!(
         D = Payload,
         R = Replies,
         NodeId = u64,
-        Node = openraft::BasicNode,
+        Node = Member,
         Entry = openraft::Entry<Types>,
         SnapshotData = SnapshotDir,
         AsyncRuntime = openraft::TokioRuntime,
 );
 
 pub(super) type Raft = openraft::Raft<Types>;
-pub(super) type Membership = StoredMembership<u64, openraft::BasicNode>;
+pub(super) type Membership = StoredMembership<u64, Member>;
 
 /// What the commands of one entry gave, in their order. It never leaves the process, which is why
 /// nothing of it is serialized though openraft asks for the traits.

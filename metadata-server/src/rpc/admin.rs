@@ -1,6 +1,7 @@
 //! Administration, on a listener of its own.
 
 use super::Cell;
+use crate::backup::Backups;
 use crate::state::{self, CommandBody, Reply, VolumeLimits};
 use sitefs_base::{Errno, Error, Result, VolumeId, VolumeName};
 use sitefs_proto::{
@@ -18,7 +19,7 @@ use tonic::{Request, Response, Status};
 const DEFAULT_LIMITS: VolumeLimits = VolumeLimits { bytes: 100 << 30, inodes: 10_000_000 };
 
 /// The service of that name.
-pub(crate) struct AdminService(pub Arc<Cell>);
+pub(crate) struct AdminService(pub Arc<Cell>, pub Arc<Backups>);
 
 /// The owner and mode of a volume's root directory, and what it may hold.
 pub(crate) struct NewVolume {
@@ -116,6 +117,9 @@ impl AdminService {
             sessions: count(self.0.sessions.count()),
             damaged_objects: self.0.scrub.shown(),
             scrub_age: self.0.scrub.whole_since().map(|since| self.0.clock.now().since(since).as_secs()),
+            read_only: state::cell_read_only(&self.0.group.reader())?,
+            backup_plan: state::backup_plan(&self.0.group.reader())?,
+            newest_backup: state::backups(&self.0.group.reader())?.first().map(|kept| kept.newest),
         };
         Ok(status.into())
     }
@@ -185,6 +189,41 @@ impl Admin for AdminService {
         request: Request<pb::DeleteVolumeRequest>,
     ) -> Result<Response<pb::DeleteVolumeReply>, Status> {
         answer(self.delete(request.into_inner()).await)
+    }
+
+    type RunGcStream = ReceiverStream<Result<pb::GcProgress, Status>>;
+
+    async fn run_gc(
+        &self,
+        request: Request<pb::RunGcRequest>,
+    ) -> Result<Response<Self::RunGcStream>, Status> {
+        answer(self.start_gc(request.get_ref()))
+    }
+
+    async fn gc_status(
+        &self,
+        request: Request<pb::GcStatusRequest>,
+    ) -> Result<Response<pb::GcStatusReply>, Status> {
+        answer(self.show_gc(request.get_ref()))
+    }
+
+    async fn pause_gc(&self, request: Request<pb::PauseGcRequest>) -> Result<Response<pb::Empty>, Status> {
+        answer(self.set_gc(request.get_ref()).await)
+    }
+
+    async fn set_cell(&self, request: Request<pb::SetCellRequest>) -> Result<Response<pb::Empty>, Status> {
+        answer(self.change_cell(request.into_inner()).await)
+    }
+
+    async fn back_up(&self, request: Request<pb::BackUpRequest>) -> Result<Response<pb::BackupInfo>, Status> {
+        answer(self.make_backup(request.into_inner()).await)
+    }
+
+    async fn list_backups(
+        &self,
+        request: Request<pb::ListBackupsRequest>,
+    ) -> Result<Response<pb::ListBackupsReply>, Status> {
+        answer(self.backups(request.into_inner()).await)
     }
 
     type RestoreStream = ReceiverStream<Result<pb::RestoreProgress, Status>>;

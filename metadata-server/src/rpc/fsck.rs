@@ -36,6 +36,9 @@ impl AdminService {
             bytes_per_second: options.bytes_per_second.or(Some(BYTES_PER_SECOND)),
             ..options
         };
+        if self.0.group.quorum_age().is_none() {
+            return Err(Error::unavailable("this node does not lead its cell: ask the one that does"));
+        }
         let one = self.0.checking.clone().try_acquire_owned();
         let one = one.map_err(|_| Error::conflict("another check is under way: wait for its end"))?;
         let (tell, told) = mpsc::channel(QUEUE);

@@ -5,11 +5,15 @@ mod admin;
 mod attach;
 mod auth;
 mod blobs;
+mod cell;
 mod check;
 mod credit;
+mod front;
 mod fsck;
+mod gc;
 mod locks;
 mod manage;
+mod nodes;
 mod ops;
 mod outbox;
 mod query;
@@ -24,9 +28,11 @@ mod watch;
 pub(crate) use admin::{AdminService, NewVolume};
 pub(crate) use auth::Auth;
 pub(crate) use blobs::BlobsService;
+pub(crate) use front::{Front, OnLeader};
+pub(crate) use nodes::NodesService;
 pub(crate) use session::SessionService;
 
-use crate::{fsck::Scrub, grant::Blobs, raft::Group, state::CommandBody};
+use crate::{fsck::Scrub, gc::Gc, grant::Blobs, raft::Group, state::CommandBody};
 use credit::Credits;
 use locks::Locks;
 use reserve::Reservations;
@@ -55,6 +61,8 @@ pub(crate) struct Cell {
     pub group: Group,
     /// Moves bytes.
     pub blobs: Arc<Blobs>,
+    /// Deletes what nothing names.
+    pub gc: Arc<Gc>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// Says who is calling.
@@ -63,8 +71,12 @@ pub(crate) struct Cell {
     pub tasks: Tasks,
     /// Streams and listeners that have not ended.
     pub serving: TaskTracker,
+    /// Streams of mounts that have not ended.
+    pub streams: TaskTracker,
     /// Cancelled when streams are to end.
     pub closing: CancellationToken,
+    /// Cancelled when this node does not lead any more: streams end at once.
+    pub deposed: CancellationToken,
     /// Notified when something has lost its name and waits for removal.
     pub orphaned: Notify,
     /// One check at a time.
@@ -82,17 +94,20 @@ pub(crate) struct Cell {
 
 impl Cell {
     /// A cell without sessions.
-    pub fn new(node: NodeId, group: Group, blobs: Arc<Blobs>, clock: Arc<dyn Clock>, auth: Auth) -> Self {
+    pub fn new(front: &Front, (blobs, gc): (Arc<Blobs>, Arc<Gc>), clock: Arc<dyn Clock>) -> Self {
         Self {
-            node,
-            group,
+            node: front.node,
+            group: front.group.clone(),
             blobs,
+            gc,
             watchers: Watchers::new(clock.clone()),
             clock,
-            auth,
+            auth: front.auth,
             tasks: Tasks::new(),
-            serving: TaskTracker::new(),
-            closing: CancellationToken::new(),
+            serving: front.serving.clone(),
+            streams: TaskTracker::new(),
+            closing: front.closing.child_token(),
+            deposed: CancellationToken::new(),
             orphaned: Notify::new(),
             checking: Arc::new(Semaphore::new(1)),
             scrub: Arc::default(),

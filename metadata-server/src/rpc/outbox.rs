@@ -232,7 +232,11 @@ async fn notified(news: Option<&Notify>) {
 pub(super) fn standing(cell: &Cell, member: &Member) -> Result<VolumeInfo> {
     let reader = cell.group.reader();
     let refused = |errno| Error::refused(errno, "reading how the volume stands");
-    let info = state::volume_info(&reader, member.volume)?.ok_or_else(|| refused(Errno::ESTALE))?;
+    let mut info = state::volume_info(&reader, member.volume)?.ok_or_else(|| refused(Errno::ESTALE))?;
+    // What holds for the cell holds for each volume.
+    if let Some(reason) = state::cell_read_only(&reader)? {
+        info.settings.read_only = Some(reason);
+    }
     if member.at.is_none() {
         return Ok(info);
     }

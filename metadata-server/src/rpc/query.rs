@@ -2,6 +2,7 @@
 
 use super::{
     auth::Access,
+    front::not_here,
     outbox::{Outgoing, standing},
     session::Stream,
     sessions::Member,
@@ -25,6 +26,9 @@ type Answered = std::result::Result<Answer, Errno>;
 
 /// Answers one question and sends the answer.
 pub(super) async fn run(stream: Arc<Stream>, tag: u64, query: Query) {
+    if !stream.cell.group.is_heard() {
+        return stream.send(Outgoing::Close(not_here(&stream.cell.group))).await;
+    }
     let result = stream.answer(query).await.unwrap_or_else(|error| {
         tracing::warn!(volume = %stream.member.volume, error = error.chain(), "question not answered");
         Err(error.errno())

@@ -1,9 +1,10 @@
 //! One stream per mount: frames come in here, the outbox sends (DESIGN D19).
 
 use super::{
-    Cell,
+    Cell, Front,
     attach::{Joined, attach, refused},
     credit::Holder,
+    front::not_here,
     locks::LockReply,
     ops,
     outbox::{Outgoing, Wire, send},
@@ -43,7 +44,7 @@ const QUERIES_MAX: usize = 64;
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// The service of that name.
-pub(crate) struct SessionService(pub Arc<Cell>);
+pub(crate) struct SessionService(pub Arc<Front>);
 
 #[tonic::async_trait]
 impl Session for SessionService {
@@ -54,8 +55,16 @@ impl Session for SessionService {
         request: Request<Streaming<pb::ClientFrame>>,
     ) -> Result<Response<Self::OpenStream>, Status> {
         let (wire, frames) = mpsc::channel(WIRE);
-        let stream = serve(self.0.clone(), request.into_inner(), wire);
-        self.0.tasks.spawn(self.0.serving.track_future(stream));
+        match self.0.cell() {
+            Some(cell) => {
+                let stream = serve(cell.clone(), request.into_inner(), wire);
+                cell.tasks.spawn(cell.serving.track_future(cell.streams.track_future(stream)));
+            }
+            None => {
+                // There is room for the one frame.
+                let _ = wire.try_send(Ok(ToMount::Closing(self.0.not_here()).into()));
+            }
+        }
         Ok(Response::new(ReceiverStream::new(frames)))
     }
 }
@@ -149,6 +158,7 @@ async fn run(cell: Arc<Cell>, joined: Joined, inbound: Streaming<pb::ClientFrame
         () = ticket.replaced.cancelled() => {
             closed("the session has attached again on another stream")
         }
+        () = cell.deposed.cancelled() => End::Closed(not_here(&cell.group)),
         () = ticket.deleted.cancelled() => End::Closed(refused(Error::not_found("the volume was deleted"))),
         end = stream.read(inbound) => end,
     };

@@ -1,8 +1,8 @@
 //! Deciding commands.
 
 use super::{
-    Applied, Command, CommandBody, MergeStep, Read, Reply, View, append, attrs, blobs, commit, horizon,
-    merge,
+    Applied, Command, CommandBody, MergeStep, Read, Reply, View, append, attrs, blobs, cell, commit, gc,
+    horizon, merge,
     mutation::{Done, Finished, Mutation},
     namespace, ranges, reads, reap, rename, repair, restore,
     rows::{ReceiptRow, SessionRow, VolumeRow},
@@ -91,6 +91,9 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
         CommandBody::Merged { volume, step: MergeStep::Replace { ino, old, new } } => {
             merge::replace(scope, *volume, *ino, old, new)?;
         }
+        CommandBody::Gc(step) => return reply(Reply::Gc(gc::step(scope, step)?)),
+        CommandBody::SetCell { change } => cell::set(scope, change)?,
+        CommandBody::BackupsKept { kept } => cell::note_backups(scope, kept)?,
         CommandBody::SetVolume { volume, change } => settings::set(scope, *volume, change)?,
         CommandBody::DeleteVolume { volume } => settings::delete(scope, *volume)?,
         CommandBody::Reap { volume } => {
@@ -155,8 +158,8 @@ fn operate(scope: &mut Scope, id: VolumeId, envelope: &OpEnvelope, credit: Credi
         Admission::Execute(row) => row,
         Admission::Answer(receipt) => return Ok(repeated(scope, id, &receipt)?),
     };
-    let executed = match volume.settings.read_only {
-        Some(_) if changes_the_volume(&envelope.body) => refuse(Errno::EROFS),
+    let executed = match is_read_only(&scope.rows, &volume)? {
+        true if changes_the_volume(&envelope.body) => refuse(Errno::EROFS),
         _ => execute(scope, id, volume, (envelope, credit)),
     };
     let (applied, receipt) = match executed {
@@ -169,6 +172,10 @@ fn operate(scope: &mut Scope, id: VolumeId, envelope: &OpEnvelope, credit: Credi
     };
     session::record(scope, id, session, row, (op, ack_below), receipt.as_ref())?;
     Ok(applied)
+}
+
+fn is_read_only(read: &dyn Read, volume: &VolumeRow) -> Result<bool> {
+    Ok(volume.settings.read_only.is_some() || cell::cell_read_only(read)?.is_some())
 }
 
 /// Whether an operation is refused on a read-only volume. An upload would only be in vain.

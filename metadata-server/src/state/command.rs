@@ -1,11 +1,13 @@
 //! What the log carries, and what applying it gives.
 
+use super::KeptBackups;
 use super::Repair;
+use super::gc::{GcDone, GcStep};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sitefs_base::{
-    Digest, Errno, Extent, Generation, GroupId, Incarnation, InodeId, Moment, OpId, Seq, SessionId, SiteId,
-    SnapshotName, Time, VolumeChange, VolumeId, VolumeName,
+    CellChange, Digest, Errno, Extent, Generation, GroupId, Incarnation, InodeId, Moment, OpId, Seq,
+    SessionId, SiteId, SnapshotName, Time, VolumeChange, VolumeId, VolumeName,
     op::{BlobWanted, Credit, Event, OpEnvelope, Outcome, Place},
 };
 
@@ -202,6 +204,18 @@ pub enum CommandBody {
         /// What.
         repair: Repair,
     },
+    /// Garbage collection of blobs (DESIGN D32).
+    Gc(GcStep),
+    /// Changes settings of the cell.
+    SetCell {
+        /// What changes.
+        change: CellChange,
+    },
+    /// Says which backups a place keeps now.
+    BackupsKept {
+        /// The place and its backups.
+        kept: KeptBackups,
+    },
 }
 
 /// What is brought back.
@@ -347,6 +361,8 @@ pub enum Reply {
     Shortened(Option<Seq>),
     /// To the commands of a restore.
     Restore(RestoreState),
+    /// To `Gc`.
+    Gc(GcDone),
     /// To [`MergeStep::Upload`]: the generation, or `None` if the store has the blob.
     Upload(Option<Generation>),
 }

@@ -2,12 +2,13 @@
 //!
 //! A struct may only change together with [`VERSION`] and a decoder for the old form.
 
-use super::{Family, Read, VolumeLimits, bounds};
+use super::{Family, KeptBackups, Read, VolumeLimits, bounds};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sitefs_base::{
-    Attr, AttrFlags, Content, Digest, Errno, Error, Extent, FileKind, Generation, GroupId, Incarnation,
-    InodeId, Name, OpId, Result, Seq, SessionId, SiteId, Time, VolumeId, VolumeName, VolumeSettings,
+    Attr, AttrFlags, BackupPlan, Content, Digest, Errno, Error, Extent, FileKind, Generation, GroupId,
+    Incarnation, InodeId, Name, OpId, Result, Seq, SessionId, SiteId, Time, VolumeId, VolumeName,
+    VolumeSettings,
     op::{Change, Place},
 };
 
@@ -172,10 +173,12 @@ pub(super) enum Loc {
     Object,
 }
 
-/// The moment of a reference, for comparison with marks of the same incarnation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct Mark {
+/// A moment in the order of commands: of the last reference to a blob, or of the rows that a mark read.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Mark {
+    /// Later incarnations follow on earlier ones.
     pub incarnation: Incarnation,
+    /// The last command.
     pub command: u64,
 }
 
@@ -214,6 +217,23 @@ pub(super) struct DoomedRow {
     pub since: Time,
 }
 
+/// A blob that no row named when it was looked: the state CONDEMNED, or a damaged one in that state.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct CondemnedRow {
+    pub digest: Digest,
+    pub since: Time,
+}
+
+/// How garbage collection stands.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct GcRow {
+    pub paused: bool,
+    /// When a run was last finished.
+    pub finished: Option<Time>,
+    /// The name of the cell in the object store.
+    pub owner: Option<u128>,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct UnverifiedRow {
     pub digest: Digest,
@@ -247,6 +267,20 @@ pub(super) struct GroupRow {
     pub cell: String,
     pub group: GroupId,
     pub incarnation: Incarnation,
+}
+
+/// What operators chose about the cell.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct CellRow {
+    /// Why no mount may write, if so.
+    pub read_only: Option<String>,
+    pub backup: BackupPlan,
+}
+
+/// Which backups are kept, by place.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct BackupsRow {
+    pub places: Vec<KeptBackups>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

@@ -45,7 +45,7 @@ impl Recent {
     /// inode numbers, and what every change of its entries changes in a directory.
     pub(super) fn wants(family: Family, key: &[u8]) -> bool {
         match family {
-            Family::Meta => key.first().is_some_and(|tag| b"CGVSR".contains(tag)),
+            Family::Meta => key.first().is_some_and(|tag| b"CGVSRE".contains(tag)),
             Family::Small => key.get(8) == Some(&b'A'),
             _ => false,
         }

@@ -9,6 +9,7 @@ use super::{
     rocks::failed,
     scan::end_of,
     state_db::{handles, lock},
+    txn::no_wal,
 };
 use crate::state::{self, Family, Retention};
 use rocksdb::{CompactOptions, DB, FlushOptions, WaitForCompactOptions};
@@ -80,6 +81,19 @@ impl Store {
                 db.compact_range_cf_opt(handle(&db, family)?, start, end_of(prefix), &options);
             }
         }
+        Ok(())
+    }
+
+    /// Removes all events of all volumes. Nothing else may be done with the database meanwhile.
+    pub fn forget_feed(&self) -> Result<()> {
+        let db = self.db()?;
+        let feed = handle(&db, Family::Feed)?;
+        // Longer than every key, and greater.
+        let end = [0xff; 32];
+        let removed = db.delete_range_cf_opt(feed, &[][..], &end[..], &no_wal());
+        removed.map_err(|error| self.shared.options.poison.set(failed("removing the feed", error)))?;
+        self.flush()?;
+        db.compact_range_cf(feed, None::<&[u8]>, None::<&[u8]>);
         Ok(())
     }
 

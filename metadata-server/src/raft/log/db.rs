@@ -1,13 +1,16 @@
 //! The log database of a node.
 
 use super::flusher::Flusher;
-use crate::store::{Poison, rocks, rocks::failed};
+use crate::{
+    raft::member::Birth,
+    store::{Poison, rocks, rocks::failed},
+};
 use openraft::storage::LogFlushed;
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, LogLevel, Options,
     ReadOptions, WriteBatch, WriteOptions,
 };
-use sitefs_base::{Error, Result, metrics::Histogram};
+use sitefs_base::{Error, Random, Result, metrics::Histogram};
 use std::{fmt, path::Path, sync::Arc};
 
 /// The kind and format version of the database.
@@ -15,6 +18,8 @@ const MARK: &str = "sitefs-log 1";
 const META: &str = "meta";
 /// Written at each start; not as long as the key of a group's row.
 const OPENED_KEY: &[u8] = b"opened";
+/// Drawn when the database is made; as long as no key of a group's row either.
+const BIRTH_KEY: &[u8] = b"birth!";
 const MIB: usize = 1 << 20;
 
 /// The log database of a node, for all its groups.
@@ -48,6 +53,18 @@ impl LogDb {
         batch.put_cf(self.meta_family()?, OPENED_KEY, []);
         self.write_sync(batch)?;
         Ok(self.position())
+    }
+
+    /// What was drawn when this database was made; drawn now if it has none.
+    pub(in crate::raft) fn birth(&self, random: &dyn Random) -> Result<Birth> {
+        if let Some(bytes) = self.meta(BIRTH_KEY)? {
+            return Birth::from_bytes(&bytes);
+        }
+        let birth = Birth::new(random.next_u128());
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.meta_family()?, BIRTH_KEY, birth.to_bytes());
+        self.write_sync(batch)?;
+        Ok(birth)
     }
 
     pub(super) fn meta(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {

@@ -31,7 +31,7 @@ pub(super) fn index_of(key: &[u8]) -> Result<u64> {
 }
 
 /// The value of an entry; `offset` is the length of all entries before it.
-pub(super) fn encode(entry: &Entry<Types>, offset: u64) -> Result<Vec<u8>> {
+pub(in crate::raft) fn encode(entry: &Entry<Types>, offset: u64) -> Result<Vec<u8>> {
     let mut value = Vec::with_capacity(HEADER + 64);
     value.push(FORMAT);
     value.extend(offset.to_be_bytes());
@@ -54,7 +54,7 @@ pub(super) fn encode(entry: &Entry<Types>, offset: u64) -> Result<Vec<u8>> {
 }
 
 /// The inverse of [`encode`].
-pub(super) fn decode(index: u64, value: &[u8]) -> Result<Entry<Types>> {
+pub(in crate::raft) fn decode(index: u64, value: &[u8]) -> Result<Entry<Types>> {
     let (header, body) = split(index, value)?;
     let leader = CommittedLeaderId::new(number(header, 9), number(header, 17));
     let payload = match header[HEADER - 1] {
@@ -91,12 +91,13 @@ fn number(header: &[u8], at: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use openraft::{BasicNode, Membership};
+    use crate::raft::member::Member;
+    use openraft::Membership;
     use std::collections::{BTreeMap, BTreeSet};
 
     #[test]
     fn entries_round_trip_and_know_their_offset() {
-        let nodes = BTreeMap::from([(7, BasicNode::new("here"))]);
+        let nodes = BTreeMap::from([(7, Member::default())]);
         let payloads = [
             EntryPayload::Blank,
             EntryPayload::Normal(Payload(vec![1, 2, 3])),

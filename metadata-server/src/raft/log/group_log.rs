@@ -97,6 +97,11 @@ impl GroupLog {
         Ok(self.state()?.last_log_id.map(|last| last.index))
     }
 
+    /// The vote as it is on disk.
+    pub(in crate::raft) fn durable_vote(&self) -> Result<Option<Vote<u64>>> {
+        self.meta(b'V')
+    }
+
     fn measure(&self) -> Result<()> {
         let end = match self.last()? {
             Some((index, value)) => offset(index, &value)? + value.len() as u64,
@@ -166,6 +171,17 @@ impl GroupLog {
         self.put_meta(&mut batch, b'E', &self.bytes.end.load(Ordering::Relaxed))?;
         self.db.write(batch)?;
         self.measure()
+    }
+
+    /// Makes an empty log one that begins behind `last`, as if a snapshot up to there had been installed.
+    pub(in crate::raft) fn begin_behind(&self, last: LogId<u64>) -> Result<()> {
+        let LogId { leader_id, .. } = last;
+        let mut batch = WriteBatch::default();
+        self.put_meta(&mut batch, b'V', &Vote::new(leader_id.term, leader_id.node_id))?;
+        self.put_meta(&mut batch, b'C', &Some(last))?;
+        self.put_meta(&mut batch, b'P', &last)?;
+        self.put_meta(&mut batch, b'E', &0u64)?;
+        self.db.write_sync(batch)
     }
 
     fn state(&self) -> Result<LogState<Types>> {

@@ -8,5 +8,6 @@ mod group_log;
 mod read_only;
 
 pub(super) use db::LogDb;
+pub(super) use entry::{decode, encode};
 pub(super) use group_log::{GroupLog, LogBytes};
 pub(super) use read_only::entries_after;

@@ -247,13 +247,13 @@ async fn with_a_full_disk_uploads_are_refused_and_removing_goes_on() {
     mount.create(b"old", b"content").await.unwrap();
     let (digest, bytes) = content(1);
     let generation = mount.upload_grant(digest).await;
-    cell.server.cell.group.pretend_free(150 << 20);
+    cell.server.cell().group.pretend_free(150 << 20);
     let error = mount.store(digest, generation, bytes.clone()).await.unwrap_err();
     assert_eq!((error.kind(), error.errno()), (Kind::Limit, Errno::ENOSPC));
     let mkdir = Op::Mkdir { at: place(b"new"), create: owner() };
     assert_eq!(mount.op(mkdir).await.unwrap_err(), Errno::ENOSPC);
     mount.op(Op::Unlink { at: place(b"old") }).await.unwrap();
-    cell.server.cell.group.pretend_free(1 << 40);
+    cell.server.cell().group.pretend_free(1 << 40);
     mount.store(digest, generation, bytes).await.unwrap();
 }
 

@@ -23,7 +23,7 @@ async fn small() -> TestCell {
     let cell = TestCell::start().await;
     let limits = VolumeLimits { bytes: LIMIT, inodes: 100 };
     let new = NewVolume { limits, ..NewVolume::owned_by(0, 0, 0o755) };
-    cell.server.cell.create_volume(&"acme/small".parse().unwrap(), new).await.unwrap();
+    cell.server.cell().create_volume(&"acme/small".parse().unwrap(), new).await.unwrap();
     cell
 }
 
@@ -95,8 +95,8 @@ async fn a_restore_takes_nothing_that_a_session_was_promised() {
     for (name, kib) in [("a", 60), ("bb", 40)] {
         write(&mut one, name, kib).await.unwrap();
     }
-    let begun = cell.server.cell.clock.now().secs();
-    while cell.server.cell.clock.now().secs() == begun {
+    let begun = cell.server.cell().clock.now().secs();
+    while cell.server.cell().clock.now().secs() == begun {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let at = Moment::Time(Time::new(begun + 1, 0));
@@ -284,7 +284,7 @@ async fn a_retry_of_an_expired_session_is_not_executed() {
     let cell = small().await;
     let mut one = cell.attach(to_small(attach(1))).await.unwrap();
     let before = Time::new(i64::MAX / 2, 0);
-    cell.server.cell.group.propose(CommandBody::ExpireSessions { before }).await.unwrap();
+    cell.server.cell().group.propose(CommandBody::ExpireSessions { before }).await.unwrap();
     let mkdir = one.envelope(Op::Mkdir { at: place(b"late"), create: owner() });
     one.send(ToCell::Op(mkdir)).await;
     assert_eq!(one.next().await, Some(ToMount::Closing(Closing::SessionGone)));

@@ -76,7 +76,7 @@ async fn drained(cell: &TestCell, mount: &mut Mount, name: &[u8], bytes: Bytes) 
             .flatten()
             .flatten()
             .find(|entry| entry.file_name().to_string_lossy().starts_with(&digest.to_string()));
-        let waits = crate::state::hot_blobs(&cell.server.cell.group.reader(), None, 1).unwrap();
+        let waits = crate::state::hot_blobs(&cell.server.cell().group.reader(), None, 1).unwrap();
         if let (Some(object), true) = (object, waits.is_empty()) {
             return object.path();
         }
@@ -181,8 +181,8 @@ async fn the_scrub_notes_what_is_wrong_and_what_is_right_again() {
     let meters = Arc::new(Scrub::default());
     let place = tempfile::tempdir().unwrap();
     let round = async || {
-        let backend = cell.server.cell.blobs.backend();
-        let (group, clock) = (cell.server.cell.group.clone(), Arc::new(SystemClock));
+        let backend = cell.server.cell().blobs.backend();
+        let (group, clock) = (cell.server.cell().group.clone(), Arc::new(SystemClock));
         // A place of its own for each: it begins at once.
         let dir = tempfile::tempdir_in(place.path()).unwrap();
         Scrubber::new(group, backend, clock, dir.path(), meters.clone()).step().await.unwrap();

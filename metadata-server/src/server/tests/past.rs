@@ -15,12 +15,12 @@ fn attach_at(session: u128, moment: &str) -> Attach {
 
 async fn snapshot(cell: &TestCell, name: &str) {
     let volume = "acme/live".parse().unwrap();
-    cell.server.cell.create_snapshot(&volume, &name.parse().unwrap(), None).await.unwrap();
+    cell.server.cell().create_snapshot(&volume, &name.parse().unwrap(), None).await.unwrap();
 }
 
 async fn delete(cell: &TestCell, name: &str) {
     let volume = "acme/live".parse().unwrap();
-    cell.server.cell.delete_snapshot(&volume, &name.parse().unwrap()).await.unwrap();
+    cell.server.cell().delete_snapshot(&volume, &name.parse().unwrap()).await.unwrap();
 }
 
 fn inline(text: &'static str) -> Content {
@@ -103,9 +103,9 @@ async fn moments_that_cannot_be_shown_are_refused_by_kind() {
     assert_eq!(kind, Kind::Invalid, "and one of the past, too");
     let volume = "acme/live".parse().unwrap();
     let at = Some(Time::new(99_999_999_999, 0));
-    let error = cell.server.cell.create_snapshot(&volume, &"x".parse().unwrap(), at).await.unwrap_err();
+    let error = cell.server.cell().create_snapshot(&volume, &"x".parse().unwrap(), at).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid);
-    let error = cell.server.cell.create_snapshot(&volume, &"s".parse().unwrap(), None).await.unwrap_err();
+    let error = cell.server.cell().create_snapshot(&volume, &"s".parse().unwrap(), None).await.unwrap_err();
     assert_eq!(error.kind(), Kind::AlreadyExists);
     cell.stop().await;
 }

@@ -226,9 +226,9 @@ async fn an_attached_session_that_was_forgotten_is_not_begun_again() {
     let mut mount = cell.mount(1).await;
     let envelope = mount.envelope(mkdir(b"a"));
     mount.repeat(envelope.clone()).await.unwrap();
-    let before = cell.server.cell.clock.now().plus(Duration::from_secs(60));
-    cell.server.cell.group.propose(CommandBody::ExpireSessions { before }).await.unwrap().reply.unwrap();
-    cell.server.cell.touch_sessions().await;
+    let before = cell.server.cell().clock.now().plus(Duration::from_secs(60));
+    cell.server.cell().group.propose(CommandBody::ExpireSessions { before }).await.unwrap().reply.unwrap();
+    cell.server.cell().touch_sessions().await;
     let next = mount.envelope(Op::Rmdir { at: place(b"a") });
     mount.send(ToCell::Op(next)).await;
     assert_eq!(mount.next().await, Some(ToMount::Closing(Closing::SessionGone)));

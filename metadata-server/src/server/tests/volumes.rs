@@ -2,7 +2,7 @@
 
 use super::{harness::*, *};
 use sitefs_base::{
-    Errno, VolumeAccess, VolumeChange,
+    Errno, Time, VolumeAccess, VolumeChange,
     op::{Op, Query},
     session::{Closing, ToMount},
 };
@@ -31,7 +31,7 @@ async fn show(admin: &mut AdminClient<Channel>) -> VolumeDetails {
 /// Waits until the loop has removed everything.
 async fn reaped(cell: &TestCell) {
     let all_gone = async {
-        while !state::volumes_to_reap(&cell.server.cell.group.reader(), None, 1).unwrap().is_empty() {
+        while !state::volumes_to_reap(&cell.server.cell().group.reader(), None, 1).unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -90,8 +90,8 @@ async fn a_restore_brings_a_name_back_and_mounts_hear_of_it() {
     let mut mount = cell.mount(1).await;
     let made = mount.create(b"a", b"content").await.unwrap();
     // The moment is over when the next second has begun.
-    let begun = cell.server.cell.clock.now().secs();
-    while cell.server.cell.clock.now().secs() == begun {
+    let begun = cell.server.cell().clock.now().secs();
+    while cell.server.cell().clock.now().secs() == begun {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let at = sitefs_base::Moment::Time(Time::new(begun + 1, 0));
@@ -127,21 +127,21 @@ async fn a_restore_that_was_cut_off_is_abandoned_at_the_next_start() {
     let mut mount = cell.mount(1).await;
     mount.create(b"a", b"content").await.unwrap();
     let volume = mount.attached.volume;
-    let group = &cell.server.cell.group;
+    let group = &cell.server.cell().group.clone();
     let seq = state::volume_info(&group.reader(), volume).unwrap().unwrap().seq;
     let source = mount.lookup(b"a").await.unwrap().unwrap().attr.ino;
     let restore = state::Restore { seq, source, to: place(b"copy") };
-    group.propose(CommandBody::StartRestore { volume, restore }).await.unwrap().reply.unwrap();
+    group.propose(state::CommandBody::StartRestore { volume, restore }).await.unwrap().reply.unwrap();
     assert_eq!(state::restores(&group.reader(), 10).unwrap().len(), 1);
     let cell = TestCell::start_in(cell.stop().await).await;
     let ended = async {
-        while !state::restores(&cell.server.cell.group.reader(), 10).unwrap().is_empty() {
+        while !state::restores(&cell.server.cell().group.reader(), 10).unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     timeout(Duration::from_secs(60), ended).await.expect("the restore is abandoned");
     reaped(&cell).await;
-    let info = state::volume_info(&cell.server.cell.group.reader(), volume).unwrap().unwrap();
+    let info = state::volume_info(&cell.server.cell().group.reader(), volume).unwrap().unwrap();
     assert_eq!((info.usage.inodes_used, info.pins), (2, Vec::new()));
     let mut mount = cell.mount(2).await;
     assert!(mount.ask(Query::Usage).await.is_ok());

@@ -128,7 +128,9 @@ impl History<'_> {
     ) -> Result<()> {
         let id = Some(self.id);
         match self.family {
-            Family::Dentry => drop(decoded::<DentryRow>(check, id, self.history, row)?),
+            Family::Dentry => {
+                decoded::<DentryRow>(check, id, self.history, row)?;
+            }
             Family::Inode => {
                 if let Some(inode) = decoded::<InodeRow>(check, id, self.history, row)? {
                     self.named(read, check, &row.0, inode.extents(), references)?;
@@ -139,8 +141,12 @@ impl History<'_> {
                     self.named(read, check, &row.0, &chunk.extents, references)?;
                 }
             }
-            _ if row.0.get(8) == Some(&b'A') => drop(decoded::<DirRow>(check, id, self.history, row)?),
-            _ => drop(decoded::<XattrRow>(check, id, self.history, row)?),
+            _ if row.0.get(8) == Some(&b'A') => {
+                decoded::<DirRow>(check, id, self.history, row)?;
+            }
+            _ => {
+                decoded::<XattrRow>(check, id, self.history, row)?;
+            }
         }
         Ok(())
     }

@@ -123,12 +123,13 @@ pub(in super::super) fn waits(
 ) -> Result<bool> {
     let blob = blob_row(read, site, &digest)?.filter(|blob| blob.generation == generation);
     Ok(blob.is_some_and(|blob| {
-        let belongs = match key.first() {
-            Some(b'H') => blob.loc == Loc::Hot && !blob.tail,
-            Some(b'L') => blob.loc == Loc::Hot && blob.tail,
+        let is_sound = blob.state != BlobState::Damaged;
+        match key.first() {
+            Some(b'H') => is_sound && blob.loc == Loc::Hot && !blob.tail,
+            Some(b'L') => is_sound && blob.loc == Loc::Hot && blob.tail,
+            // A cell that was restored distrusts some that wait to be verified.
             _ => blob.loc == Loc::Object && !blob.verified,
-        };
-        belongs && blob.state != BlobState::Damaged
+        }
     }))
 }
 

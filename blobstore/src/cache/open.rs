@@ -1,0 +1,64 @@
+//! Files of the cache that are open.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::unix::fs::FileExt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+/// A blob that is open: while it is held it is not evicted.
+#[derive(Clone, Debug)]
+pub struct CachedBlob {
+    pub(super) file: Arc<OpenFile>,
+    /// Its size in bytes.
+    pub len: u64,
+}
+
+impl CachedBlob {
+    /// Fills `into` from `offset`. False says that the file was taken out of the cache: what was read may
+    /// be anything.
+    pub fn read_exact_at(&self, into: &mut [u8], offset: u64) -> io::Result<bool> {
+        let read = self.file.file.read_exact_at(into, offset);
+        // Read before the first write if it has not been given away by now.
+        if self.file.given_away.load(Ordering::SeqCst) {
+            return Ok(false);
+        }
+        read.map(|()| true)
+    }
+}
+
+impl AsFd for CachedBlob {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.file.as_fd()
+    }
+}
+
+/// The file of a blob, open for reading.
+#[derive(Debug)]
+pub struct OpenFile {
+    file: File,
+    /// Somebody writes to it: it is no blob any more.
+    given_away: AtomicBool,
+}
+
+impl OpenFile {
+    pub fn new(file: File) -> Self {
+        Self { file, given_away: AtomicBool::new(false) }
+    }
+
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The same file, open for writing too.
+    pub fn give_away(&self) -> io::Result<File> {
+        self.given_away.store(true, Ordering::SeqCst);
+        // It may have no name any more.
+        File::options().read(true).write(true).open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+}

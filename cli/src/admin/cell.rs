@@ -1,0 +1,26 @@
+//! Calls about the cell as a whole.
+
+use super::{Admin, answer, operator};
+use sitefs_base::{BackupInfo, CellChange, Error};
+use sitefs_proto::{pb, whole::SetCell};
+
+impl Admin {
+    /// Changes settings of the cell.
+    pub(crate) fn set_cell(&mut self, change: CellChange) -> Result<(), Error> {
+        let request = SetCell { change, claimed_identity: operator() };
+        answer(&self.runtime, self.client.set_cell(pb::SetCellRequest::from(request))).map(drop)
+    }
+
+    /// Makes a backup; takes as long as it takes.
+    pub(crate) fn back_up(&mut self, to: Option<String>) -> Result<BackupInfo, Error> {
+        let request = pb::BackUpRequest { to, claimed_identity: operator() };
+        answer(&self.runtime, self.long.back_up(request))?.try_into()
+    }
+
+    /// The backups that there are.
+    pub(crate) fn backups(&mut self, to: Option<String>) -> Result<Vec<BackupInfo>, Error> {
+        let request = pb::ListBackupsRequest { to, claimed_identity: operator() };
+        let found = answer(&self.runtime, self.long.list_backups(request))?.backups;
+        found.into_iter().map(TryInto::try_into).collect()
+    }
+}
