@@ -18,6 +18,8 @@ pub struct Cell {
     env: Env,
     mounts: AtomicU32,
     path: PathBuf,
+    /// The test has damaged the data on purpose.
+    damaged: bool,
     _dir: tempfile::TempDir,
 }
 
@@ -38,6 +40,7 @@ impl Cell {
             env: env.iter().map(|&(name, value)| (name.to_owned(), Some(value.to_owned()))).collect(),
             mounts: AtomicU32::new(0),
             path,
+            damaged: false,
             _dir: dir,
         };
         cell.start_again();
@@ -58,6 +61,11 @@ impl Cell {
         self.listen = process.said("listen");
         self.admin = process.said("admin");
         self.process = Some(process);
+    }
+
+    /// The test damages the data: fsck after it would find that.
+    pub fn is_damaged_on_purpose(&mut self) {
+        self.damaged = true;
     }
 
     /// Kills the server as hard as possible.
@@ -131,6 +139,15 @@ impl Cell {
         self.volume(volume.split('@').next().unwrap_or(volume));
         let number = self.mounts.fetch_add(1, Ordering::Relaxed);
         Mounted::start(&self.path.join(format!("mount-{number}")), address, volume, extra)
+    }
+}
+
+impl Drop for Cell {
+    fn drop(&mut self) {
+        drop(self.process.take());
+        if !self.damaged {
+            crate::fsck::nothing_is_wrong(&self.data());
+        }
     }
 }
 

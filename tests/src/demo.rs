@@ -12,6 +12,8 @@ pub struct Demo {
     data: PathBuf,
     extra: Vec<String>,
     env: Vec<(String, Option<String>)>,
+    /// The test has damaged the data on purpose.
+    damaged: bool,
     _dir: tempfile::TempDir,
 }
 
@@ -52,6 +54,7 @@ impl Demo {
             data,
             extra: extra.iter().map(|&text| text.to_owned()).collect(),
             env: env.iter().map(|&(name, value)| (name.to_owned(), Some(value.to_owned()))).collect(),
+            damaged: false,
             _dir: dir,
         };
         demo.process = Some(demo.launch()?);
@@ -99,10 +102,25 @@ impl Demo {
         self.process.take().expect("the demo runs").stop()
     }
 
+    /// The test damages the data: fsck after it would find that.
+    pub fn is_damaged_on_purpose(&mut self) {
+        self.damaged = true;
+    }
+
     /// Starts it again at the same place.
     pub fn start_again(&mut self) {
         assert!(self.process.is_none(), "the demo runs already");
         let started = self.launch();
         self.process = Some(started.unwrap_or_else(|failed| panic!("no second start: {failed:#?}")));
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        // A killed process may hold its lock for a moment longer.
+        drop(self.process.take());
+        if !self.damaged {
+            crate::fsck::nothing_is_wrong(&self.data);
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 mod cell;
 mod demo;
+mod fsck;
 mod journal;
 mod nodes;
 mod process;

@@ -149,6 +149,7 @@ fn a_blob_damaged_in_the_store_is_an_error_never_wrong_bytes() {
     assert_eq!(demo.stop(), 0);
     let stored = files_of_size(&demo.data().join("cell/blobs"), bytes.len() as u64);
     assert_eq!(stored.len(), 1, "{stored:?}");
+    demo.is_damaged_on_purpose();
     damage(&stored[0]);
     fs::remove_dir_all(demo.data().join("cache")).unwrap();
     demo.start_again();
