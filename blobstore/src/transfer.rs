@@ -299,6 +299,10 @@ async fn refusal(response: Response<Incoming>) -> Failure {
         StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS => {
             Failure::Retry(Error::unavailable(doing))
         }
+        // What S3 says with a 400 of a body that did not arrive whole and in time.
+        StatusCode::BAD_REQUEST if matches!(code, "RequestTimeout" | "IncompleteBody") => {
+            Failure::Retry(Error::unavailable(doing))
+        }
         _ if status.is_server_error() => Failure::Retry(Error::unavailable(doing)),
         _ => Failure::Final(Error::invalid(doing)),
     }

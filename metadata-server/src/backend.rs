@@ -1,6 +1,6 @@
 //! Where the blobs of a data directory are kept, and that this never changes by accident.
 
-use sitefs_base::{Clock, Error, Result};
+use sitefs_base::{Clock, Error, Kind, Result};
 use sitefs_blobstore::{Backend, DirBackend, Vault};
 use std::{
     fs::{self, File},
@@ -104,10 +104,23 @@ impl BackendConfig {
         write().map_err(|error| Error::io(format!("writing {}", path.display()), error))
     }
 
-    /// Opens the backend and tries it.
+    /// Opens the backend and tries it. A cell that has used this store before starts without an answer from
+    /// it: small files need none (DESIGN D35), and what is uploaded is read before it is believed.
     pub(crate) async fn open(&self, data: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn Backend>> {
         let backend = self.make(data, clock)?;
-        backend.check().await?;
+        match backend.check().await {
+            Err(error)
+                if error.kind() == Kind::Unavailable
+                    && matches!(self, Self::S3 { .. })
+                    && file(data).exists() =>
+            {
+                tracing::warn!(
+                    error = error.chain(),
+                    "the object store does not answer, starting without it"
+                );
+            }
+            checked => checked?,
+        }
         Ok(backend)
     }
 

@@ -151,8 +151,8 @@ fn lives_through(world: &World, fault: Fault, far_read: FarRead) {
         let start = Instant::now();
         let error = fs::read(far.path("cached")).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(Errno::EIO.get()));
-        // A request of the kernel has 30 s, and it asks a second time when reading ahead has failed.
-        assert!(start.elapsed() < Duration::from_secs(75), "{:?}", start.elapsed());
+        // With what the kernel asks a second time when reading ahead has failed.
+        assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
         let log = far.process().log();
         assert!(log.contains("a blob cannot be fetched"), "{log}");
     }
@@ -329,6 +329,6 @@ fn a_large_file_is_read_ahead_and_each_blob_fetched_once() {
     });
     assert!(world.store.most_at_a_time() >= 3, "blobs come one after the other");
     let gets = world.store.requests(Some("GET")) - before;
-    // Verifying what was uploaded reads each of them once more.
-    assert!(gets <= 2 * BLOBS, "{gets} requests for {BLOBS} blobs");
+    // Verifying what was uploaded reads each of them once more, and a busy machine asks again beside a few.
+    assert!(gets <= 2 * BLOBS + 4, "{gets} requests for {BLOBS} blobs");
 }

@@ -83,8 +83,8 @@ fn the_keys_of_the_store_are_read_again_when_their_file_changes() {
     let cell = cell_on(&store, &env);
     let mount = cell.mount("acme/live");
     let drains_with = |number: u64, id: &str| {
-        fs::write(mount.path(&format!("small{number}")), content(number, 20_000)).unwrap();
         let before = store.requests(Some("PUT"));
+        fs::write(mount.path(&format!("small{number}")), content(number, 20_000)).unwrap();
         wait_for("a hot blob in the store", SOON, || store.requests(Some("PUT")) > before);
         assert_eq!(store.last_key(), id);
         // Grants have the same keys.

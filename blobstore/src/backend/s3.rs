@@ -172,11 +172,12 @@ impl S3Backend {
         let answer = self.client.get_object().bucket(&self.bucket).key(key).send().await;
         let answer = answer.map_err(|error| self.meaning("GET", key, error).error)?;
         let len = answer.content_length().and_then(|len| u64::try_from(len).ok());
-        let Some(len) = len.filter(|len| *len <= OBJECT_MAX) else {
+        let len = len.ok_or_else(|| Error::unavailable(format!("GET {key}: an answer without a length")))?;
+        if len > OBJECT_MAX {
             return Err(Error::corrupt(format!(
-                "GET {key}: the object is too large for a blob: {len:?} bytes"
+                "GET {key}: the object is too large for a blob: {len} bytes"
             )));
-        };
+        }
         let broken = |error| Error::unavailable(format!("GET {key}: the answer broke off")).because(error);
         let body = tokio::time::timeout(ATTEMPT_TIMEOUT, answer.body.collect()).await;
         let bytes = body
@@ -195,6 +196,16 @@ impl S3Backend {
             Ok(answer) => Ok(answer.content_length().and_then(|len| u64::try_from(len).ok())),
             Err(meaning) if meaning.error.kind() == Kind::NotFound => Ok(None),
             Err(meaning) => Err(meaning.error),
+        }
+    }
+
+    /// A PUT found an object: it is ours if it is as large (DESIGN D34). Who stores it gives up his own bytes.
+    async fn same_size(&self, key: &str, len: u64) -> Result<()> {
+        match self.size(key).await? {
+            Some(found) if found == len => Ok(()),
+            found => Err(Error::unavailable(format!(
+                "PUT {key}: an object of {found:?} bytes is in the place of {len} bytes"
+            ))),
         }
     }
 
@@ -283,9 +294,11 @@ fn listed(object: aws_sdk_s3::types::Object) -> Option<Listed> {
 impl Backend for S3Backend {
     fn put<'a>(&'a self, key: &'a ObjectKey, bytes: Bytes) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            match self.write(&key.to_string(), &key.digest, bytes).await {
-                Err(meaning) if !meaning.is_present() => Err(meaning.error),
-                _ => Ok(()),
+            let (name, len) = (key.to_string(), bytes.len() as u64);
+            match self.write(&name, &key.digest, bytes).await {
+                Ok(()) => Ok(()),
+                Err(meaning) if meaning.is_present() => self.same_size(&name, len).await,
+                Err(meaning) => Err(meaning.error),
             }
         })
     }

@@ -40,6 +40,13 @@ const OPEN_PART: u64 = 4;
 const LENT_PART: u64 = 2;
 /// How often a blob is opened again because its file was taken out of the cache meanwhile.
 const ATTEMPTS: u32 = 3;
+/// What fetching a blob may take in all. The kernel asks a second time for what was not read ahead, and has its
+/// answer within 30 s of the first (DESIGN D27).
+const FETCH_DEADLINE: Duration = Duration::from_secs(24);
+/// What the second way to a blob gets at least.
+const FALLBACK_MIN: Duration = Duration::from_secs(1);
+/// Who waited for a fetch that failed does not try again himself, if it took so long.
+const IN_VAIN: Duration = Duration::from_secs(2);
 /// Uploads that are remembered, so that a commit that is tried again does not repeat them.
 const UPLOADS_MAX: NonZeroUsize = non_zero(4096);
 
@@ -142,7 +149,8 @@ fn open_max() -> NonZeroUsize {
     non_zero(usize::try_from(max).unwrap_or(1))
 }
 
-type Flight = Arc<Mutex<()>>;
+/// Held by who fetches a blob; when that last took long and was in vain.
+type Flight = Arc<Mutex<Option<Instant>>>;
 
 /// Reads blobs of the mounted volume.
 pub struct BlobReader {
@@ -281,12 +289,23 @@ impl BlobReader {
         Ok(blob)
     }
 
-    /// Runs `work` while nobody else does the same for this blob.
-    fn in_flight<T>(&self, digest: Digest, work: impl FnOnce() -> T) -> T {
+    /// Runs `work` while nobody else does the same for this blob. Those who waited for one that took long
+    /// and failed fail with it: one after the other they would wait without an end.
+    fn in_flight<T>(&self, digest: Digest, work: impl FnOnce() -> Op<T>) -> Op<T> {
+        let came = Instant::now();
         let flight = Arc::clone(lock(&self.flights).entry(digest).or_default());
         let result = {
-            let _alone = lock(&flight);
-            work()
+            let mut failed = lock(&flight);
+            if failed.is_some_and(|at| at >= came) {
+                Err(Errno::EIO.into())
+            } else {
+                let began = Instant::now();
+                let result = work();
+                // Who was told to stop has not failed.
+                let is_failure = matches!(result, Err(stop) if stop != Stop::Errno(Errno::EINTR));
+                *failed = (is_failure && began.elapsed() >= IN_VAIN).then(Instant::now);
+                result
+            }
         };
         let mut flights = lock(&self.flights);
         if Arc::strong_count(&flight) == 2 {
@@ -320,14 +339,16 @@ impl BlobReader {
             tracing::error!(%digest, %ino, "the cell knows no place of a blob that the file needs");
             return Err(Errno::EIO.into());
         };
-        let fetched = self.cell.fetch(ino, digest, location, cancel).or_else(|error| {
+        let began = Instant::now();
+        let fetched = self.cell.fetch(ino, digest, location, cancel, FETCH_DEADLINE).or_else(|error| {
             if !matches!(error.kind(), Kind::Corrupt | Kind::NotFound | Kind::Denied) {
                 return Err(error);
             }
             tracing::error!(%digest, error = error.chain(), "a blob arrived damaged; asking the cell for it");
             // What this mount has uploaded is not worth more than what there is.
             lock(&self.uploads).pop(&digest);
-            self.cell.fetch(ino, digest, &Location::Cell, cancel)
+            let left = FETCH_DEADLINE.saturating_sub(began.elapsed()).max(FALLBACK_MIN);
+            self.cell.fetch(ino, digest, &Location::Cell, cancel, left)
         });
         fetched.map_err(|error| {
             if cancel.is_cancelled() {

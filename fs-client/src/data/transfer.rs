@@ -4,7 +4,7 @@
 use crate::meta::{Channel, Route, Session};
 use crate::metrics::TransferCounters;
 use bytes::Bytes;
-use sitefs_base::limits::{CHUNK_SIZE, CONTENT_DEADLINE};
+use sitefs_base::limits::CHUNK_SIZE;
 use sitefs_base::metrics::Counter;
 use sitefs_base::op::Location;
 use sitefs_base::session::{FetchBlob, StoreBlob};
@@ -13,10 +13,7 @@ use sitefs_blobstore::{Transfer, VerifiedBytes};
 use sitefs_proto::pb::{FetchRequest, StoreRequest, blobs_client::BlobsClient};
 use std::{
     future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{
@@ -31,10 +28,9 @@ pub struct CellBlobs {
     route: Arc<Route>,
     transfer: Transfer,
     large: Semaphore,
-    /// The last fetch found no store in its time.
-    doubted: AtomicBool,
-    /// Who tries a store that is in doubt for the full time.
-    trial: Semaphore,
+    /// Whether the object store answers, and the cell.
+    store_doubt: Doubt,
+    cell_doubt: Doubt,
     counters: TransferCounters,
 }
 
@@ -44,16 +40,50 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// What a read gets of an object store that did not answer the last one in its time: many that wait in vain
 /// would take the threads of those that need no store.
 const DOUBTED_DEADLINE: Duration = Duration::from_secs(3);
+/// How long after a fetch that waited in vain for its full time another one may do the same. The kernel asks
+/// at once again for what was not read ahead.
+const TRIAL_AFTER: Duration = Duration::from_secs(10);
 /// Large commits that hold content in memory at a time; each holds up to 32 MiB.
 const LARGE_COMMITS_MAX: usize = 4;
+
+/// Whether somebody who has blobs answers at all.
+struct Doubt {
+    /// When a fetch last waited in vain for its full time, if none has succeeded since.
+    since: Mutex<Option<Instant>>,
+    /// Who tries for the full time.
+    trial: Semaphore,
+}
+
+impl Doubt {
+    fn none() -> Self {
+        Self { since: Mutex::new(None), trial: Semaphore::new(1) }
+    }
+
+    /// What a fetch gets that has `left`; all of it in doubt only one at a time, now and then.
+    fn limit(&self, left: Duration) -> (Duration, Option<SemaphorePermit<'_>>) {
+        let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(since) = since else { return (left, None) };
+        let trial = if since.elapsed() < TRIAL_AFTER { None } else { self.trial.try_acquire().ok() };
+        let limit = if trial.is_some() { left } else { left.min(DOUBTED_DEADLINE) };
+        (limit, trial)
+    }
+
+    /// A fetch has ended, that found nobody (`is_away`), or did not have its full time (`is_short`).
+    fn settle(&self, is_away: bool, is_short: bool) {
+        if is_away && is_short {
+            return;
+        }
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = is_away.then(Instant::now);
+    }
+}
 
 impl CellBlobs {
     /// Transfers for `session`, over `route` where the cell is the way.
     pub fn new(session: Arc<Session>, route: Arc<Route>) -> Self {
         let large = Semaphore::new(LARGE_COMMITS_MAX);
-        let (doubted, trial) = (AtomicBool::new(false), Semaphore::new(1));
+        let (store_doubt, cell_doubt) = (Doubt::none(), Doubt::none());
         let (transfer, counters) = (Transfer::new(), TransferCounters::default());
-        Self { session, route, transfer, large, doubted, trial, counters }
+        Self { session, route, transfer, large, store_doubt, cell_doubt, counters }
     }
 
     /// What it has counted.
@@ -111,7 +141,7 @@ impl CellBlobs {
             .ok_or_else(|| Error::unavailable("the session is not attached"))
     }
 
-    /// The bytes of a blob, verified.
+    /// The bytes of a blob, verified, within `left`.
     /// Ends without them when `cancel` says so.
     pub fn fetch(
         &self,
@@ -119,10 +149,13 @@ impl CellBlobs {
         digest: Digest,
         from: &Location,
         cancel: &CancellationToken,
+        left: Duration,
     ) -> Result<VerifiedBytes> {
-        let doubted = self.doubted.load(Ordering::Relaxed);
-        let trial = if doubted { self.trial.try_acquire().ok() } else { None };
-        let limit = if doubted && trial.is_none() { DOUBTED_DEADLINE } else { CONTENT_DEADLINE };
+        let doubt = match from {
+            Location::Cell => &self.cell_doubt,
+            Location::Url { .. } => &self.store_doubt,
+        };
+        let (limit, _trial) = doubt.limit(left);
         let transfer = async {
             match from {
                 Location::Cell => {
@@ -150,7 +183,7 @@ impl CellBlobs {
             return fetched.and_then(|bytes| VerifiedBytes::check(digest, bytes));
         }
         let is_away = fetched.as_ref().is_err_and(|error| error.kind() == Kind::Unavailable);
-        self.doubted.store(is_away, Ordering::Relaxed);
+        doubt.settle(is_away, limit < left);
         let checked = fetched.and_then(|bytes| VerifiedBytes::check(digest, bytes));
         self.count(checked.as_ref().map(|bytes| bytes.len()), |counters| {
             (&counters.fetches, &counters.fetched_bytes)

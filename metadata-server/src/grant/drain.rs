@@ -31,6 +31,9 @@ const IDLE: Duration = Duration::from_secs(1);
 /// a few thousand PUTs in all.
 const BLOBS_PER_SECOND: u32 = 500;
 const BYTES_PER_SECOND: u64 = 32 << 20;
+/// How often the oldest of all sites come first again because the store was away. Not each time: a few
+/// blobs that no store takes would be all that is ever tried.
+const RESTART: Duration = Duration::from_secs(60);
 
 /// What came of moving one blob: its bytes.
 type Moved = (ObjectKey, Result<usize>);
@@ -41,12 +44,18 @@ pub(crate) async fn drain(blobs: Arc<Blobs>) {
     let (mut turns, mut wrong) = (Turns::default(), HashSet::new());
     // Failures without a success between them, whoever had his turn: one site's bad blob is no outage.
     let mut streak = 0;
+    let mut restarted: Option<Instant> = None;
     loop {
         let began = Instant::now();
         let wait = match step(&blobs, &mut turns, &mut wrong).await {
             Ok((more, tally)) => {
+                let was_away = streak >= CAREFUL;
                 streak = if tally.moved > 0 { 0 } else { streak + tally.failed };
                 if tally.moved > 0 {
+                    if was_away && restarted.is_none_or(|at| at.elapsed() >= RESTART) {
+                        turns.restart();
+                        restarted = Some(Instant::now());
+                    }
                     outage.over();
                 }
                 match &tally.last_error {
@@ -80,15 +89,19 @@ async fn step(
 ) -> Result<(bool, Tally)> {
     let turn = turns.next(&blobs.group.reader())?;
     let batch = if turn.ends_round { late_tails(blobs)? } else { turn.blobs };
-    let (mut running, mut tally) = (JoinSet::new(), Tally::default());
+    let (mut running, mut tally, mut tried) = (JoinSet::new(), Tally::default(), None);
     for HotBlob { site, digest, generation, .. } in batch {
         let key = ObjectKey { site, digest, generation };
         while running.len() >= tally.concurrent() {
             tally.count(blobs, running.join_next().await, wrong);
         }
         if tally.is_hopeless() {
+            if let (false, Some(last)) = (turn.ends_round, tried) {
+                turns.tried_upto(site, last);
+            }
             break;
         }
+        tried = Some(generation);
         if !wrong.contains(&key) {
             running.spawn(move_out(blobs.clone(), key));
         }
@@ -131,7 +144,8 @@ impl Tally {
             Some(_) => blobs.hot.failed.inc(),
         }
         match moved {
-            None => {}
+            // Nothing was asked of the store where there was nothing to be moved.
+            Some(Ok((_, Ok(0)))) | None => {}
             Some(Ok((_, Ok(len)))) => {
                 self.moved += 1;
                 self.bytes += len as u64;

@@ -61,7 +61,7 @@ fn kind_of(status: u16, code: &str) -> Kind {
             Kind::Invalid
         }
         (401 | 403, _) => Kind::Denied,
-        (408 | 409 | 429, _) => Kind::Unavailable,
+        (408 | 409 | 429, _) | (400, "RequestTimeout" | "IncompleteBody") => Kind::Unavailable,
         (412, _) => Kind::AlreadyExists,
         (507, _) => Kind::Limit,
         (500.., _) => Kind::Unavailable,

@@ -33,10 +33,11 @@ pub(super) struct KeyFile {
 }
 
 /// Tells that a file is the one that was read.
-type Stamp = (u64, u64, u64, i64, i64);
+type Stamp = (u64, u64, u64, i64, i64, i64, i64);
 
 fn stamp(there: &Metadata) -> Stamp {
-    (there.dev(), there.ino(), there.size(), there.mtime(), there.mtime_nsec())
+    let (dev, ino, size) = (there.dev(), there.ino(), there.size());
+    (dev, ino, size, there.mtime(), there.mtime_nsec(), there.ctime(), there.ctime_nsec())
 }
 
 /// A variable that says something.
@@ -89,21 +90,24 @@ impl KeyFile {
             }
             _ => {}
         }
+        let seen = there.as_ref().ok().map(|(now, _)| *now);
         let read = there.map_err(|error| self.unreadable(error)).and_then(|(now, size)| {
             let text = if size > FILE_MAX { String::new() } else { self.text()? };
             Ok((now, parse(&text, &self.profile).ok_or_else(|| self.without_keys())?))
         });
-        match (read, &*last) {
+        match (read, &mut *last) {
             (Ok((now, keys)), before) => {
                 if before.is_some() {
                     tracing::info!(file = %self.path.display(), "the S3 keys were read again");
                 }
-                *last = Some((now, keys.clone()));
+                *before = Some((now, keys.clone()));
                 Ok(keys)
             }
             // It is being written, or somebody has spoilt it: the store will say if the old ones are void.
-            (Err(error), Some((_, keys))) => {
+            (Err(error), Some((stamp, keys))) => {
                 tracing::warn!(error = error.chain(), "the S3 keys are not read again");
+                // That is said once, and tried again when the file changes.
+                *stamp = seen.unwrap_or(*stamp);
                 Ok(keys.clone())
             }
             (Err(error), None) => Err(error),

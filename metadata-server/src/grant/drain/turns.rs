@@ -57,4 +57,14 @@ impl Turns {
         }
         Ok(Turn { blobs, ends_round: false, more: true })
     }
+
+    /// The turn of a site ended early: what comes after `last` was not tried and is not passed by.
+    pub fn tried_upto(&mut self, site: SiteId, last: Generation) {
+        self.reached.insert(site, last);
+    }
+
+    /// The oldest of each site come next.
+    pub fn restart(&mut self) {
+        self.reached.clear();
+    }
 }
