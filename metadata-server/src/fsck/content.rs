@@ -86,7 +86,7 @@ pub(super) async fn check(
 async fn read(subject: &Subject, blobs: &[StoredBlob]) -> Result<Vec<Wrong>> {
     let mut reads = JoinSet::new();
     for blob in blobs.iter().filter(|blob| !blob.is_damaged) {
-        let (backend, blob) = (subject.backend.clone(), blob.clone());
+        let (backend, blob) = (subject.backend()?.clone(), blob.clone());
         reads.spawn(async move { (proven(&*backend, &blob).await, blob) });
     }
     let mut wrong = Vec::new();

@@ -44,7 +44,7 @@ struct Objects<'a> {
 impl Objects<'_> {
     async fn next(&mut self) -> Result<Option<&Listed>> {
         if self.page.is_empty() && !self.ended {
-            let listed = self.subject.backend.list(&self.prefix, self.after.as_deref(), SLICE).await?;
+            let listed = self.subject.backend()?.list(&self.prefix, self.after.as_deref(), SLICE).await?;
             self.ended = listed.len() < SLICE;
             self.after = listed.last().map(|last| last.key.clone()).or(self.after.take());
             self.page = listed.into();
@@ -120,7 +120,7 @@ async fn rest(objects: &mut Objects<'_>, summary: &mut CheckSummary) -> Result<(
 
 /// A listing may be stale, and rows move on: asks for the object itself, and whether the blob is still there.
 async fn confirmed(subject: &Subject, blob: StoredBlob) -> Result<Option<Wrong>> {
-    let found = timeout(METADATA_DEADLINE, subject.backend.head(&blob.key)).await;
+    let found = timeout(METADATA_DEADLINE, subject.backend()?.head(&blob.key)).await;
     let found = found.unwrap_or_else(|_| Err(Error::unavailable("looking for an object took too long")))?;
     let (key, len) = (blob.key, u64::from(blob.len));
     if found == Some(len) || !is_still_there(subject, &blob).await? {

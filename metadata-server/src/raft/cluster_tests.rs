@@ -5,7 +5,7 @@ use super::{
     tests::{SESSION, mkdir},
 };
 use crate::state::{self, CommandBody, Family, Reply, VolumeLimits};
-use sitefs_base::{GroupId, NodeId, SystemClock, Tasks, VolumeId};
+use sitefs_base::{GroupId, Kind, NodeId, Result, SystemClock, Tasks, VolumeId};
 use std::{collections::BTreeMap, net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 
@@ -96,6 +96,16 @@ impl Cluster {
         *self.running.keys().find(|node| **node != leader).unwrap()
     }
 
+    /// Asks whoever leads, and again if that has changed meanwhile.
+    async fn on_leader<F: Future<Output = Result<()>>>(&self, ask: impl Fn(Group) -> F) {
+        let began = Instant::now();
+        while let Err(error) = ask(self.group(self.leader().await)).await {
+            let again = error.kind() == Kind::Unavailable && began.elapsed() < SOON;
+            assert!(again, "{}", error.chain());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     async fn reply(&self, body: CommandBody) -> Reply {
         let began = Instant::now();
         loop {
@@ -104,6 +114,7 @@ impl Cluster {
                 Ok(applied) => return applied.reply.unwrap(),
                 Err(error) => assert!(began.elapsed() < SOON, "{}", error.chain()),
             }
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
@@ -215,8 +226,8 @@ async fn nodes_come_and_go_and_a_wiped_one_is_another_one() {
     cluster.addresses.insert(NodeId::new(4), free_address());
     cluster.start_node(4).await;
     let address = cluster.addresses[&NodeId::new(4)].clone();
-    let leader = cluster.leader().await;
-    cluster.group(leader).add_node(NodeId::new(4), &address).await.unwrap();
+    let new = &address;
+    cluster.on_leader(|group| async move { group.add_node(NodeId::new(4), new).await }).await;
     cluster.reply(mkdir(volume, 1)).await;
     cluster.same_rows().await;
 
@@ -228,8 +239,9 @@ async fn nodes_come_and_go_and_a_wiped_one_is_another_one() {
     let address = cluster.addresses[&NodeId::new(wiped)].clone();
     let refused = cluster.group(leader).add_node(NodeId::new(wiped), &address).await.unwrap_err();
     assert!(refused.doing().contains("remove it first"), "{refused}");
-    cluster.group(leader).remove_node(NodeId::new(wiped)).await.unwrap();
-    cluster.group(leader).add_node(NodeId::new(wiped), &address).await.unwrap();
+    let (wiped, again) = (NodeId::new(wiped), &address);
+    cluster.on_leader(|group| async move { group.remove_node(wiped).await }).await;
+    cluster.on_leader(|group| async move { group.add_node(wiped, again).await }).await;
     cluster.reply(mkdir(volume, 2)).await;
     cluster.same_rows().await;
     let nodes = cluster.group(leader).nodes().unwrap();

@@ -214,7 +214,13 @@ impl Group {
 
     /// What the group is.
     pub fn info(&self) -> GroupInfo {
-        self.inner.info.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let info = self.inner.info.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if info.incarnation.get() != 0 {
+            return info;
+        }
+        // It was made by another node since this one started.
+        let made = state::group_info(&self.reader()).ok().flatten();
+        made.unwrap_or(info)
     }
 
     /// What this node is in the group, from now on.

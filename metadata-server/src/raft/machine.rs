@@ -86,7 +86,8 @@ impl Machine {
         let installed = tokio::task::spawn_blocking(move || {
             machine.snapshots.install(&machine.store, &dir, expected.map(position))
         });
-        installed.await.map_err(|error| Error::internal("installing a snapshot").because(error))?
+        installed.await.map_err(|error| Error::internal("installing a snapshot").because(error))??;
+        expected.map_or(Ok(()), |last| self.log.snapshot_made(last.index))
     }
 }
 

@@ -10,11 +10,15 @@ use crate::{
     state::{Applied, Command, CommandBody},
     store::Poison,
 };
-use openraft::error::{ClientWriteError, Fatal, RaftError};
+use openraft::{
+    ServerState,
+    error::{ClientWriteError, Fatal, RaftError},
+};
 use sitefs_base::{Clock, Error, Kind, Result, Time, VolumeId, metrics::Histogram};
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +31,8 @@ const TURN_MAX: usize = 16;
 const HELD_MAX: usize = 1024;
 /// Commands in the channel; more callers wait to put theirs in.
 pub(super) const QUEUE_MAX: usize = 1024;
+/// How long a node that does not lead any more waits for what became of its last entry.
+const DEPOSED_MAX: Duration = Duration::from_secs(2);
 
 /// A command on its way, and who waits for what it gives.
 #[derive(Debug)]
@@ -108,19 +114,36 @@ impl Proposer {
     }
 
     async fn propose(&self, payload: Payload, callers: Vec<oneshot::Sender<Result<Applied>>>) {
-        let error = match self.raft.client_write(payload).await {
-            Ok(done) if done.data.applied.len() == callers.len() => {
+        let written = tokio::select! {
+            biased;
+            written = self.raft.client_write(payload) => Some(written),
+            () = self.deposed() => None,
+        };
+        let error = match written {
+            None => Error::unavailable("this node does not lead any more, the outcome is unknown"),
+            Some(Ok(done)) if done.data.applied.len() == callers.len() => {
                 for (caller, applied) in callers.into_iter().zip(done.data.applied) {
                     answer(caller, Ok(applied));
                 }
                 return;
             }
-            Ok(_) => Error::internal("an entry gave another number of replies than it had commands"),
-            Err(error) => self.explain(error),
+            Some(Ok(_)) => Error::internal("an entry gave another number of replies than it had commands"),
+            Some(Err(error)) => self.explain(error),
         };
         for caller in callers {
             answer(caller, Err(Error::new(error.kind(), error.chain())));
         }
+    }
+
+    /// Returns once this node does not lead any more and its last entry had time to be answered. Raft
+    /// never answers one in whose place a snapshot was installed.
+    async fn deposed(&self) {
+        let mut changes = self.raft.server_metrics();
+        if changes.wait_for(|now| now.state != ServerState::Leader).await.is_err() {
+            // Raft has ended, and answers so.
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(DEPOSED_MAX).await;
     }
 
     fn explain(&self, error: RaftError<u64, ClientWriteError<u64, Member>>) -> Error {

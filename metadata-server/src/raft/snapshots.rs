@@ -6,6 +6,7 @@ use sitefs_base::{Error, Result};
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 const BUILDING: &str = "building";
@@ -16,12 +17,16 @@ const INSTALL: &str = "install";
 const RECEIVED: &str = "received";
 /// How the names of copies that are being sent begin.
 const SENDING: &str = "sending-";
+/// How those of received snapshots begin that wait for their installation.
+pub(super) const COMPLETE: &str = "complete-";
 
 /// The snapshots of one group.
 #[derive(Clone, Debug)]
 pub(super) struct Snapshots {
     dir: PathBuf,
     state: PathBuf,
+    /// Held while one is made or installed: Raft may ask for both at a time.
+    one: Arc<Mutex<()>>,
 }
 
 /// A snapshot on disk.
@@ -35,11 +40,12 @@ pub(super) struct Built {
 impl Snapshots {
     /// Prepares the directory and ends what a crash interrupted. Call it before the store is opened.
     pub(super) fn open(dir: PathBuf, state: PathBuf) -> Result<Self> {
-        let this = Self { dir, state };
+        let this = Self { dir, state, one: Arc::default() };
         fs::create_dir_all(&this.dir).map_err(|error| io("creating", &this.dir, error))?;
         this.finish_install()?;
-        let sent = this.names()?.into_iter().filter(|name| name.starts_with(SENDING));
-        for unfinished in sent.chain([BUILDING, RECEIVING].map(str::to_owned)) {
+        let mut left = this.names()?;
+        left.retain(|name| name.starts_with(SENDING) || name.starts_with(COMPLETE));
+        for unfinished in left.into_iter().chain([BUILDING, RECEIVING].map(str::to_owned)) {
             remove(&this.dir.join(unfinished))?;
         }
         Ok(this)
@@ -47,6 +53,15 @@ impl Snapshots {
 
     /// Flushes the store and makes a snapshot of it; older ones go.
     pub(super) fn build(&self, store: &Store) -> Result<Built> {
+        let _one = self.one();
+        self.build_now(store)
+    }
+
+    fn one(&self) -> MutexGuard<'_, ()> {
+        self.one.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn build_now(&self, store: &Store) -> Result<Built> {
         store.flush()?;
         let building = self.dir.join(BUILDING);
         remove(&building)?;
@@ -67,10 +82,16 @@ impl Snapshots {
 
     /// The last snapshot.
     pub(super) fn current(&self) -> Result<Option<Built>> {
-        let Some(id) = self.ids()?.pop() else { return Ok(None) };
-        let path = self.dir.join(&id);
-        let meta = Store::read_checkpoint(&path.join("state"))?;
-        Ok(Some(Built { id, path, meta }))
+        loop {
+            let Some(id) = self.ids()?.pop() else { return Ok(None) };
+            let path = self.dir.join(&id);
+            match Store::read_checkpoint(&path.join("state")) {
+                Ok(meta) => return Ok(Some(Built { id, path, meta })),
+                // A newer one has taken its place meanwhile.
+                Err(_) if self.ids()?.pop().is_some_and(|last| last != id) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The last snapshot; one that cannot be read is dropped and made anew. `store` must be sound.
@@ -105,6 +126,7 @@ impl Snapshots {
         if Store::read_checkpoint(&files)?.applied != expected {
             return Err(Error::corrupt("a received snapshot is not at the position that was announced"));
         }
+        let _one = self.one();
         let index = expected.map_or(0, |at| at.index);
         write_durably(&self.dir.join(RECEIVED), format!("{index}\n").as_bytes())?;
         store.replace(|| {
@@ -112,7 +134,7 @@ impl Snapshots {
             self.finish_install()
         })?;
         remove(&received.path)?;
-        self.build(store).map(drop)
+        self.build_now(store).map(drop)
     }
 
     /// Where a snapshot comes in.

@@ -72,6 +72,10 @@ impl Parts {
         let (holder, holders) = mpsc::channel(1);
         let log = GroupLog::new(db, group, holder.clone())?;
         check_meeting(&store, &log, snapshots.received())?;
+        if let Some(applied) = store.applied() {
+            // What an opened state has is on disk.
+            log.state_has(applied.index)?;
+        }
         let snapshot = snapshots.current_or_new(&store)?;
         if let Some(applied) = snapshot.and_then(|built| built.meta.applied) {
             log.snapshot_made(applied.index)?;

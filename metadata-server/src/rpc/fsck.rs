@@ -81,7 +81,7 @@ async fn run(cell: &Arc<Cell>, options: CheckOptions, tell: &Told) -> Result<()>
         rows: Arc::new(reader),
         replayed: 0,
         now: Arc::new(now),
-        backend: cell.blobs.backend(),
+        backend: Some(cell.blobs.backend()),
     };
     let stop = CancellationToken::new();
     // However this ends, what runs on other threads ends too.

@@ -321,7 +321,8 @@ impl<'s, 'a> Mutation<'s, 'a> {
         if let Some(oldest @ 1..) = self.seq.get().checked_sub(FEED_EVENTS) {
             let floor = Seq::new(oldest);
             self.scope.rows.delete(Family::Feed, &keys::feed(self.id, floor));
-            self.volume.feed_floor = floor;
+            // A restore has put the floor where the new seqs begin: never back behind that.
+            self.volume.feed_floor = self.volume.feed_floor.max(floor);
         }
         Ok(Event { seq: self.seq, origin: self.session, changes: row.changes })
     }

@@ -2,13 +2,14 @@
 //! has changed since, it does nothing.
 
 use super::{
-    Family, Read, blobs, check, keys,
+    Family, Read, blobs, check,
+    gc::{self, GcBlob},
+    keys,
     mutation::Mutation,
     reads::{self, Node},
     reap::{self, NO_SESSION},
     rows::{
-        self, BlobRow, BlobState, DoomedRow, DrainRow, HotRow, Loc, Mark, NameRow, SessionRow, UnverifiedRow,
-        VolumeRow,
+        self, BlobRow, BlobState, DrainRow, HotRow, Loc, Mark, NameRow, SessionRow, UnverifiedRow, VolumeRow,
     },
     scope::Scope,
     stop::{Step, require},
@@ -350,9 +351,8 @@ fn forget_blob(
     };
     if of_generation(scope, site, digest, generation)?.is_some_and(|row| is_unnamed_since(&row)) {
         scope.rows.delete(Family::Blob, &keys::blob(site, digest));
-        scope.rows.delete(Family::Meta, &keys::unverified(site, generation));
-        let row = DoomedRow { digest: *digest, since: scope.at };
-        scope.put(Family::Blob, &keys::doomed(site, generation), &row)?;
+        blobs::forget_lists(scope, site, generation);
+        gc::doom(scope, site, &GcBlob { digest: *digest, generation })?;
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ use std::{
     fmt::Debug,
     ops::{Bound, RangeBounds},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -35,8 +35,19 @@ pub(in crate::raft) struct GroupLog {
     db: Arc<LogDb>,
     group: GroupId,
     bytes: Arc<LogBytes>,
+    purging: Arc<Mutex<Purging>>,
     // Only held: the group's shutdown waits until all holders are gone.
     _holder: Holder,
+}
+
+/// What of the log may go. Raft purges for a received snapshot while that is still being put in place of
+/// the state: a crash in between would leave neither the entries nor the state.
+#[derive(Debug, Default)]
+struct Purging {
+    /// The last entry that the state has durably.
+    safe: Option<u64>,
+    /// What is purged as soon as the state has it.
+    wanted: Option<LogId<u64>>,
 }
 
 /// Positions in a log when all entries that ever were are laid end to end.
@@ -62,7 +73,8 @@ impl LogBytes {
 
 impl GroupLog {
     pub(in crate::raft) fn new(db: Arc<LogDb>, group: GroupId, holder: Holder) -> Result<Self> {
-        let log = Self { db, group, bytes: Arc::default(), _holder: holder };
+        let (bytes, purging) = (Arc::default(), Arc::default());
+        let log = Self { db, group, bytes, purging, _holder: holder };
         log.measure()?;
         Ok(log)
     }
@@ -84,7 +96,21 @@ impl GroupLog {
             None => self.bytes.end.load(Ordering::Relaxed),
         };
         self.bytes.snapshot.fetch_max(at, Ordering::Relaxed);
-        Ok(())
+        self.state_has(index)
+    }
+
+    /// Says that the state has everything up to `index` durably: so much may be purged.
+    pub(in crate::raft) fn state_has(&self, index: u64) -> Result<()> {
+        let mut purging = self.purging();
+        purging.safe = purging.safe.max(Some(index));
+        match purging.wanted.take_if(|wanted| wanted.index <= index) {
+            Some(wanted) => self.purge_now(wanted),
+            None => Ok(()),
+        }
+    }
+
+    fn purging(&self) -> MutexGuard<'_, Purging> {
+        self.purging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last entry that is not in the log any more.
@@ -108,7 +134,11 @@ impl GroupLog {
             None => self.meta::<u64>(b'E')?.unwrap_or(0),
         };
         self.bytes.end.store(end, Ordering::Relaxed);
-        let mut start = end;
+        self.measure_start()
+    }
+
+    fn measure_start(&self) -> Result<()> {
+        let mut start = self.bytes.end.load(Ordering::Relaxed);
         self.db.read(&key(self.group, 0), end_key(self.group), |key, value| {
             start = offset(index_of(key)?, value)?;
             Ok(Next::Stop)
@@ -164,13 +194,23 @@ impl GroupLog {
     }
 
     fn purge_to(&self, last: LogId<u64>) -> Result<()> {
+        let mut purging = self.purging();
+        if purging.safe < Some(last.index) {
+            purging.wanted = purging.wanted.max(Some(last));
+            return Ok(());
+        }
+        self.purge_now(last)
+    }
+
+    fn purge_now(&self, last: LogId<u64>) -> Result<()> {
         let mut batch = WriteBatch::default();
         batch.delete_range(key(self.group, 0), key(self.group, last.index + 1));
         self.put_meta(&mut batch, b'P', &last)?;
         // An emptied log must still know how long it was.
         self.put_meta(&mut batch, b'E', &self.bytes.end.load(Ordering::Relaxed))?;
         self.db.write(batch)?;
-        self.measure()
+        // Its end stays, and Raft may be appending there.
+        self.measure_start()
     }
 
     /// Makes an empty log one that begins behind `last`, as if a snapshot up to there had been installed.
@@ -296,5 +336,31 @@ impl RaftLogStorage<Types> for GroupLog {
 
     async fn purge(&mut self, log_id: LogId<u64>) -> Stored<()> {
         writing(self.purge_to(log_id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Poison;
+    use openraft::{CommittedLeaderId, EntryPayload};
+
+    #[test]
+    fn nothing_is_purged_that_the_state_does_not_have() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = LogDb::open(dir.path(), Poison::default()).unwrap();
+        let log = GroupLog::new(db, GroupId::new(1), tokio::sync::mpsc::channel(1).0).unwrap();
+        let at = |index: u64| LogId::new(CommittedLeaderId::new(1, 1), index);
+        let entry = |index| Entry::<Types> { log_id: at(index), payload: EntryPayload::Blank };
+        log.append_batch((0..4).map(entry)).unwrap();
+        log.state_has(1).unwrap();
+        log.purge_to(at(3)).unwrap();
+        log.state_has(2).unwrap();
+        assert_eq!(log.purged().unwrap(), None);
+        assert_eq!(log.entries(&(0..9_u64), u64::MAX).unwrap().len(), 4);
+        log.state_has(3).unwrap();
+        assert_eq!(log.purged().unwrap(), Some(at(3)));
+        assert_eq!(log.end().unwrap(), Some(3));
+        assert_eq!(log.bytes().len(), 0);
     }
 }

@@ -111,7 +111,8 @@ impl Known {
             }
             text(&table.promised)
         };
-        write_durably(&self.path, text.as_bytes())
+        // What was not written down is tried again.
+        write_durably(&self.path, text.as_bytes()).inspect_err(|_| self.lock().changed = true)
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

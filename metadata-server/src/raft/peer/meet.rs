@@ -101,7 +101,13 @@ impl Meetings {
         let mut rounds = 0_u32;
         loop {
             let every = if self.gate.is_open() { EVERY } else { EVERY_AT_FIRST };
-            if let Err(error) = self.round(&raft).await {
+            let met = tokio::select! {
+                biased;
+                // A node that stops waits for nobody, and its databases must not wait for this.
+                () = stop.cancelled() => return,
+                met = self.round(&raft) => met,
+            };
+            if let Err(error) = met {
                 tracing::warn!(error = error.chain(), "the other nodes were not met");
             }
             rounds = rounds.wrapping_add(1);

@@ -1,14 +1,17 @@
 //! Takes in the files of a snapshot. It becomes the state as a whole, or not at all.
 
 use super::sending::sum;
-use crate::raft::{data_dir::sync_dir, types::SnapshotDir};
+use crate::raft::{data_dir::sync_dir, snapshots::COMPLETE, types::SnapshotDir};
 use sitefs_base::{Error, Result};
 use sitefs_proto::peer as pb;
 use std::{
     fs::{self, File},
     io::Write,
     path::{Component, Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// Files of one snapshot.
@@ -19,6 +22,7 @@ const FILES_MAX: usize = 100_000;
 pub(super) struct Receiving {
     dir: PathBuf,
     now: Mutex<Option<Incoming>>,
+    finished: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -37,7 +41,7 @@ struct Part {
 impl Receiving {
     /// Into `dir`, which is emptied when another snapshot begins.
     pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir, now: Mutex::new(None) }
+        Self { dir, now: Mutex::new(None), finished: AtomicU64::new(0) }
     }
 
     /// A snapshot of these files is to come. What is there of it already stays.
@@ -80,7 +84,7 @@ impl Receiving {
             return Err(Error::corrupt(format!("a chunk of {} came with other bytes", part.name)));
         }
         // One that was sent twice, or out of turn, changes nothing: the answer says where to go on.
-        let end = chunk.offset + chunk.data.len() as u64;
+        let end = chunk.offset.saturating_add(chunk.data.len() as u64);
         if chunk.offset == part.have && end <= part.len {
             self.write(part, &chunk.data)?;
         }
@@ -101,7 +105,8 @@ impl Receiving {
         Ok(())
     }
 
-    /// The snapshot, which is whole and durable; nothing is coming in after this.
+    /// The snapshot, which is whole and durable, in a directory of its own: another one may come in while
+    /// it is installed. Nothing of it is coming in after this.
     pub(super) fn finish(&self, id: &str) -> Result<SnapshotDir> {
         let mut now = self.lock();
         let incoming = now.as_ref().filter(|incoming| incoming.id == id).ok_or_else(other)?;
@@ -111,7 +116,11 @@ impl Receiving {
         sync_dir(&self.dir.join("state"))?;
         sync_dir(&self.dir)?;
         *now = None;
-        Ok(SnapshotDir { path: self.dir.clone() })
+        let number = self.finished.fetch_add(1, Ordering::Relaxed);
+        let path = self.dir.with_file_name(format!("{COMPLETE}{number}"));
+        fs::rename(&self.dir, &path)
+            .map_err(|error| Error::io(format!("moving a snapshot to {}", path.display()), error))?;
+        Ok(SnapshotDir { path })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -120,6 +129,16 @@ impl Receiving {
 
     fn lock(&self) -> MutexGuard<'_, Option<Incoming>> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes what is left of a snapshot that was installed, or that Raft had no use for.
+pub(super) fn discard(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("removing {}", dir.display()), error))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{
     Gate,
     meet::Meetings,
-    receiving::Receiving,
+    receiving::{Receiving, discard},
     sending::off_thread,
     wire::{self, Described, from_log_id},
 };
@@ -95,7 +95,14 @@ impl PeerService {
         };
         let receiving = self.receiving.clone();
         let snapshot = Box::new(off_thread(move || receiving.finish(&request.id)).await?);
+        let path = snapshot.path.clone();
         let response = raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
+        // While Raft ends it may still be at work there.
+        if response.is_ok()
+            && let Err(error) = off_thread(move || discard(&path)).await
+        {
+            tracing::warn!(error = error.chain(), "a received snapshot is left until the next start");
+        }
         response.map(|done| pb::InstallSnapshotReply { vote: Some(wire::to_vote(done.vote)) }).map_err(ended)
     }
 
