@@ -573,6 +573,23 @@ fn other_names_of_a_file_lead_to_what_was_written_under_one() {
 }
 
 #[test]
+fn a_name_that_leads_to_an_older_number_is_opened_for_writing_while_a_newer_one_is_read() {
+    let Some(demo) = demo() else { return };
+    let (first, second) = (demo.path("first"), demo.path("second"));
+    fs::write(&first, content(17, SIZE)).unwrap();
+    fs::hard_link(&first, &second).unwrap();
+    assert!(fs::read(&second).unwrap() == content(17, SIZE));
+    let older = open_passed(demo.root(), &first);
+    OpenOptions::new().write(true).open(&first).unwrap().write_all_at(b"one", 0).unwrap();
+    let newer = open_passed(demo.root(), &first);
+    // The kernel still has the number from before under this name, and asks only once for another.
+    OpenOptions::new().write(true).open(&second).unwrap().write_all_at(b"two", 0).unwrap();
+    for read in [all(&older), all(&newer), fs::read(&first).unwrap(), fs::read(&second).unwrap()] {
+        assert_eq!(read[..3], *b"two");
+    }
+}
+
+#[test]
 fn a_killed_mount_leaves_the_cache_as_it_was() {
     let Some((_cell, one, mut two)) = two_mounts() else { return };
     let old = content(15, SIZE);

@@ -28,12 +28,17 @@ impl CachedBlob {
         FileIdentity::of(&self.file.file).is_ok_and(|now| now == self.identity)
     }
 
+    /// Whether it was taken out of the cache: somebody writes to it.
+    pub fn is_given_away(&self) -> bool {
+        self.file.given_away.load(Ordering::SeqCst)
+    }
+
     /// Fills `into` from `offset`. False says that the file was taken out of the cache: what was read may
     /// be anything.
     pub fn read_exact_at(&self, into: &mut [u8], offset: u64) -> io::Result<bool> {
         let read = self.file.file.read_exact_at(into, offset);
         // Read before the first write if it has not been given away by now.
-        if self.file.given_away.load(Ordering::SeqCst) {
+        if self.is_given_away() {
             return Ok(false);
         }
         read.map(|()| true)

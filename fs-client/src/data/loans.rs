@@ -186,6 +186,11 @@ impl Loans {
         if entry.loan.blob.len != len || (entry.owner != owner && entry.is_used()) {
             return Asked::Refused;
         }
+        if entry.open == 0 && !entry.loan.blob.is_unchanged() {
+            // Somebody touched the file: it is hashed again before it is lent again.
+            table.blobs.remove(digest);
+            return Asked::Unknown;
+        }
         entry.owner = owner;
         entry.open += 1;
         Asked::Lent(Arc::clone(&entry.loan))
@@ -194,8 +199,14 @@ impl Loans {
     /// The same for one that its inode has borrowed already; false if it was taken back meanwhile.
     pub fn borrow_again(&self, loan: &Arc<Loan>, owner: InodeId) -> bool {
         let mut table = self.table();
-        let entry = table.entry(loan).filter(|entry| entry.owner == owner);
-        entry.map(|entry| entry.open += 1).is_some()
+        let is_blob = table.blobs.get(&loan.digest) == Some(&loan.id);
+        let Some(entry) = table.entry(loan).filter(|entry| entry.owner == owner) else { return false };
+        if is_blob && entry.open == 0 && !loan.blob.is_unchanged() {
+            table.blobs.remove(&loan.digest);
+            return false;
+        }
+        entry.open += 1;
+        true
     }
 
     /// Registers a blob and borrows it; `None` if there is no room, or another inode was faster.
@@ -208,6 +219,10 @@ impl Loans {
                 Asked::Lent(loan) => Some(loan),
                 Asked::Refused | Asked::Unknown => None,
             };
+        }
+        // Who takes a file away says so before it is found here no more.
+        if blob.is_given_away() {
+            return None;
         }
         let is_full = |table: &Table| {
             table.entries.len() >= self.max || table.bytes.saturating_add(blob.len) > self.max_bytes
@@ -240,12 +255,25 @@ impl Loans {
         self.table().entry(loan).is_some_and(|entry| entry.owner == owner && entry.is_used())
     }
 
-    /// It is about to be written to: nobody else gets it under its digest.
-    pub fn no_blob(&self, loan: &Arc<Loan>) {
+    /// It is about to be written to as content of `owner`: nobody else gets it under its digest. False if it
+    /// is another inode's by now.
+    pub fn no_blob(&self, loan: &Arc<Loan>, owner: InodeId) -> bool {
         let mut table = self.table();
+        if table.entry(loan).is_none_or(|entry| entry.owner != owner) {
+            return false;
+        }
         if table.blobs.get(&loan.digest) == Some(&loan.id) {
             table.blobs.remove(&loan.digest);
         }
+        true
+    }
+
+    /// Takes all back that nobody uses: others need the room.
+    pub fn end_unused(&self) {
+        let mut table = self.table();
+        let unused = table.entries.iter().filter(|(_, entry)| !entry.is_used());
+        let unused: Vec<u32> = unused.map(|(id, _)| *id).collect();
+        unused.into_iter().for_each(|id| table.remove(id));
     }
 
     /// Takes those back that are no blobs any more and that nobody uses.

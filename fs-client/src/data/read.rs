@@ -203,11 +203,13 @@ impl BlobReader {
         Ok(whole.and_then(|cached| self.loans.admit(digest, owner, cached)))
     }
 
-    /// Takes a lent file out of the cache, to be written to.
-    pub fn take(&self, loan: &Arc<Loan>) -> Result<File> {
-        self.loans.no_blob(loan);
+    /// Takes a lent file out of the cache, to be written to as content of `owner`; nothing, if it is another
+    /// inode's by now.
+    pub fn take(&self, loan: &Arc<Loan>, owner: InodeId) -> Result<Option<File>> {
+        // In this order: who finds no loan of the blob finds no such file in the cache either.
+        let file = self.cache.take(loan.digest(), loan.blob())?;
         lock(&self.open).pop(loan.digest());
-        self.cache.take(loan.digest(), loan.blob())
+        Ok(self.loans.no_blob(loan, owner).then_some(file))
     }
 
     /// Transfers of blobs.

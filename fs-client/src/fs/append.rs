@@ -206,6 +206,8 @@ impl Fs {
             landed.push(((!dropped).then_some(outcome.seq), tail::landed(&mut state.tail)));
             state.gone |= dropped;
             state.commits += 1;
+            // Who reads past the daemon is shown it in a moment, if not before.
+            state.faces.are_old |= state.faces.passed() > 0;
             state.recount();
             drop(state);
             if !dropped {

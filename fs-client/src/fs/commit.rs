@@ -236,6 +236,8 @@ impl Fs {
         let row = state.row;
         let attr = outcome.attrs.into_iter().find(|attr| attr.ino == row);
         let is_new_version = taken.captured.is_some() || taken.unpublished.is_some();
+        let is_shown = state.draft.as_ref().is_some_and(|draft| draft.loan.is_some());
+        state.faces.are_old |= is_new_version && !is_shown && state.faces.passed() > 0;
         if let Some(draft) = &mut state.draft {
             if is_new_version {
                 draft.cver = attr.as_ref().map(|attr| attr.cver.min(outcome.seq));

@@ -129,6 +129,18 @@ impl Faces {
         self.of(ino).and_then(|face| face.plain_until).is_some_and(|until| now < until)
     }
 
+    /// Nothing is opened in passthrough under a number until then.
+    pub fn keep_plain(&mut self, ino: InodeId, until: Duration) {
+        if let Some(face) = self.of(ino) {
+            face.plain_until = Some(until);
+        }
+    }
+
+    /// Whether the kernel has references to a number.
+    pub fn is_known(&mut self, ino: InodeId) -> bool {
+        self.of(ino).is_some_and(|face| face.lookups > 0)
+    }
+
     /// Names lead to this number from now on.
     pub fn turn_to(&mut self, ino: InodeId) {
         if self.of(ino).is_some() {

@@ -20,6 +20,9 @@ const ATTEMPTS: u32 = 8;
 const KEPT_FREE: Duration = Duration::from_secs(1);
 /// Bytes compared and copied at a time.
 const PIECE: usize = 1 << 20;
+/// Where the numbers begin that only the kernel and this mount know: no inode has one of them, and the cell need
+/// not be asked for them, which gives none to who may only read.
+const FACES: u64 = 1 << 62;
 
 /// Whether a file that is shown may be given other bytes than more at its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,8 +41,9 @@ enum Way {
     Lent(Arc<Loan>),
     /// In passthrough, if this blob can be borrowed.
     Ask(Digest, u64),
-    /// Under a number that there is not yet; nothing is lent there for a moment if `plain`.
-    New { plain: bool },
+    /// Under a number that there is not yet, in place of the one that names lead to, `left`; nothing is lent
+    /// there for a moment if `plain`.
+    New { left: InodeId, plain: bool },
     /// Under the number that names lead to.
     Front,
 }
@@ -91,7 +95,11 @@ impl Fs {
         (inode, access): (Option<&Inode>, Access),
     ) -> Op<Option<(u64, Option<Arc<Loan>>)>> {
         let mut wanted = inode.filter(|inode| self.is_lendable(node, access, inode));
-        for _ in 0..ATTEMPTS {
+        for attempt in 1..=ATTEMPTS {
+            if attempt == ATTEMPTS {
+                // So much happens here that it is read as ever.
+                wanted = None;
+            }
             let mut state = node.state();
             let loan = match self.way(&mut state, ino, wanted) {
                 Way::Ordinary => None,
@@ -108,10 +116,9 @@ impl Fs {
                     }
                     continue;
                 }
-                Way::New { plain } => {
+                Way::New { left, plain } => {
                     drop(state);
-                    let number = self.meta.new_number(cx)?;
-                    self.begin_face(node, ino, number, plain);
+                    self.begin_face(node, left, plain);
                     return self.elsewhere();
                 }
                 Way::Front => return self.elsewhere(),
@@ -121,6 +128,10 @@ impl Fs {
                 self.blobs.loans().opens.inc();
             }
             let fh = self.count_handle(&mut state, node, (ino, access), loan.clone());
+            if access.writes() {
+                // Under other numbers the kernel must not go on with the attributes from before.
+                self.tell_others(&state);
+            }
             return Ok(Some((fh, loan)));
         }
         Err(Errno::EIO.into())
@@ -137,28 +148,40 @@ impl Fs {
 
     /// How a handle can be opened now; what is lent is borrowed by then.
     fn way(&self, state: &mut NodeState, ino: InodeId, wanted: Option<&Inode>) -> Way {
+        let now = self.clock.boottime();
+        let wanted = wanted.filter(|_| state.can_be_lent());
         let front = state.faces.front();
-        if front != ino {
-            if state.ordinary() > 0 || state.faces.passed_under(front) > 0 || state.is_ahead() {
+        let is_passed = state.faces.passed_under(ino) > 0;
+        // What the kernel serves with its own pages is open under the front.
+        let is_free = !state.faces.is_plain(ino, now) && (ino != front || state.ordinary() == 0);
+        if let Some(inode) = wanted {
+            let version = inode.attr.cver;
+            let shown = if is_passed {
+                // The kernel takes nothing but the same file under this number.
+                state.faces.shown_under(ino, version)
+            } else {
+                state.faces.shown_at(version).filter(|_| is_free)
+            };
+            if let Some(loan) = shown.filter(|loan| self.blobs.loans().borrow_again(loan, state.row)) {
+                return Way::Lent(loan);
+            }
+        }
+        if state.faces.passed_under(front) > 0 {
+            return Way::New { left: front, plain: wanted.is_none() };
+        }
+        if ino != front {
+            // Who was told to look the name up again, and has done so, must find the front as it was: the kernel
+            // does not do it twice.
+            let is_awaited = state.faces.is_plain(front, now) || state.faces.is_known(front);
+            if is_awaited || is_passed || state.ordinary() > 0 || state.is_ahead() {
+                if wanted.is_none() {
+                    state.faces.keep_plain(front, now + KEPT_FREE);
+                }
                 return Way::Front;
             }
             state.turn_to(ino);
         }
-        let wanted = wanted.filter(|_| state.can_be_lent());
-        if state.faces.passed_under(ino) > 0 {
-            // The kernel takes nothing but the same file under this number.
-            let same = wanted.and_then(|inode| state.faces.shown_under(ino, inode.attr.cver));
-            return match same.filter(|loan| self.blobs.loans().borrow_again(loan, state.row)) {
-                Some(loan) => Way::Lent(loan),
-                None => Way::New { plain: wanted.is_none() },
-            };
-        }
-        let is_free = state.ordinary() == 0 && !state.faces.is_plain(ino, self.clock.boottime());
         let Some(inode) = wanted.filter(|_| is_free) else { return Way::Ordinary };
-        let shown = state.faces.shown_at(inode.attr.cver);
-        if let Some(loan) = shown.filter(|loan| self.blobs.loans().borrow_again(loan, state.row)) {
-            return Way::Lent(loan);
-        }
         whole_blob(inode).map_or(Way::Ordinary, |(digest, len)| Way::Ask(digest, len))
     }
 
@@ -187,11 +210,12 @@ impl Fs {
         Some((fh, Some(loan)))
     }
 
-    /// Makes a number that names lead to from now on, if `ino` still is the one and has to be left.
-    fn begin_face(&self, node: &Arc<Node>, ino: InodeId, number: InodeId, plain: bool) {
+    /// Makes a number that names lead to from now on, if `left` still is the one and has to be left.
+    fn begin_face(&self, node: &Arc<Node>, left: InodeId, plain: bool) {
+        let number = InodeId::new(FACES | self.new_handle());
         let mut nodes = lock(&self.nodes);
         let mut state = node.state();
-        if state.faces.front() == ino && state.faces.passed_under(ino) > 0 {
+        if state.faces.front() == left && state.faces.passed_under(left) > 0 {
             state.faces.begin(number, plain.then(|| self.clock.boottime() + KEPT_FREE));
             state.turn_to(number);
             nodes.insert(number, Arc::clone(node));
@@ -237,18 +261,21 @@ impl Fs {
     /// A working copy of the cell's version: of the file that is shown, if there is one.
     pub(super) fn copy_of(&self, cx: Cx, node: &Node, inode: &Inode) -> Op<(Working, Option<Arc<Loan>>)> {
         let size = inode.attr.size;
-        let Some(loan) = self.used_at(node, inode.attr.cver) else {
-            return Ok((Working::of_existing(&self.work_dir, size), None));
-        };
-        let file = self.take_shown(cx, &loan)?;
-        Ok((Working::in_file(&self.work_dir, file, size), Some(loan)))
+        if let Some(loan) = self.used_at(node, inode.attr.cver) {
+            if let Some(file) = self.take_shown(cx, node, &loan)? {
+                return Ok((Working::in_file(&self.work_dir, file, size), Some(loan)));
+            }
+            node.state().faces.is_unused(&loan);
+        }
+        Ok((Working::of_existing(&self.work_dir, size), None))
     }
 
-    fn take_shown(&self, cx: Cx, loan: &Arc<Loan>) -> Op<File> {
+    /// A file that is shown, to be written to; nothing, if it shows another inode by now.
+    fn take_shown(&self, cx: Cx, node: &Node, loan: &Arc<Loan>) -> Op<Option<File>> {
         if cx == Cx::Fast {
             return Err(Stop::WouldBlock);
         }
-        self.blobs.take(loan).map_err(|error| {
+        self.blobs.take(loan, node.ino).map_err(|error| {
             tracing::error!(error = error.chain(), "a file that is open for reading cannot be written to");
             Errno::EIO.into()
         })
@@ -276,18 +303,27 @@ impl Fs {
         }
         let is_old = |node: &Node| {
             let state = node.state();
-            state.faces.are_old && state.faces.passed() > 0
+            state.faces.are_old && state.faces.passed() > 0 && state.draft.is_none()
         };
         self.waiting_nodes(is_old).iter().for_each(|node| self.show_growth(node));
     }
 
     fn refresh(&self, node: &Arc<Node>, how: Refresh) {
-        let _alone = lock(&node.committing);
-        node.state().faces.are_old = false;
-        let shown = node.state().faces.shown();
-        if shown.is_empty() {
-            return;
+        {
+            // Who shows nothing waits for no commit.
+            let mut state = node.state();
+            if state.faces.shown().is_empty() {
+                state.faces.are_old = false;
+                return;
+            }
         }
+        let _alone = lock(&node.committing);
+        let shown = {
+            let mut state = node.state();
+            // What is shown is looked after when the working copy is gone.
+            state.faces.are_old = state.draft.is_some();
+            state.faces.shown()
+        };
         let Ok((inode, _)) = self.inode_of(Cx::Slow, node) else {
             node.state().faces.are_old = true;
             return;
@@ -330,20 +366,20 @@ impl Fs {
             }
             if differs || known < new.len() {
                 let from = if differs { 0 } else { known };
-                let file = self.taken(&mut file, loan)?;
+                let file = self.taken(&mut file, node, loan)?;
                 file.write_all_at(&new[from..], at + from as u64).map_err(failed)?;
             }
             at += new.len() as u64;
         }
         if size < had {
-            self.taken(&mut file, loan)?.set_len(size).map_err(failed)?;
+            self.taken(&mut file, node, loan)?.set_len(size).map_err(failed)?;
         }
         Ok(true)
     }
 
-    fn taken<'f>(&self, file: &'f mut Option<File>, loan: &Arc<Loan>) -> Op<&'f File> {
+    fn taken<'f>(&self, file: &'f mut Option<File>, node: &Node, loan: &Arc<Loan>) -> Op<&'f File> {
         if file.is_none() {
-            *file = Some(self.take_shown(Cx::Slow, loan)?);
+            *file = self.take_shown(Cx::Slow, node, loan)?;
         }
         file.as_ref().ok_or_else(|| Errno::EIO.into())
     }

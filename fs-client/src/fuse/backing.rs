@@ -37,13 +37,18 @@ impl Backing {
             return Err(io::Error::last_os_error());
         }
         let backing = Self { device };
-        let written = File::options().write(true).custom_flags(libc::O_TMPFILE).open(dir)?;
-        let file = File::open(format!("/proc/self/fd/{}", written.as_raw_fd()))?;
+        let path = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
+        let made = File::options().write(true).mode(0o400).custom_flags(libc::O_TMPFILE).open(dir)?;
+        let file = File::open(path(&made))?;
+        drop(made);
         let id = BackingId::create_raw(&backing.device, &file)?;
+        // As what is lent is opened when somebody writes to it.
+        let written = File::options().read(true).write(true).open(path(&file));
         let while_open = lease(&file);
-        drop(written);
+        let can_be_written = written.map(drop);
         let alone = lease(&file);
         backing.end(id);
+        can_be_written?;
         match (while_open, alone) {
             (Ok(false), Ok(true)) => Ok(Arc::new(backing)),
             (Err(error), _) | (_, Err(error)) => Err(error),

@@ -110,10 +110,28 @@ fn number_and_bytes_are_bounded_and_what_is_used_stays() {
 }
 
 #[test]
+fn a_file_that_somebody_takes_away_is_not_lent_as_a_blob_and_all_that_is_unused_can_be_taken_back() {
+    let setup = Setup::new(10, 1 << 20);
+    let (digest, blob) = setup.blob(1000);
+    let late = blob.clone();
+    let loan = setup.loans.admit(digest, ONE, blob).unwrap();
+    drop(setup.cache.take(&digest, loan.blob()).unwrap());
+    assert!(setup.loans.no_blob(&loan, ONE));
+    assert!(setup.loans.admit(digest, TWO, late).is_none(), "found in the cache before it was taken away");
+    setup.loans.end_unused();
+    assert_eq!(setup.lent(), 1, "it is open");
+    setup.loans.give_back(&loan);
+    setup.loans.end_unused();
+    drop(loan);
+    assert_eq!((setup.lent(), setup.loans.stats().files), (0, 0));
+}
+
+#[test]
 fn a_file_that_is_no_blob_any_more_is_found_by_nobody_and_goes_when_it_is_unused() {
     let setup = Setup::new(10, 1 << 20);
     let loan = setup.admit(ONE, 1000).unwrap();
-    setup.loans.no_blob(&loan);
+    assert!(!setup.loans.no_blob(&loan, TWO), "it is not shown as content of that one");
+    assert!(setup.loans.no_blob(&loan, ONE));
     let digest = *loan.digest();
     assert!(matches!(setup.loans.borrow(&digest, 1000, ONE), Asked::Unknown));
     assert!(setup.loans.borrow_again(&loan, ONE), "the inode that shows it goes on");

@@ -2,6 +2,7 @@
 //! hashed again in the background, and few enough that others find room on the disk.
 
 use super::{BlobReader, lock};
+use crate::cache::MIN_FREE;
 use crate::meta::Op;
 use sitefs_base::{Clock, Digest, InodeId, Result};
 use sitefs_blobstore::Dropped;
@@ -107,8 +108,17 @@ impl BlobReader {
 
     /// Drops every cached blob that no read is using at this moment.
     pub fn drop_cached(&self) -> Result<Dropped> {
+        self.loans.end_unused();
         lock(&self.open).clear();
         self.cache.drop_unused()
+    }
+
+    /// Makes room on a disk that others fill too: what was lent and nobody uses need not stay.
+    fn keep_free(&self) -> Result<()> {
+        if self.cache.disk_free()? < MIN_FREE {
+            self.loans.end_unused();
+        }
+        self.cache.keep_free()
     }
 
     /// Bytes that are free on the disk of the cache.
@@ -167,7 +177,7 @@ fn divisor(pace: Pace) -> u32 {
 
 async fn keep_free(blobs: &Arc<BlobReader>) {
     let own = Arc::clone(blobs);
-    match tokio::task::spawn_blocking(move || own.cache.keep_free()).await {
+    match tokio::task::spawn_blocking(move || own.keep_free()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(error = error.chain(), "the disk cache cannot make room"),
         Err(join) => tracing::error!(error = %join, "making room in the disk cache"),
