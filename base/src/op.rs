@@ -462,7 +462,7 @@ pub struct Answer {
 pub enum AnswerBody {
     /// To `Lookup` (`None`: no such name, in a directory that exists) and `Inode`.
     Inode(Option<Inode>),
-    /// To `Inodes`: those that exist, in order.
+    /// To `Inodes`: those that exist, in order; the last ones may be missing when the answer grows long.
     Inodes(Vec<Inode>),
     /// To `ReadDir`.
     Entries {

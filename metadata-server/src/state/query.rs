@@ -71,9 +71,14 @@ fn lookup(read: &dyn Read, id: VolumeId, parent: InodeId, name: &Name) -> Step<A
 
 fn inodes(read: &dyn Read, id: VolumeId, inos: &[InodeId]) -> Step<Vec<Inode>> {
     require(inos.len() <= LISTING_PAGE as usize, Errno::EINVAL)?;
-    let mut found = Vec::with_capacity(inos.len());
+    let (mut found, mut bytes) = (Vec::with_capacity(inos.len()), 0);
     for ino in inos {
-        found.extend(reads::node(read, id, *ino)?.map(Node::into_inode));
+        if bytes >= LISTING_BYTES {
+            break;
+        }
+        let Some(inode) = reads::node(read, id, *ino)?.map(Node::into_inode) else { continue };
+        bytes += ENTRY_BYTES + content_bytes(&inode);
+        found.push(inode);
     }
     Ok(found)
 }
