@@ -230,6 +230,7 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
         | CommandBody::Repair { .. }
         | CommandBody::Gc(_)
         | CommandBody::SetCell { .. }
+        | CommandBody::Upgrade { .. }
         | CommandBody::BackupsKept { .. } => None,
     }
 }
