@@ -78,7 +78,7 @@ fn decode(bytes: &[u8]) -> Result<(Command, &[u8])> {
     Ok((command, rest))
 }
 
-const KINDS: std::ops::RangeInclusive<u16> = 0..=26;
+const KINDS: std::ops::RangeInclusive<u16> = 0..=27;
 
 /// The number of a kind of command in the log; never reused.
 const fn kind(body: &CommandBody) -> u16 {
@@ -110,6 +110,7 @@ const fn kind(body: &CommandBody) -> u16 {
         CommandBody::SetCell { .. } => 24,
         CommandBody::BackupsKept { .. } => 25,
         CommandBody::Upgrade { .. } => 26,
+        CommandBody::SetRates { .. } => 27,
     }
 }
 

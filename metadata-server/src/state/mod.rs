@@ -34,6 +34,7 @@ mod pins;
 mod places;
 mod query;
 mod ranges;
+mod rates;
 mod reads;
 mod reap;
 mod rename;
@@ -80,6 +81,7 @@ pub use places::{
     unverified, upload_slot,
 };
 pub use query::{SessionInfo, events_since, is_answered, query, session_info, sessions};
+pub use rates::rates;
 pub use reap::volumes_to_reap;
 pub use repair::Repair;
 pub use restore::{RestoreJob, restores};
