@@ -402,6 +402,11 @@ pub enum Query {
         /// The inode.
         ino: InodeId,
     },
+    /// Many inodes by number.
+    Inodes {
+        /// The inodes, at most [`crate::limits::LISTING_PAGE`].
+        inos: Vec<InodeId>,
+    },
     /// Entries of a directory in byte order of their names.
     ReadDir {
         /// The directory.
@@ -415,6 +420,8 @@ pub enum Query {
     Chunks {
         /// The inode.
         ino: InodeId,
+        /// The content version whose rows are wanted if the inode is gone: history may have them.
+        cver: Option<Seq>,
         /// The first chunk.
         first: u32,
         /// How many, at most [`crate::limits::COMMIT_CHUNKS_MAX`].
@@ -455,6 +462,8 @@ pub struct Answer {
 pub enum AnswerBody {
     /// To `Lookup` (`None`: no such name, in a directory that exists) and `Inode`.
     Inode(Option<Inode>),
+    /// To `Inodes`: those that exist, in order; the last ones may be missing when the answer grows long.
+    Inodes(Vec<Inode>),
     /// To `ReadDir`.
     Entries {
         /// The directory's own attributes.

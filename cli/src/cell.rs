@@ -6,6 +6,7 @@ mod nodes;
 mod restore;
 mod set;
 mod status;
+mod upgrade;
 
 use crate::{Done, output::Output};
 use clap::Subcommand;
@@ -27,6 +28,7 @@ enum Command {
     #[cfg(feature = "server")]
     Restore(restore::Arguments),
     Set(set::Arguments),
+    Upgrade(upgrade::Arguments),
 }
 
 /// Runs the command.
@@ -40,5 +42,6 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
         #[cfg(feature = "server")]
         Command::Restore(arguments) => restore::run(arguments, output),
         Command::Set(arguments) => set::run(arguments, output),
+        Command::Upgrade(arguments) => upgrade::run(arguments, output),
     }
 }

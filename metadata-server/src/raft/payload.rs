@@ -78,7 +78,7 @@ fn decode(bytes: &[u8]) -> Result<(Command, &[u8])> {
     Ok((command, rest))
 }
 
-const KINDS: std::ops::RangeInclusive<u16> = 0..=25;
+const KINDS: std::ops::RangeInclusive<u16> = 0..=27;
 
 /// The number of a kind of command in the log; never reused.
 const fn kind(body: &CommandBody) -> u16 {
@@ -109,6 +109,18 @@ const fn kind(body: &CommandBody) -> u16 {
         CommandBody::Gc(_) => 23,
         CommandBody::SetCell { .. } => 24,
         CommandBody::BackupsKept { .. } => 25,
+        CommandBody::Upgrade { .. } => 26,
+        CommandBody::SetRates { .. } => 27,
+    }
+}
+
+/// The version that a cell must have been raised to before a command is proposed: nodes of the versions before
+/// stop at it. That which raises it comes when every node knows it.
+pub(super) const fn needed_version(body: &CommandBody) -> u16 {
+    match body {
+        CommandBody::Upgrade { .. } => 1,
+        _ if kind(body) <= 21 => 1,
+        _ => 2,
     }
 }
 

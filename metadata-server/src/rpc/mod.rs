@@ -2,6 +2,7 @@
 //! convert back.
 
 mod admin;
+mod admission;
 mod attach;
 mod auth;
 mod blobs;
@@ -16,6 +17,7 @@ mod manage;
 mod nodes;
 mod ops;
 mod outbox;
+mod pace;
 mod query;
 mod reserve;
 mod restore;
@@ -33,8 +35,10 @@ pub(crate) use nodes::NodesService;
 pub(crate) use session::SessionService;
 
 use crate::{fsck::Scrub, gc::Gc, grant::Blobs, raft::Group, state::CommandBody};
+use admission::Admission;
 use credit::Credits;
 use locks::Locks;
+use pace::Paces;
 use reserve::Reservations;
 use sessions::{Member, Sessions};
 use sitefs_base::{Clock, NodeId, Tasks};
@@ -88,6 +92,8 @@ pub(crate) struct Cell {
     credits: Credits,
     locks: Locks,
     watchers: Watchers,
+    paces: Paces,
+    admission: Admission,
     /// How many rooms were set aside.
     rooms: AtomicU64,
 }
@@ -116,6 +122,8 @@ impl Cell {
             credits: Credits::default(),
             rooms: AtomicU64::new(0),
             locks: Locks::default(),
+            paces: Paces::default(),
+            admission: Admission::default(),
         }
     }
 

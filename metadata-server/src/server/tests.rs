@@ -3,6 +3,7 @@
 mod appends;
 mod blobs;
 mod credit;
+mod flood;
 mod fsck;
 mod gc;
 mod harness;

@@ -4,12 +4,13 @@ use super::{
     Applied, Command, CommandBody, MergeStep, Read, Reply, View, append, attrs, blobs, cell, commit, gc,
     horizon, merge,
     mutation::{Done, Finished, Mutation},
-    namespace, ranges, reads, reap, rename, repair, restore,
+    namespace, ranges, rates, reads, reap, rename, repair, restore,
     rows::{ReceiptRow, SessionRow, VolumeRow},
     scope::Scope,
     session::{self, Admission},
     settings, shorten, snapshots,
     stop::{Step, Stop, refuse},
+    version::{self, Versions},
     volume, xattr,
 };
 use sitefs_base::{
@@ -93,6 +94,8 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
         }
         CommandBody::Gc(step) => return reply(Reply::Gc(gc::step(scope, step)?)),
         CommandBody::SetCell { change } => cell::set(scope, change)?,
+        CommandBody::Upgrade { version } => version::raise(scope, *version, Versions::THIS)?,
+        CommandBody::SetRates { volume, rates } => rates::set(scope, *volume, rates)?,
         CommandBody::BackupsKept { kept } => cell::note_backups(scope, kept)?,
         CommandBody::SetVolume { volume, change } => settings::set(scope, *volume, change)?,
         CommandBody::DeleteVolume { volume } => settings::delete(scope, *volume)?,

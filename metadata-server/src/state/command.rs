@@ -6,7 +6,7 @@ use super::gc::{GcDone, GcStep};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sitefs_base::{
-    CellChange, Digest, Errno, Extent, Generation, GroupId, Incarnation, InodeId, Moment, OpId, Seq,
+    CellChange, Digest, Errno, Extent, Generation, GroupId, Incarnation, InodeId, Moment, OpId, Rates, Seq,
     SessionId, SiteId, SnapshotName, Time, VolumeChange, VolumeId, VolumeName,
     op::{BlobWanted, Credit, Event, OpEnvelope, Outcome, Place},
 };
@@ -215,6 +215,18 @@ pub enum CommandBody {
     BackupsKept {
         /// The place and its backups.
         kept: KeptBackups,
+    },
+    /// Raises the cell to a version of commands and behaviours (DESIGN D9); a node that does not know it stops.
+    Upgrade {
+        /// The version; `EINVAL` if the cell is beyond it.
+        version: u16,
+    },
+    /// Says how fast the mounts of a volume may change it; `ENOENT` if there is no such volume.
+    SetRates {
+        /// The volume.
+        volume: VolumeId,
+        /// The rates.
+        rates: Rates,
     },
 }
 

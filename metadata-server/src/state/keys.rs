@@ -11,6 +11,8 @@ pub(super) const GROUP: &[u8] = b"G";
 pub(super) const COUNTERS: &[u8] = b"C";
 /// The one row of `m` with what operators chose about the cell.
 pub(super) const CELL: &[u8] = b"E";
+/// The one row of `m` with the version that the cell was raised to.
+pub(super) const VERSION: &[u8] = b"M";
 /// The one row of `m` that says which backups are kept.
 pub(super) const BACKUPS: &[u8] = b"B";
 /// The prefix of all volume rows.
@@ -160,6 +162,11 @@ pub(super) fn name(text: &str) -> Vec<u8> {
 
 pub(super) fn volume(volume: VolumeId) -> Vec<u8> {
     join(&[VOLUMES, &volume.to_key()])
+}
+
+/// How fast a volume may be changed.
+pub(super) fn rates(volume: VolumeId) -> Vec<u8> {
+    join(&[b"I", &volume.to_key()])
 }
 
 pub(super) fn session(volume: VolumeId, session: SessionId) -> Vec<u8> {

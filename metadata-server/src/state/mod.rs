@@ -34,6 +34,7 @@ mod pins;
 mod places;
 mod query;
 mod ranges;
+mod rates;
 mod reads;
 mod reap;
 mod rename;
@@ -50,6 +51,7 @@ mod stop;
 mod stored;
 #[cfg(test)]
 pub(crate) mod tests;
+mod version;
 mod view;
 mod volume;
 mod xattr;
@@ -79,6 +81,7 @@ pub use places::{
     unverified, upload_slot,
 };
 pub use query::{SessionInfo, events_since, is_answered, query, session_info, sessions};
+pub use rates::rates;
 pub use reap::volumes_to_reap;
 pub use repair::Repair;
 pub use restore::{RestoreJob, restores};
@@ -87,6 +90,7 @@ pub use rows::Mark;
 pub use settings::{history_bytes, time_of};
 pub use shorten::{Cuts, cuts, must_be_cut};
 pub use snapshots::{SnapshotInfo, snapshots};
+pub use version::{Versions, cluster_version};
 pub use view::{Family, Read, Row, View};
 pub use volume::{
     GroupInfo, VolumeInfo, group_info, last_at, volume_by_name, volume_info, volumes, volumes_after,

@@ -188,13 +188,12 @@ fn a_query() -> BoxedStrategy<Query> {
     prop_oneof![
         a_place().prop_map(|at| Query::Lookup { at }),
         ino().prop_map(|ino| Query::Inode { ino }),
+        vec(ino(), 0..4).prop_map(|inos| Query::Inodes { inos }),
         (ino(), option::of(a_name()), 1..=limits::LISTING_PAGE)
             .prop_map(|(dir, after, limit)| Query::ReadDir { dir, after, limit }),
-        (ino(), any::<u32>(), 1..=1024u32).prop_map(|(ino, first, count)| Query::Chunks {
-            ino,
-            first,
-            count
-        }),
+        (ino(), option::of(any::<u64>()), any::<u32>(), 1..=1024u32).prop_map(
+            |(ino, cver, first, count)| Query::Chunks { ino, cver: cver.map(Seq::new), first, count }
+        ),
         ino().prop_map(|ino| Query::Xattrs { ino }),
         (ino(), vec(a_digest(), 0..4)).prop_map(|(ino, digests)| Query::Resolve { ino, digests }),
         Just(Query::Usage),
@@ -354,6 +353,7 @@ fn an_answer() -> BoxedStrategy<Answer> {
     let entry = (a_name(), an_inode()).prop_map(|(name, inode)| Entry { name, inode });
     let body = prop_oneof![
         option::of(an_inode()).prop_map(AnswerBody::Inode),
+        vec(an_inode(), 0..4).prop_map(AnswerBody::Inodes),
         (an_attr(), ino(), vec(entry, 0..4), any::<bool>()).prop_map(|(dir, parent, entries, complete)| {
             AnswerBody::Entries { dir, parent, entries, complete }
         }),
@@ -414,6 +414,8 @@ fn a_closing() -> BoxedStrategy<Closing> {
     prop_oneof![
         option::of("[a-z]{1,9}:[0-9]{1,4}").prop_map(|leader| Closing::NotHere { leader }),
         Just(Closing::SessionGone),
+        (0u32..100_000)
+            .prop_map(|ms| Closing::Busy { retry_after: std::time::Duration::from_millis(ms.into()) }),
         (prop::sample::select(Kind::ALL.to_vec()), ".{0,40}")
             .prop_map(|(kind, reason)| Closing::Refused { kind, reason }),
         ".{0,40}".prop_map(|reason| Closing::Unavailable { reason }),

@@ -22,7 +22,7 @@ fn commit_chunks(cell: &mut Cell, ino: InodeId, size: u64, changed: Vec<ChunkLay
 }
 
 fn chunks(cell: &Cell, ino: InodeId, first: u32, count: u32) -> Vec<ChunkLayout> {
-    match cell.query(Query::Chunks { ino, first, count }).unwrap().body {
+    match cell.query(Query::Chunks { ino, cver: None, first, count }).unwrap().body {
         AnswerBody::Chunks(chunks) => chunks,
         other => panic!("{other:?}"),
     }
@@ -40,6 +40,25 @@ fn a_commit_publishes_a_new_file_with_content_and_times() {
     assert_eq!((inode.attr.size, inode.attr.nlink, inode.attr.cver), (4, 1, outcome.seq));
     assert_eq!(inode.content, Content::Inline("text".into()));
     assert_eq!(outcome.attrs, [inode.attr, cell.attr(ROOT)]);
+}
+
+#[test]
+fn a_published_file_moves_its_directory_to_the_moment_at_which_it_was_made() {
+    let mut cell = Cell::new();
+    let publish = |cell: &mut Cell, name: &str, made: Time| {
+        let mut commit = cell.new_file(root(name), Some(inline("text")), false);
+        commit.set.atime = Some(SetTime::Written(made));
+        cell.op(Op::Commit(commit)).unwrap();
+        let dir = cell.attr(ROOT);
+        assert_eq!(dir.mtime, dir.ctime);
+        dir.mtime
+    };
+    let made = cell.now.next();
+    cell.wait_a_second();
+    assert_eq!(publish(&mut cell, "first", made), made);
+    assert_eq!(publish(&mut cell, "earlier", Time::new(900, 0)), made.next(), "others see that it changed");
+    let later = cell.now.plus(std::time::Duration::from_secs(5));
+    assert_eq!(publish(&mut cell, "by a clock that is ahead", later), cell.now);
 }
 
 #[test]
