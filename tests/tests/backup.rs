@@ -110,10 +110,10 @@ fn a_backup_of_a_cell_that_serves_is_whole_incremental_and_listed() {
                 fs::write(mount.path(&format!("busy-{}", number % 50)), content(number, 2000)).unwrap();
             }
         });
-        for _ in 0..3 {
-            cell.admin(&["cell", "backup", "--to", text(&vault)]).ok();
-        }
+        let made = [(); 3].map(|()| cell.admin(&["cell", "backup", "--to", text(&vault)]));
+        // Before anything can panic: the scope waits for its threads.
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        made.into_iter().for_each(|made| drop(made.ok()));
     });
     let listed = cell.admin(&["cell", "backup", "list", "--json", "--to", text(&vault)]).ok().json();
     assert_eq!(listed.as_array().unwrap().len(), 3);

@@ -107,6 +107,14 @@ async fn read(subject: &Subject, blobs: &[StoredBlob]) -> Result<Vec<Wrong>> {
 
 /// Reads one object and hashes it.
 pub(super) async fn proven(backend: &dyn Backend, blob: &StoredBlob) -> Result<()> {
+    match proven_once(backend, blob).await {
+        // What was damaged on its way only is whole the second time.
+        Err(error) if error.kind() == Kind::Corrupt => proven_once(backend, blob).await,
+        proven => proven,
+    }
+}
+
+async fn proven_once(backend: &dyn Backend, blob: &StoredBlob) -> Result<()> {
     let read = timeout(CONTENT_DEADLINE, backend.get(&blob.key)).await;
     let bytes = read.unwrap_or_else(|_| Err(Error::unavailable("reading an object took too long")))?;
     if bytes.len() as u64 != u64::from(blob.len) {

@@ -84,8 +84,8 @@ impl Run<'_> {
             return Ok(());
         }
         Err(Error::denied(
-            "the bucket belongs to another cell, or this one was restored from before it took it: nothing is \
-             deleted. If no other cell uses the bucket, delete its object `owner` and try again",
+            "the bucket belongs to another cell, or to this one before it was restored: nothing is deleted. \
+             If no other cell uses the bucket, nor a node of before, delete its object `owner` and try again",
         ))
     }
 }

@@ -160,6 +160,14 @@ impl Blobs {
 
     /// Reads an object and proves its digest.
     async fn read(&self, key: &ObjectKey) -> Result<VerifiedBytes> {
+        match self.read_once(key).await {
+            // What was damaged on its way only is whole the second time.
+            Err(error) if error.kind() == Kind::Corrupt => self.read_once(key).await,
+            read => read,
+        }
+    }
+
+    async fn read_once(&self, key: &ObjectKey) -> Result<VerifiedBytes> {
         let bytes = within(CONTENT_DEADLINE, "reading a blob", self.backend.get(key)).await?;
         checked(key, bytes).await
     }

@@ -58,6 +58,7 @@ mod tests {
             node: NodeId::new(1),
             cell: "test".into(),
             group: GroupId::new(1),
+            peers: None,
         };
         Group::open(config, Arc::new(SystemClock), Tasks::new())
     }

@@ -64,7 +64,7 @@ impl Admission {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_storm_is_let_in_in_portions_and_the_rest_is_spread_out() {
         let admission = Admission::default();
         let now = Duration::from_secs(100);

@@ -102,6 +102,15 @@ fn sessions_seqs_and_numbers_of_an_earlier_life_mean_nothing() {
 }
 
 #[test]
+fn the_objects_stay_those_of_the_life_before_until_somebody_says_that_it_has_ended() {
+    let mut cell = Cell::new();
+    cell.command(CommandBody::Gc(GcStep::Own(5))).unwrap();
+    assert_eq!(gc_info(&cell.view).unwrap().owner, Some(5));
+    begin_anew(&mut cell, 2);
+    assert_eq!(gc_info(&cell.view).unwrap().owner, None);
+}
+
+#[test]
 fn an_incarnation_only_grows() {
     let mut cell = Cell::new();
     assert!(begin_life(&mut cell.view, Incarnation::new(1)).is_err());
