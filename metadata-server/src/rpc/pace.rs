@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_flood_is_held_to_the_rate_and_another_volume_is_not() {
         let (mut view, paces) = (cell(), Paces::default());
-        set(&mut view, Rates { ops_per_second: 1000, bytes_per_second: 1 << 20 });
+        set(&mut view, Rates { ops_per_second: 1000, bytes_per_second: 2 << 20 });
         let waits: Vec<Duration> = (0..1100).map(|_| take(&paces, &view, ONE, 0, at(0))).collect();
         assert!(waits[..100].iter().all(Duration::is_zero), "a burst goes through");
         assert!(waits.is_sorted());
@@ -128,8 +128,8 @@ mod tests {
     #[test]
     fn bytes_count_by_themselves_and_a_change_is_seen_within_a_second() {
         let (mut view, paces) = (cell(), Paces::default());
-        set(&mut view, Rates { ops_per_second: 1000, bytes_per_second: 1 << 20 });
-        take(&paces, &view, ONE, 1 << 20, at(0));
+        set(&mut view, Rates { ops_per_second: 1000, bytes_per_second: 2 << 20 });
+        take(&paces, &view, ONE, 2 << 20, at(0));
         assert_eq!(take(&paces, &view, ONE, 0, at(0)).as_millis(), 900);
         set(&mut view, Rates::default());
         take(&paces, &view, ONE, 64 << 10, at(2000));

@@ -3,7 +3,7 @@
 use super::{
     super::{
         Family, Read, Repair, keys, reads,
-        rows::{self, BlobRow, CountersRow, GroupRow, Mark, NameRow, VolumeRow},
+        rows::{self, BlobRow, CountersRow, GroupRow, Mark, NameRow, VersionRow, VolumeRow},
     },
     Check, Finding, FindingKind as Found,
     cursor::{Cursor, decoded},
@@ -19,6 +19,7 @@ pub(super) struct Group {
 pub(super) fn check(read: &dyn Read, check: &mut Check) -> Result<Group> {
     let counters = one::<CountersRow>(read, check, keys::COUNTERS)?;
     let group = one::<GroupRow>(read, check, keys::GROUP)?;
+    one::<VersionRow>(read, check, keys::VERSION)?;
     let is_new = counters.is_none() && group.is_none() && read.scan(Family::Meta, &[], &[], 1)?.is_empty();
     if group.is_none() && !is_new {
         check.found(Finding::new(Found::GroupMissing, "there is no row of the cell"));

@@ -7,9 +7,9 @@ use super::{
 use sitefs_base::{Result, VolumeId};
 
 /// The first bytes of keys of family `m`, of rows that belong to a volume.
-const OF_VOLUMES: &[u8] = b"JKOPRSW";
+const OF_VOLUMES: &[u8] = b"IJKOPRSW";
 /// All that family `m` may begin with.
-const META: &[u8] = b"BCEGHJKLNOPQRSVWXYZ";
+const META: &[u8] = b"BCEGHIJKLMNOPQRSVWXYZ";
 /// What follows the volume in family `x`, and the site in family `b`.
 const SMALL: &[u8] = b"AOTX";
 const BLOBS: &[u8] = b"BDU";
