@@ -5,8 +5,9 @@
 use sitefs_tests::{Cell, Finished, Mounted, can_mount, close, content, scratch, sitefs, snapshot, wait_for};
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{Read, Write},
     path::Path,
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -39,6 +40,22 @@ fn journal(mount: &Mounted) -> Vec<String> {
     listed.as_array().unwrap().iter().map(|entry| entry["state"].as_str().unwrap().to_owned()).collect()
 }
 
+/// A process that has a file open, and appends a line of its input to it. This one may not have it open: it
+/// starts others while the mount is frozen, and they would close it.
+fn keep_open(path: &Path) -> Child {
+    let script = r#"exec 3>>"$1"; echo open; IFS= read -r line; printf %s "$line" >&3"#;
+    let mut keeper = Command::new("sh")
+        .args(["-c", script, "sh", text(path)])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 5];
+    keeper.stdout.take().unwrap().read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"open\n");
+    keeper
+}
+
 #[test]
 fn a_lost_cell_comes_back_from_a_backup_and_a_mount_that_lived_through_goes_on() {
     if !can_mount() {
@@ -54,7 +71,7 @@ fn a_lost_cell_comes_back_from_a_backup_and_a_mount_that_lived_through_goes_on()
     fs::write(mount.path("index.php"), "<?php // after").unwrap();
     fs::write(mount.path("new"), content(7, 50_000)).unwrap();
     fs::remove_file(mount.path("link")).unwrap();
-    let mut kept_open = File::options().append(true).open(mount.path("wp-content/uploads/file-2")).unwrap();
+    let mut keeper = keep_open(&mount.path("wp-content/uploads/file-2"));
     // Two files are closed without a cell: one grew from what the backup has, the other did not.
     let uploads = mount.path("wp-content/uploads");
     let closed = [uploads.join("file-1"), mount.path("index.php")].map(|path| {
@@ -85,8 +102,8 @@ fn a_lost_cell_comes_back_from_a_backup_and_a_mount_that_lived_through_goes_on()
     assert!(fs::symlink_metadata(mount.path("link")).is_ok(), "it shows what the cell has");
     assert!(!mount.path("new").exists(), "and not what it remembers");
     // A descriptor of before still leads to its file.
-    kept_open.write_all(b" and appended").unwrap();
-    close(kept_open).unwrap();
+    keeper.stdin.take().unwrap().write_all(b" and appended\n").unwrap();
+    assert!(keeper.wait().unwrap().success());
     let appended = [content(2, 30_000), b" and appended".to_vec()].concat();
     wait_for("the append", SOON, || fs::read(fresh.path("wp-content/uploads/file-2")).unwrap() == appended);
 }

@@ -79,7 +79,7 @@ impl Fs {
                 let next = &entries[at..entries.len().min(at + LISTING_PAGE as usize)];
                 learned = at + next.len();
                 let published = next.iter().map(|entry| entry.ino).filter(|ino| !self.is_unpublished(*ino));
-                self.learn(cx, published)?;
+                self.learn(cx, &published.collect::<Vec<_>>())?;
             }
             let mut view = match plus {
                 false => None,
@@ -108,7 +108,7 @@ impl Fs {
     }
 
     /// Asks for many inodes at once. Without a lease, or an answer, each is asked for by itself.
-    fn learn(&self, cx: Cx, inos: impl Iterator<Item = InodeId>) -> Op<()> {
+    fn learn(&self, cx: Cx, inos: &[InodeId]) -> Op<()> {
         if !self.meta.session().has_lease() {
             return Ok(());
         }

@@ -135,10 +135,11 @@ impl Meta {
     }
 
     /// Learns what is not remembered of `inos`, in one question if there are not too many.
-    pub fn learn(&self, cx: Cx, inos: impl Iterator<Item = InodeId>) -> Op<()> {
+    pub fn learn(&self, cx: Cx, inos: &[InodeId]) -> Op<()> {
         let unknown: Vec<InodeId> = {
             let cache = self.cache();
-            inos.filter(|ino| !cache.knows(*ino)).take(LISTING_PAGE as usize).collect()
+            let unknown = inos.iter().copied().filter(|ino| !cache.knows(*ino));
+            unknown.take(LISTING_PAGE as usize).collect()
         };
         if unknown.is_empty() {
             return Ok(());

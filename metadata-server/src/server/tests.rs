@@ -3,7 +3,6 @@
 mod appends;
 mod blobs;
 mod credit;
-mod flood;
 mod fsck;
 mod gc;
 mod harness;

@@ -59,8 +59,7 @@ pub(super) fn version<'a>(
     cver: Seq,
 ) -> Result<Option<AsOf<'a>>> {
     let key = keys::inode(id, ino);
-    let (prefix, from) =
-        (keys::deaths(Family::Inode, &key), keys::died(Family::Inode, &key, cver.next()));
+    let (prefix, from) = (keys::deaths(Family::Inode, &key), keys::died(Family::Inode, &key, cver.next()));
     let Some((key, value)) = read.scan(Family::InodeHistory, &prefix, &from, 1)?.pop() else {
         return Ok(None);
     };

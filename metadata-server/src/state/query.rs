@@ -145,12 +145,7 @@ fn past_chunks(
     chunks(&past, id, &node, wanted)
 }
 
-fn chunks(
-    read: &dyn Read,
-    id: VolumeId,
-    node: &Node,
-    (first, count): (u32, u32),
-) -> Step<Vec<ChunkLayout>> {
+fn chunks(read: &dyn Read, id: VolumeId, node: &Node, (first, count): (u32, u32)) -> Step<Vec<ChunkLayout>> {
     require(count as usize <= COMMIT_CHUNKS_MAX, Errno::EINVAL)?;
     let wanted = |chunk: u32| chunk >= first && chunk - first < count;
     if node.row.content != Content::Chunked {

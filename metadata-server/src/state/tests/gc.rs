@@ -289,10 +289,11 @@ fn tails_of_appends_that_were_merged_are_collected() {
         let bytes = vec![byte; 600].into();
         cell.op(Op::Append { ino: log, bytes, changed: None, kill_setid: false }).unwrap();
     }
-    let old: Vec<_> = match cell.query(Query::Chunks { ino: log, cver: None, first: 0, count: 9 }).unwrap().body {
-        AnswerBody::Chunks(chunks) => chunks.into_iter().flat_map(|chunk| chunk.extents).collect(),
-        other => panic!("{other:?}"),
-    };
+    let old: Vec<_> =
+        match cell.query(Query::Chunks { ino: log, cver: None, first: 0, count: 9 }).unwrap().body {
+            AnswerBody::Chunks(chunks) => chunks.into_iter().flat_map(|chunk| chunk.extents).collect(),
+            other => panic!("{other:?}"),
+        };
     let bytes: Vec<u8> = old.iter().flat_map(|extent| cell.bytes_of(extent)).collect();
     let new = Joined::Hot { digest: sitefs_blobstore::hash(&bytes), bytes: bytes.clone().into() };
     let step = MergeStep::Replace { ino: log, old: old.clone(), new };

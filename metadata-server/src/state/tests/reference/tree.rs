@@ -78,7 +78,9 @@ impl Node {
     /// them.
     pub fn named(&self) -> impl Iterator<Item = &Extent> {
         let rows = self.rows();
-        self.extents().iter().filter(move |extent| rows.is_none_or(|rows| rows.contains_key(&chunk_of(extent))))
+        self.extents()
+            .iter()
+            .filter(move |extent| rows.is_none_or(|rows| rows.contains_key(&chunk_of(extent))))
     }
 
     pub fn entries(&self) -> Option<&BTreeMap<Vec<u8>, InodeId>> {
