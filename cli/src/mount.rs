@@ -83,9 +83,9 @@ pub(crate) struct OptionArguments {
     /// Lets other users in; always so when you are root.
     #[arg(long)]
     allow_other: bool,
-    /// Serves all reads by the mount's own process, also where the kernel could read cached files itself.
+    /// Lets the kernel read cached files by itself where it can: Linux 6.9, as root.
     #[arg(long)]
-    no_passthrough: bool,
+    passthrough: bool,
 }
 
 /// Runs the command.
@@ -162,7 +162,7 @@ fn configure(arguments: &Arguments) -> Result<Configured, Failure> {
     mount.journal.dir = journal;
     mount.journal.max_bytes = given.journal_size.map_or(mount.journal.max_bytes, ByteSize::get);
     mount.options.allow_other |= given.allow_other;
-    mount.options.no_passthrough |= given.no_passthrough;
+    mount.options.passthrough |= given.passthrough;
     mount.options.owner = given.owner;
     mount.options.flags = given.flags;
     Ok(Configured { mount, metrics })
@@ -310,7 +310,7 @@ impl OptionArguments {
         let volume = view.volume.clone();
         let role = if read_only { Role::Reader(volume) } else { Role::Writer(volume) };
         let allow_other = self.allow_other || rustix::process::geteuid().is_root();
-        let no_passthrough = self.no_passthrough;
+        let passthrough = self.passthrough;
         MountConfig {
             view: view.clone(),
             mountpoint,
@@ -323,7 +323,7 @@ impl OptionArguments {
                 close_deadline: Duration::from_secs(self.close_deadline),
                 cut: journal_cut(),
             },
-            options: MountOptions { read_only, allow_other, no_passthrough, ..MountOptions::default() },
+            options: MountOptions { read_only, allow_other, passthrough, ..MountOptions::default() },
             // In insecure mode a cell does not compare its name, which the mount learns at attach.
             identity: Identity::new("local", role),
             panic_at: std::env::var_os("SITEFS_TEST_PANIC_AT").filter(|_| cfg!(debug_assertions)),

@@ -9,7 +9,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 pub(crate) const HELP: &str = "Options as in fstab, separated by commas: ro, rw, noexec, exec, suid, nosuid \
 (default), dev, nodev (default), noatime, relatime, strictatime, nodiratime, uid=NUMBER, gid=NUMBER (all files \
 belong to that user or group), allow_other, cache=DIR, cache_size=SIZE, journal=DIR, journal_size=SIZE, metrics=HOST:PORT, \
-nopassthrough, insecure. _netdev, nofail, x-… and what mount(8) handles itself are ignored; anything else is refused.";
+passthrough, nopassthrough, insecure. _netdev, nofail, x-… and what mount(8) handles itself are ignored; anything else is refused.";
 
 /// Options that say something to mount(8), systemd or other file systems, and nothing to this one:
 /// the kernel always checks permissions, and nothing is held back to be written later.
@@ -54,7 +54,7 @@ pub(crate) struct Options {
     pub(crate) read_only: bool,
     pub(crate) allow_other: bool,
     pub(crate) insecure: bool,
-    pub(crate) no_passthrough: bool,
+    pub(crate) passthrough: bool,
     pub(crate) owner: Owner,
     pub(crate) flags: KernelFlags,
     pub(crate) cache: Option<PathBuf>,
@@ -97,8 +97,8 @@ impl Options {
             "nodiratime" => self.flags.nodiratime = true,
             "allow_other" => self.allow_other = true,
             "insecure" => self.insecure = true,
-            "nopassthrough" => self.no_passthrough = true,
-            "passthrough" => self.no_passthrough = false,
+            "nopassthrough" => self.passthrough = false,
+            "passthrough" => self.passthrough = true,
             _ => return FOR_OTHERS.contains(&name) || is_comment(name),
         }
         true
@@ -160,13 +160,13 @@ mod tests {
         let options = parse(
             "rw,noatime,nodev,suid,noexec,uid=33,gid=33,allow_other,_netdev,nofail,x-systemd.automount,\
              x-systemd.requires=a.service,cache=/var/cache/a b,cache_size=2GiB,journal=/var/j,\
-             journal_size=0,metrics=127.0.0.1:9470,comment=x,nopassthrough",
+             journal_size=0,metrics=127.0.0.1:9470,comment=x,passthrough",
         )
         .unwrap();
         let flags = KernelFlags { suid: true, noexec: true, atime: Atime::Never, ..KernelFlags::default() };
         let expected = Options {
             allow_other: true,
-            no_passthrough: true,
+            passthrough: true,
             owner: Owner { uid: Some(33), gid: Some(33) },
             flags,
             cache: Some("/var/cache/a b".into()),

@@ -53,8 +53,8 @@ pub struct MountOptions {
     pub owner: Owner,
     /// What else the kernel is told.
     pub flags: KernelFlags,
-    /// Serve all reads ourselves, also where the kernel could.
-    pub no_passthrough: bool,
+    /// Let the kernel read cached files by itself where it can.
+    pub passthrough: bool,
 }
 
 /// How a mount keeps what its cell does not take (DESIGN D15).
@@ -229,7 +229,7 @@ impl Mount {
         let handle = network.handle.clone();
         let adapter = Adapter::new(Arc::clone(&fs), Arc::clone(&reporter), handle, Arc::clone(&ended));
         let adapter = adapter.with_bug(config.panic_at.clone());
-        let adapter = adapter.with_passthrough(!config.options.no_passthrough);
+        let adapter = adapter.with_passthrough(config.options.passthrough);
         let (kernel, device) = KernelMount::start(&mount_args(&config, &attached, read_only), adapter)?;
         let failed = |error| Error::io("starting the mount's threads", error);
         let teller: Arc<dyn Teller> = Arc::clone(&fs) as Arc<dyn Teller>;

@@ -15,7 +15,7 @@ use std::{
 };
 
 /// With this variable every test runs on mounts that read all content themselves.
-const NO_PASSTHROUGH: &str = "SITEFS_TEST_NO_PASSTHROUGH";
+const PASSTHROUGH: &str = "SITEFS_TEST_PASSTHROUGH";
 
 /// What a command gave.
 #[derive(Debug)]
@@ -140,8 +140,8 @@ impl Running {
         let before = errors.metadata().expect("looking at the log").len();
         let mut command = command(arguments);
         let mounts = matches!(arguments.first().map(String::as_str), Some("mount" | "demo"));
-        if mounts && env::var_os(NO_PASSTHROUGH).is_some() {
-            command.arg("--no-passthrough");
+        if mounts && env::var_os(PASSTHROUGH).is_some() {
+            command.arg("--passthrough");
         }
         command.arg("--json").stdout(Stdio::piped()).stderr(errors).env("SITEFS_LOG", "info");
         for (name, value) in env {

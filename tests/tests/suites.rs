@@ -10,7 +10,7 @@ fn can_run() -> bool {
 }
 
 /// Whether the kernel may read cached files by itself; the suites find the same in either case.
-const MODES: [&[&str]; 2] = [&[], &["--no-passthrough"]];
+const MODES: [&[&str]; 2] = [&[], &["--passthrough"]];
 
 /// Runs a suite on a mount of each mode.
 fn on_one(run: impl Fn(&Demo)) {
