@@ -103,8 +103,8 @@ fn a_cold_tree_costs_a_few_requests_for_each_directory() {
     let all = 1 + DIRS + DIRS * FILES;
     let du = |mount: &Mounted| lines_of(Command::new("du").arg("-a").arg(mount.root()));
     let ls = |mount: &Mounted| lines_of(Command::new("ls").arg("-lR").arg(mount.root()));
-    let programs: [(&str, &dyn Fn(&Mounted) -> usize, usize); 3] =
-        [("find", &find, all), ("du", &du, all), ("ls", &ls, all + 3 * DIRS + 1)];
+    type Program<'a> = (&'a str, &'a dyn Fn(&Mounted) -> usize, usize);
+    let programs: [Program; 3] = [("find", &find, all), ("du", &du, all), ("ls", &ls, all + 3 * DIRS + 1)];
     for (name, program, lines) in programs {
         let counted = Counted::new(&cell);
         let asked = counted.asked(|mount| assert_eq!(program(mount), lines, "{name}"));
