@@ -37,6 +37,35 @@ pub enum BackupTo {
     Nowhere,
     /// In a directory of the node that leads: an absolute path.
     Directory(String),
+    /// In the bucket, once an operator says so again; until then nowhere.
+    HeldBucket,
+    /// In this directory, once an operator says so again; until then nowhere.
+    HeldDirectory(String),
+}
+
+impl BackupTo {
+    /// The same place, for another life of a cell: the one before may still run and make its backups there.
+    #[must_use]
+    pub fn held(self) -> Self {
+        match self {
+            Self::Bucket => Self::HeldBucket,
+            Self::Directory(path) => Self::HeldDirectory(path),
+            Self::Nowhere | Self::HeldBucket | Self::HeldDirectory(_) => self,
+        }
+    }
+
+    /// Why no backups are made by themselves though there is a place for them, and what to do.
+    pub fn why_held(&self) -> Option<String> {
+        let place = match self {
+            Self::Nowhere | Self::Bucket | Self::Directory(_) => return None,
+            Self::HeldBucket => "bucket",
+            Self::HeldDirectory(path) => path.as_str(),
+        };
+        Some(format!(
+            "backups by themselves wait since this cell was restored, because the one before may still run and make \
+             its own: once that is gone for good, `sitefs cell set --backup-to {place}` (or another place, or off)"
+        ))
+    }
 }
 
 impl FromStr for BackupTo {
@@ -45,12 +74,20 @@ impl FromStr for BackupTo {
         match text {
             "bucket" => Ok(Self::Bucket),
             "off" => Ok(Self::Nowhere),
-            path if path.starts_with('/') && path.len() <= BACKUP_PATH_MAX => {
-                Ok(Self::Directory(path.to_owned()))
-            }
-            _ => Err(Error::invalid(format!("{text:?} is neither bucket, nor off, nor an absolute path"))),
+            "held bucket" => Ok(Self::HeldBucket),
+            path if is_path(path) => Ok(Self::Directory(path.to_owned())),
+            _ => match text.strip_prefix("held ").filter(|path| is_path(path)) {
+                Some(path) => Ok(Self::HeldDirectory(path.to_owned())),
+                None => {
+                    Err(Error::invalid(format!("{text:?} is neither bucket, nor off, nor an absolute path")))
+                }
+            },
         }
     }
+}
+
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && text.len() <= BACKUP_PATH_MAX
 }
 
 impl fmt::Display for BackupTo {
@@ -59,6 +96,8 @@ impl fmt::Display for BackupTo {
             Self::Bucket => f.write_str("bucket"),
             Self::Nowhere => f.write_str("off"),
             Self::Directory(path) => f.write_str(path),
+            Self::HeldBucket => f.write_str("held bucket"),
+            Self::HeldDirectory(path) => write!(f, "held {path}"),
         }
     }
 }
@@ -105,8 +144,12 @@ impl CellChange {
         if self.backup_keep_secs.is_some_and(|secs| u64::from(secs) < min || u64::from(secs) > max) {
             return Err(Error::invalid(format!("backups are kept for {min} s to {max} s")));
         }
-        if let Some(BackupTo::Directory(path)) = &self.backup_to {
-            path.parse::<BackupTo>()?;
+        match &self.backup_to {
+            Some(BackupTo::Directory(path)) => drop(path.parse::<BackupTo>()?),
+            Some(to @ (BackupTo::HeldBucket | BackupTo::HeldDirectory(_))) => {
+                return Err(Error::invalid(format!("nobody can choose `{to}`: give bucket, off or a path")));
+            }
+            Some(BackupTo::Bucket | BackupTo::Nowhere) | None => {}
         }
         match &self.access {
             Some(VolumeAccess::ReadOnly(reason)) => crate::check_reason(reason),
@@ -121,10 +164,24 @@ mod tests {
 
     #[test]
     fn places_of_backups_have_one_form() {
-        for text in ["bucket", "off", "/var/backups"] {
+        for text in ["bucket", "off", "/var/backups", "held bucket", "held /var/backups"] {
             assert_eq!(text.parse::<BackupTo>().unwrap().to_string(), text);
         }
-        assert!("backups".parse::<BackupTo>().is_err());
+        for bad in ["backups", "held off", "held ", "held held /b"] {
+            assert!(bad.parse::<BackupTo>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn another_life_holds_a_place_and_says_how_it_is_used_again() {
+        for text in ["bucket", "/var/backups"] {
+            let to: BackupTo = text.parse().unwrap();
+            assert_eq!(to.why_held(), None);
+            let held = to.held();
+            assert!(held.why_held().unwrap().contains(&format!("--backup-to {text}`")));
+            assert_eq!(held.clone().held(), held);
+        }
+        assert_eq!(BackupTo::Nowhere.held(), BackupTo::Nowhere);
     }
 
     #[test]
@@ -135,7 +192,8 @@ mod tests {
         let access = CellChange { access: Some(reason), ..CellChange::default() };
         let to = Some(BackupTo::Directory("relative".to_owned()));
         let to = CellChange { backup_to: to, ..CellChange::default() };
-        assert!([every, keep, access, to].iter().all(|change| change.check().is_err()));
+        let held = CellChange { backup_to: Some(BackupTo::HeldBucket), ..CellChange::default() };
+        assert!([every, keep, access, to, held].iter().all(|change| change.check().is_err()));
         assert!(CellChange::default().check().is_ok());
     }
 }

@@ -31,6 +31,23 @@ async fn objects_are_put_read_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_shared_directory_is_the_first_ones_that_claims_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || DirBackend::open_shared(dir.path()).unwrap();
+    let key = key(7, b"hello", 1);
+    open().put(&key, Bytes::from_static(b"hello")).await.unwrap();
+    for owner in ["one", "two", "one"] {
+        assert_eq!(open().claim(owner).await.unwrap(), "one", "asked by {owner}");
+    }
+    let listed = open().list("", None, 9).await.unwrap();
+    assert_eq!(listed.len(), 1, "the file is no object: {listed:?}");
+    std::fs::remove_file(dir.path().join("owner")).unwrap();
+    assert_eq!(open().claim("two").await.unwrap(), "two");
+    let inside = DirBackend::open(dir.path()).unwrap();
+    assert_eq!(inside.claim("three").await.unwrap(), "three", "a data directory is nobody else's");
+}
+
+#[tokio::test]
 async fn objects_outlive_the_process() {
     let dir = tempfile::tempdir().unwrap();
     let key = key(7, b"hello", 1);

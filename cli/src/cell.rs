@@ -3,6 +3,8 @@
 mod backup;
 mod nodes;
 #[cfg(feature = "server")]
+mod recover;
+#[cfg(feature = "server")]
 mod restore;
 mod set;
 mod status;
@@ -27,6 +29,8 @@ enum Command {
     Backup(backup::Arguments),
     #[cfg(feature = "server")]
     Restore(restore::Arguments),
+    #[cfg(feature = "server")]
+    Recover(recover::Arguments),
     Set(set::Arguments),
     Upgrade(upgrade::Arguments),
 }
@@ -41,6 +45,8 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
         Command::Backup(arguments) => backup::run(arguments, output),
         #[cfg(feature = "server")]
         Command::Restore(arguments) => restore::run(arguments, output),
+        #[cfg(feature = "server")]
+        Command::Recover(arguments) => recover::run(arguments, output),
         Command::Set(arguments) => set::run(arguments, output),
         Command::Upgrade(arguments) => upgrade::run(arguments, output),
     }

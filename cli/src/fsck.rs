@@ -13,6 +13,7 @@ use sitefs_base::{
     ByteSize, Error, Result,
     check::{CheckEvent, CheckFinding, CheckOptions, CheckSummary},
 };
+#[cfg(feature = "server")]
 use std::path::PathBuf;
 
 /// Something was found and all of it is put right.

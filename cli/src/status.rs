@@ -50,6 +50,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
             "to": status.backup_plan.to.to_string(),
             "every_seconds": status.backup_plan.every_secs,
             "keep_seconds": status.backup_plan.keep_secs,
+            "held": status.backup_plan.to.why_held(),
             "newest": status.newest_backup.map(|at| at.to_string()),
         },
     });
@@ -72,6 +73,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
             row("newest backup", status.newest_backup.map_or_else(|| "none".to_owned(), |at| at.to_string())),
             row("version", status.version.clone()),
         ];
+        rows.extend(status.backup_plan.to.why_held().map(|why| row("BACKUPS OFF", why)));
         rows.extend(
             status.scrub_age.map(|age| row("scrub", format!("every object was read in the last {age} s"))),
         );

@@ -149,7 +149,7 @@ impl BackendConfig {
     fn make(&self, data: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn Backend>> {
         match self {
             Self::Directory => Ok(Arc::new(DirBackend::open(data.join("blobs"))?)),
-            Self::Shared(path) => Ok(Arc::new(DirBackend::open(path)?)),
+            Self::Shared(path) => Ok(Arc::new(DirBackend::open_shared(path)?)),
             #[cfg(feature = "s3")]
             Self::S3 { endpoint, bucket, region } => {
                 let config = sitefs_blobstore::S3Config {

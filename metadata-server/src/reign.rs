@@ -20,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How often forgotten sessions are looked for.
 const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
+/// How long a leader that could not begin to serve waits until it tries again; twice as long each time.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How long streams may take to say where the leader is.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -82,10 +85,12 @@ impl Throne {
         Ok(Reign { cell, loops, front: front.clone() })
     }
 
-    /// Begins whenever this node leads, and ends when it does not any more; a new term is a new time.
+    /// Begins whenever this node leads, and ends when it does not any more; a new term is a new time. One that
+    /// could not begin is tried again.
     pub async fn follow(self, stop: CancellationToken) {
         let mut standing = self.front.group.standing();
         let mut reign: Option<(u64, Reign)> = None;
+        let mut pause = RETRY_MIN;
         loop {
             let now = standing.borrow_and_update().clone();
             let leads = match now {
@@ -98,10 +103,15 @@ impl Throne {
                 }
                 reign = leads.and_then(|term| Some((term, self.begin_or_report()?)));
             }
+            let failed = leads.is_some() && reign.is_none();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                changed = standing.changed() => if changed.is_err() { break },
+                changed = standing.changed() => match changed {
+                    Ok(()) => pause = RETRY_MIN,
+                    Err(_) => break,
+                },
+                () = tokio::time::sleep(pause), if failed => pause = (pause * 2).min(RETRY_MAX),
             }
         }
         if let Some((_, last)) = reign {

@@ -88,6 +88,10 @@ fn a_lost_cell_comes_back_from_a_backup_and_a_mount_that_lived_through_goes_on()
     assert!(restored["new_incarnation"].as_u64() > made["incarnation"].as_u64());
     mount.freeze();
     cell.start_again();
+    let held = || cell.admin(&["status", "--json"]).ok().json()["backup"]["held"].clone();
+    assert!(held().as_str().unwrap().contains("sitefs cell set --backup-to bucket"));
+    cell.admin(&["cell", "set", "--backup-to", "bucket"]).ok();
+    assert!(held().is_null());
 
     let fresh = cell.mount("acme/live");
     assert_eq!(snapshot(fresh.root()), before, "every file of before, by its digest");

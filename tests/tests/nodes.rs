@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
-use sitefs_tests::{Mounted, Nodes, SOON, can_mount, close, wait_for};
+use sitefs_tests::{Finished, Mounted, Nodes, SOON, can_mount, close, sitefs, wait_for};
 use std::{
     env, fs,
     io::Write,
@@ -361,4 +361,61 @@ fn a_node_is_added_and_another_one_removed_under_load() {
     let count = load.end();
     let fresh = nodes.mount("acme/live");
     check(&fresh.path("load"), count);
+}
+
+#[test]
+fn a_cell_that_lost_two_of_three_nodes_goes_on_from_the_third() {
+    if !can_mount() {
+        return;
+    }
+    let mut nodes = Nodes::start(3);
+    let mut mount = nodes.mount("acme/live");
+    fs::create_dir(mount.path("files")).unwrap();
+    (0..20).for_each(|number| {
+        write(&mount.path("files").join(number.to_string()), &content(number)).unwrap();
+    });
+    assert_eq!(mount.umount(), 0);
+    nodes.settle();
+    let survivor = nodes.follower();
+    let data = nodes.data(survivor).display().to_string();
+    let command = ["cell", "recover", "--data", data.as_str()];
+    let recover = |extra: &[&str]| -> Finished { sitefs(&[&command[..], extra].concat()) };
+    recover(&[]).refused(75, "another process uses");
+    let lost: Vec<usize> = (1..=3).filter(|node| *node != survivor).collect();
+    for node in &lost {
+        nodes.kill9(*node);
+        fs::remove_dir_all(nodes.data(*node)).unwrap();
+    }
+    recover(&["--unsafe"]).refused(75, "another process uses");
+    assert_eq!(nodes.stop(survivor), 0, "{}", nodes.log(survivor));
+
+    let planned = recover(&["--json"]);
+    planned.refused(77, "--unsafe");
+    let planned = planned.json();
+    let plan = &planned["plan"];
+    assert_eq!(plan["node"].as_u64(), u64::try_from(survivor).ok(), "{plan}");
+    assert_eq!(plan["incarnation"], 1, "{plan}");
+    assert_eq!(plan["others"].as_array().unwrap().len(), 2, "{plan}");
+    let text = recover(&[]).stdout;
+    assert!(text.contains("acknowledged and this node does not have is lost"), "{text}");
+
+    let recovered = recover(&["--unsafe", "--json"]).ok().json();
+    assert_eq!(recovered["recovered"]["applied"], plan["last_log"], "{recovered}");
+    assert!(recovered["recovered"]["incarnation"].as_u64() > Some(1), "{recovered}");
+    recover(&["--unsafe"]).refused(65, "is the only node");
+
+    nodes.start_node(survivor);
+    assert_eq!(nodes.leader(), survivor);
+    let mount = nodes.mount("acme/live");
+    check(&mount.path("files"), 20);
+    write(&mount.path("after"), b"with one node").unwrap();
+    // The numbers are free again, for nodes with empty directories.
+    for node in lost {
+        nodes.start_node(node);
+        nodes.admin(&["cell", "add-node", &node.to_string(), &nodes.peer(node)]).ok();
+    }
+    nodes.settle();
+    nodes.kill9(survivor);
+    assert_eq!(fs::read(mount.path("after")).unwrap(), b"with one node");
+    write(&mount.path("again"), b"with new ones").unwrap();
 }

@@ -1,5 +1,6 @@
 //! A directory as the store: for one-node cells, demos and tests.
 
+mod owner;
 mod vault;
 
 use super::{Backend, BoxFuture, Listed, OBJECT_MAX, SignedRequest};
@@ -22,6 +23,8 @@ const TEMP_DIR: &str = "tmp";
 #[derive(Clone, Debug)]
 pub struct DirBackend {
     root: Arc<Path>,
+    /// Whether others than the one data directory that it is in may use it.
+    shared: bool,
 }
 
 impl DirBackend {
@@ -33,7 +36,12 @@ impl DirBackend {
         fs::create_dir_all(path.join(TEMP_DIR)).map_err(doing)?;
         sync_dir(path).map_err(doing)?;
         remove_old_temps(&path.join(TEMP_DIR)).map_err(doing)?;
-        Ok(Self { root: path.into() })
+        Ok(Self { root: path.into(), shared: false })
+    }
+
+    /// Opens a store that is in no data directory: another cell may use it too, so it has an owner.
+    pub fn open_shared(path: impl AsRef<Path>) -> Result<Self> {
+        Ok(Self { shared: true, ..Self::open(path)? })
     }
 
     fn path(&self, key: &ObjectKey) -> PathBuf {
@@ -287,6 +295,14 @@ impl Backend for DirBackend {
     ) -> BoxFuture<'a, Result<Vec<Listed>>> {
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
         self.run(move |store| store.list_now(&prefix, after.as_deref(), limit))
+    }
+
+    fn claim<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<String>> {
+        let owner = owner.to_owned();
+        if !self.shared {
+            return Box::pin(std::future::ready(Ok(owner)));
+        }
+        self.run(move |store| store.own_now(&owner))
     }
 
     fn check(&self) -> BoxFuture<'_, Result<()>> {

@@ -86,7 +86,7 @@ pub trait Backend: Send + Sync + fmt::Debug {
     ) -> BoxFuture<'a, Result<Vec<Listed>>>;
 
     /// Writes down whose the objects are, unless it is written already; gives what is written. A store
-    /// that nobody can share is the caller's.
+    /// that nobody can share, as a directory inside of a data directory, is the caller's.
     fn claim<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<String>> {
         Box::pin(std::future::ready(Ok(owner.to_owned())))
     }

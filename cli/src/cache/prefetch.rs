@@ -22,6 +22,8 @@ use std::{
 const WORKERS: usize = 8;
 /// How much of a large file one request is for.
 const PART: u64 = 64 << 20;
+/// Failures in a row after which the rest is left out: each may take as long as a read may wait.
+const FAILURES_MAX: u64 = 8;
 
 /// Fetches the content of files into the disk cache, so that reading them later waits for nothing.
 ///
@@ -40,20 +42,24 @@ pub(super) fn run(arguments: &Arguments, output: &Output) -> Done {
     let _progress = Progress::show("fetching");
     for path in &arguments.paths {
         total.add(&fetch(path)?);
-        if total.is_full {
+        if total.is_at_end() {
             break;
         }
     }
-    let Total { files, blobs, bytes, known, failed, is_full, .. } = total;
+    let Total { files, blobs, bytes, known, failed, is_full, gave_up, .. } = total;
     let result = json!({ "files": files, "blobs": blobs, "bytes": bytes, "known": known, "failed": failed, "full": is_full });
     output.result(&result, || {
         let full = if is_full { "; the cache is full, the rest was left out" } else { "" };
         let fetched = format!("fetched {blobs} blobs, {}", display_bytes(bytes));
         format!("{fetched}; {known} were there; {files} files{full}")
     })?;
+    let rest = match gave_up {
+        true => format!(", {FAILURES_MAX} in a row: the rest was left out"),
+        false => String::new(),
+    };
     match failed {
         0 => Ok(()),
-        _ => Err(Error::unavailable(format!("{failed} files could not be fetched")))
+        _ => Err(Error::unavailable(format!("{failed} files could not be fetched{rest}")))
             .hint("the mount's log says why; see whether the cell and the object store answer"),
     }
 }
@@ -69,9 +75,23 @@ struct Total {
     /// Bytes of the files that are in the cache now.
     held: u64,
     is_full: bool,
+    /// Failures since something last succeeded.
+    in_a_row: u64,
+    /// There were too many of them.
+    gave_up: bool,
 }
 
 impl Total {
+    fn is_at_end(&self) -> bool {
+        self.is_full || self.gave_up
+    }
+
+    fn fail(&mut self) {
+        self.failed += 1;
+        self.in_a_row += 1;
+        self.gave_up |= self.in_a_row >= FAILURES_MAX;
+    }
+
     fn add(&mut self, other: &Self) {
         self.files += other.files;
         self.blobs += other.blobs;
@@ -80,6 +100,8 @@ impl Total {
         self.failed += other.failed;
         self.held += other.held;
         self.is_full |= other.is_full;
+        self.in_a_row = other.in_a_row;
+        self.gave_up |= other.gave_up;
     }
 }
 
@@ -118,13 +140,18 @@ fn fetch(path: &Path) -> Result<Total, Failure> {
 impl Work {
     /// Takes one file after the other until there are none.
     fn run(&self, cache: &Path) -> Done {
-        while !lock(&self.total).is_full {
+        while !lock(&self.total).is_at_end() {
             let Some(found) = lock(&self.walk).next() else { return Ok(()) };
             match found {
                 Ok((ino, size)) => self.file(cache, ino, size)?,
                 Err(error) => {
                     tracing::warn!(%error, mount = %self.at.display(), "a directory cannot be read");
-                    lock(&self.total).failed += 1;
+                    let mut total = lock(&self.total);
+                    match error.kind() {
+                        // That says nothing about those that may be read.
+                        io::ErrorKind::PermissionDenied => total.failed += 1,
+                        _ => total.fail(),
+                    }
                 }
             }
         }
@@ -145,7 +172,7 @@ impl Work {
             // The mount answers one request per connection.
             let done = parse(&Control::connect(cache)?.prefetch(ino, offset, len)?)?;
             if done["errno"].is_string() {
-                lock(&self.total).failed += 1;
+                lock(&self.total).fail();
                 return Ok(());
             }
             let number = |name: &str| done[name].as_u64().unwrap_or(0);
@@ -214,5 +241,24 @@ impl Iterator for Walk {
                 Err(error) => return Some(Err(error)),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_ends_after_some_failures_in_a_row() {
+        let mut total = Total::default();
+        (1..FAILURES_MAX).for_each(|_| total.fail());
+        total.add(&Total { known: 1, ..Total::default() });
+        (1..FAILURES_MAX).for_each(|_| total.fail());
+        assert!(!total.is_at_end());
+        total.fail();
+        // What was on its way comes too late.
+        total.add(&Total { blobs: 1, ..Total::default() });
+        assert!(total.is_at_end());
+        assert_eq!(total.failed, 2 * FAILURES_MAX - 1);
     }
 }

@@ -14,7 +14,8 @@ use std::{path::PathBuf, sync::Arc};
 /// Makes a data directory from a backup; a server that is started with it is the first node of the cell.
 ///
 /// Everything that was acknowledged after the backup was begun is missing then. The cell has a higher
-/// incarnation: mounts that lived through attach anew, and keep as conflicts what does not fit any more.
+/// incarnation: mounts that lived through attach anew, and keep as conflicts what does not fit any more. It makes
+/// no backups by itself until `sitefs cell set --backup-to` says where: the cell before may still make its own.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Where the backups are: a directory, or s3://BUCKET with the keys in AWS_ACCESS_KEY_ID and
@@ -65,11 +66,23 @@ fn told(arguments: &Arguments, restored: &Restored) -> String {
     match (incarnation, &arguments.data) {
         (Some(incarnation), Some(data)) => format!(
             "restored {what}; incarnation {incarnation}, blobs in {backend}\nstart it: sitefs server {} --name {} … with \
-             the options of before",
+             the options of before\nonce the cell before is gone for good let it make backups by itself: sitefs cell \
+             set --backup-to {}",
             data.display(),
-            backup.cell
+            backup.cell,
+            planned(&arguments.from)
         ),
         _ => format!("{what} is whole; blobs in {backend}"),
+    }
+}
+
+/// Where the cell makes its backups by itself, if it does that where this one was.
+fn planned(from: &str) -> String {
+    match from.starts_with("s3://") {
+        true => "bucket".to_owned(),
+        false => {
+            std::path::absolute(from).map_or_else(|_| from.to_owned(), |path| path.display().to_string())
+        }
     }
 }
 

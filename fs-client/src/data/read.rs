@@ -131,6 +131,13 @@ impl OpenBlobs {
         self.pinned = 0;
     }
 
+    /// Gives up what is pinned in the disk cache; what is in memory stays.
+    fn close_files(&mut self) {
+        let files = self.blobs.iter().filter(|(_, blob)| matches!(blob, Blob::File(_)));
+        let files: Vec<Digest> = files.map(|(digest, _)| *digest).collect();
+        files.iter().for_each(|digest| self.pop(digest));
+    }
+
     fn pop(&mut self, digest: &Digest) {
         if let Some(old) = self.blobs.pop(digest) {
             self.pinned -= old.pinned();
@@ -381,5 +388,28 @@ impl BlobReader {
         if let Err(error) = self.cache.insert(blob) {
             tracing::debug!(error = error.chain(), "a blob is not kept in the disk cache");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sitefs_blobstore::CacheOptions;
+
+    #[test]
+    fn what_is_only_kept_open_can_be_given_up_and_what_is_in_memory_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = DiskCache::open(dir.path(), CacheOptions { max_bytes: 1 << 20, min_free: 0 }).unwrap();
+        let file = VerifiedBytes::of(vec![1; 4096].into());
+        let memory = VerifiedBytes::of(vec![2; 100].into());
+        cache.insert(&file).unwrap();
+        let cached = cache.open_blob(&file.digest()).unwrap().unwrap();
+        let mut open = OpenBlobs::new(non_zero(4), 1 << 20);
+        open.put(file.digest(), Blob::File(cached));
+        open.put(memory.digest(), Blob::Memory(Bytes::clone(&memory)));
+        assert_eq!((cache.drop_unused().unwrap().blobs, open.pinned), (0, 4096));
+        open.close_files();
+        assert!(open.get(&file.digest()).is_none() && open.get(&memory.digest()).is_some());
+        assert_eq!((cache.drop_unused().unwrap().blobs, open.pinned), (1, 0));
     }
 }

@@ -13,12 +13,13 @@ use sitefs_blobstore::{Transfer, VerifiedBytes};
 use sitefs_proto::pb::{FetchRequest, StoreRequest, blobs_client::BlobsClient};
 use std::{
     future::Future,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +29,8 @@ pub struct CellBlobs {
     route: Arc<Route>,
     transfer: Transfer,
     large: Semaphore,
+    /// Room for fetches that take long.
+    long: Semaphore,
     /// Whether the object store answers, and the cell.
     store_doubt: Doubt,
     cell_doubt: Doubt,
@@ -43,6 +46,9 @@ const DOUBTED_DEADLINE: Duration = Duration::from_secs(3);
 /// How long after a fetch that waited in vain for its full time another one may do the same. The kernel asks
 /// at once again for what was not read ahead.
 const TRIAL_AFTER: Duration = Duration::from_secs(10);
+/// Fetches that may take longer than [`DOUBTED_DEADLINE`] at a time: when an outage begins nothing is in doubt
+/// yet. Each holds one of `mount::WAITERS_MAX` threads; the others are left for what needs no store.
+const LONG_MAX: usize = 96;
 /// Large commits that hold content in memory at a time; each holds up to 32 MiB.
 const LARGE_COMMITS_MAX: usize = 4;
 
@@ -77,13 +83,27 @@ impl Doubt {
     }
 }
 
+/// What comes of a transfer; `None` if it takes longer than `short` and `long` has no room for another.
+async fn patiently<T>(
+    short: Duration,
+    long: &Semaphore,
+    transfer: impl Future<Output = Result<T>>,
+) -> Result<Option<T>> {
+    let mut transfer = pin!(transfer);
+    if let Ok(done) = timeout(short, &mut transfer).await {
+        return done.map(Some);
+    }
+    let Ok(_room) = long.try_acquire() else { return Ok(None) };
+    transfer.await.map(Some)
+}
+
 impl CellBlobs {
     /// Transfers for `session`, over `route` where the cell is the way.
     pub fn new(session: Arc<Session>, route: Arc<Route>) -> Self {
-        let large = Semaphore::new(LARGE_COMMITS_MAX);
+        let (large, long) = (Semaphore::new(LARGE_COMMITS_MAX), Semaphore::new(LONG_MAX));
         let (store_doubt, cell_doubt) = (Doubt::none(), Doubt::none());
         let (transfer, counters) = (Transfer::new(), TransferCounters::default());
-        Self { session, route, transfer, large, store_doubt, cell_doubt, counters }
+        Self { session, route, transfer, large, long, store_doubt, cell_doubt, counters }
     }
 
     /// What it has counted.
@@ -106,7 +126,7 @@ impl CellBlobs {
     ) -> Result<T> {
         self.session.runtime().block_on(async {
             let late = |_| Error::unavailable(format!("{what} took longer than {limit:?}"));
-            tokio::time::timeout(limit, work).await.map_err(late)?
+            timeout(limit, work).await.map_err(late)?
         })
     }
 
@@ -175,10 +195,14 @@ impl CellBlobs {
         };
         let fetched = self.wait("fetching a blob", limit, async {
             tokio::select! {
-                fetched = transfer => fetched,
+                fetched = patiently(DOUBTED_DEADLINE, &self.long, transfer) => fetched,
                 () = cancel.cancelled() => Err(Error::unavailable("nobody needs the blob any more")),
             }
         });
+        let Some(fetched) = fetched.transpose() else {
+            self.counters.failed.inc();
+            return Err(Error::unavailable("as many as may wait long for a blob do so already"));
+        };
         if cancel.is_cancelled() && fetched.is_err() {
             return fetched.and_then(|bytes| VerifiedBytes::check(digest, bytes));
         }
@@ -231,5 +255,34 @@ impl CellBlobs {
         let (blobs, bytes) = which(&self.counters);
         blobs.inc();
         bytes.add(len as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: Duration = Duration::from_secs(24);
+
+    #[test]
+    fn who_waited_in_vain_for_the_full_time_makes_the_others_wait_less() {
+        let doubt = Doubt::none();
+        assert_eq!(doubt.limit(FULL).0, FULL);
+        doubt.settle(true, true);
+        assert_eq!(doubt.limit(FULL).0, FULL, "a short try says nothing");
+        doubt.settle(true, false);
+        assert_eq!(doubt.limit(FULL).0, DOUBTED_DEADLINE);
+        doubt.settle(false, true);
+        assert_eq!(doubt.limit(FULL).0, FULL);
+    }
+
+    #[tokio::test]
+    async fn what_takes_long_needs_room_and_nothing_else_does() {
+        let full = Semaphore::new(0);
+        assert_eq!(patiently(FULL, &full, async { Ok(7) }).await.unwrap(), Some(7));
+        let failed: Result<()> = Err(Error::unavailable("no store"));
+        assert!(patiently(FULL, &full, async { failed }).await.is_err());
+        let never = std::future::pending::<Result<()>>();
+        assert_eq!(patiently(Duration::ZERO, &full, never).await.unwrap(), None);
     }
 }

@@ -147,6 +147,7 @@ fn hello(cell: &CellAddress, session: &Session) -> Attach {
 pub(super) async fn attach_anywhere(route: &Route, hello: impl Fn() -> Attach) -> Result<Stream> {
     let mut hints = 0;
     let mut left = route.len();
+    let mut before: Option<Error> = None;
     loop {
         let error = match attach_as(route, hello()).await? {
             Attempt::Attached(stream) => return Ok(*stream),
@@ -159,11 +160,14 @@ pub(super) async fn attach_anywhere(route: &Route, hello: impl Fn() -> Attach) -
             Attempt::NotHere(leader) => closing_error(Closing::NotHere { leader }),
             Attempt::Failed(error) => error,
         };
+        // What is wrong with one node says more than that the others do not lead.
+        let error = before.filter(|before| before.kind() != Kind::Unavailable).unwrap_or(error);
         left -= 1;
         route.go_on();
         if left == 0 {
             return Err(error);
         }
+        before = Some(error);
     }
 }
 
@@ -198,9 +202,15 @@ async fn attach_as(route: &Route, hello: Attach) -> Result<Attempt> {
     let limit = if route.is_of_several() { ATTACH_DEADLINE_OF_SEVERAL } else { limits::METADATA_DEADLINE };
     let late = |_| Error::unavailable(format!("the cell at {} did not answer in time", route.address()));
     match timeout(limit, opened).await.map_err(late).flatten() {
-        Err(error) if error.kind() == Kind::Unavailable => Ok(Attempt::Failed(error)),
+        Err(error) if is_of_one_node(error.kind()) => Ok(Attempt::Failed(error)),
         attempt => attempt,
     }
+}
+
+/// Whether an error is about the node that was asked, so that another one may let the mount in. All others are
+/// the cell's last word.
+const fn is_of_one_node(kind: Kind) -> bool {
+    matches!(kind, Kind::Unavailable | Kind::Internal | Kind::Corrupt | Kind::Fenced)
 }
 
 /// Carries frames over `stream` until it breaks.
@@ -329,4 +339,69 @@ fn volume_gone(reason: &Error, session: &Session, watcher: &dyn Watcher) {
     tracing::error!(reason = reason.chain(), "this mount has no volume any more: unmount it");
     session.end(Errno::ESTALE);
     watcher.resync();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sitefs_base::{Tasks, op::Credit};
+    use sitefs_proto::pb::session_server::{Session as Service, SessionServer};
+    use tokio::net::TcpListener;
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::{Request, Response, Status, transport::Server};
+
+    /// A node that says the same to everybody.
+    struct Node(Closing);
+
+    #[tonic::async_trait]
+    impl Service for Node {
+        type OpenStream = tokio_stream::Once<std::result::Result<sitefs_proto::pb::ServerFrame, Status>>;
+
+        async fn open(
+            &self,
+            _: Request<Streaming<sitefs_proto::pb::ClientFrame>>,
+        ) -> std::result::Result<Response<Self::OpenStream>, Status> {
+            Ok(Response::new(tokio_stream::once(Ok(ToMount::Closing(self.0.clone()).into()))))
+        }
+    }
+
+    /// What a mount hears that asks these nodes.
+    async fn asked(nodes: &[Closing]) -> Kind {
+        let (tasks, mut addresses) = (Tasks::new(), Vec::new());
+        for says in nodes {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            addresses.push(listener.local_addr().unwrap().to_string());
+            let node = Server::builder().add_service(SessionServer::new(Node(says.clone())));
+            let serving = node.serve_with_incoming(TcpListenerStream::new(listener));
+            tasks.spawn(async move { serving.await.unwrap() });
+        }
+        let hello = || Attach {
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
+            volume: "acme/live".parse().unwrap(),
+            session: SessionId::new(1),
+            incarnation: None,
+            since: None,
+            claimed_identity: String::new(),
+            moment: None,
+            in_use: Credit::NONE,
+            hears_credit: false,
+        };
+        let route = Route::new(&addresses.join(",")).unwrap();
+        let refused = attach_anywhere(&route, hello).await.err().unwrap();
+        tasks.shutdown().await;
+        refused.kind()
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_one_node_is_not_the_cells_last_word() {
+        let refused = |kind| Closing::Refused { kind, reason: "a test".to_owned() };
+        let not_here = || Closing::NotHere { leader: None };
+        for wrong in [Kind::Internal, Kind::Corrupt] {
+            assert_eq!(asked(&[refused(wrong), refused(Kind::NotFound)]).await, Kind::NotFound);
+            assert_eq!(asked(&[not_here(), refused(wrong), not_here()]).await, wrong, "the others say less");
+        }
+        assert_eq!(asked(&[refused(Kind::NotFound), refused(Kind::Internal)]).await, Kind::NotFound);
+        assert_eq!(asked(&[not_here(), not_here()]).await, Kind::Unavailable);
+    }
 }

@@ -47,15 +47,19 @@ pub(super) async fn ids(vault: &dyn Vault, names: &Names) -> Result<Vec<String>>
 ///
 /// While another node makes a backup nothing but manifests is removed: it may have been told of a part by
 /// one of them. If a manifest that stays cannot be read, nothing is removed.
+///
+/// A backup may also begin, or come whole, while this works. Each is marked before it sends anything, and the
+/// mark stays until its manifest is there. So what goes is listed first, and then it is looked for both: what
+/// one sends that begins later still is not in the list, and what it names is in the newest manifest.
 pub(super) async fn prune(
     vault: &dyn Vault,
     names: &Names,
     (before, now): (Time, Time),
 ) -> Result<Vec<String>> {
-    let ids = ids(vault, names).await?;
-    let newest = ids.last().cloned();
+    let there = ids(vault, names).await?;
+    let newest = there.last().cloned();
     let is_old = |id: &String| Some(id) != newest.as_ref() && time_of(id).is_some_and(|at| at < before);
-    let (old, kept): (Vec<_>, Vec<_>) = ids.into_iter().partition(is_old);
+    let (old, kept): (Vec<_>, Vec<_>) = there.into_iter().partition(is_old);
     let mut needed = Needed::default();
     for id in &kept {
         let manifest = Manifest::read(vault, &names.manifest(id))
@@ -66,8 +70,13 @@ pub(super) async fn prune(
     for id in &old {
         vault.remove(&names.manifest(id)).await?;
     }
-    if !others_are_busy(vault, names, now).await? {
-        needed.remove_rest(vault, names).await?;
+    let rest = needed.rest(vault, names).await?;
+    let is_busy = others_are_busy(vault, names, now).await?;
+    let has_come = ids(vault, names).await?.iter().any(|id| !kept.contains(id));
+    if !is_busy && !has_come {
+        for key in &rest {
+            vault.remove(key).await?;
+        }
     }
     Ok(kept)
 }
@@ -103,15 +112,14 @@ impl Needed {
         Ok(())
     }
 
-    async fn remove_rest(&self, vault: &dyn Vault, names: &Names) -> Result<()> {
+    /// What none of them names.
+    async fn rest(&self, vault: &dyn Vault, names: &Names) -> Result<Vec<String>> {
+        let mut rest = Vec::new();
         for (prefix, needed) in [(names.parts(), &self.parts), (names.objects(), &self.objects)] {
-            for file in all(vault, &prefix).await? {
-                if !needed.contains(&file.key) {
-                    vault.remove(&file.key).await?;
-                }
-            }
+            let listed = all(vault, &prefix).await?.into_iter().map(|file| file.key);
+            rest.extend(listed.filter(|key| !needed.contains(key)));
         }
-        Ok(())
+        Ok(rest)
     }
 }
 

@@ -80,6 +80,11 @@ pub(super) fn time_of(id: &str) -> Option<Time> {
     format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z").parse().ok()
 }
 
+/// In which life of the cell the backup of that id was begun.
+pub(super) fn incarnation_of(id: &str) -> Option<Incarnation> {
+    id.split('-').nth(1)?.parse().ok().map(Incarnation::new)
+}
+
 /// A name of a cell as one segment of a name.
 fn escaped(cell: &str) -> String {
     let mut text = String::new();
@@ -154,10 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn an_id_tells_its_time_and_sorts_by_it() {
+    fn an_id_tells_its_time_and_its_life_and_sorts_by_its_time() {
         let make = |secs| id(Time::new(secs, 5), Incarnation::new(2), 77, 1);
         assert_eq!(time_of(&make(1_800_000_000)), Some(Time::new(1_800_000_000, 0)));
         assert!(make(1_799_999_999) < make(1_800_000_000));
         assert_eq!(time_of("yesterday-1"), None);
+        assert_eq!(incarnation_of(&make(1_800_000_000)), Some(Incarnation::new(2)));
+        assert_eq!(incarnation_of("yesterday"), None);
     }
 }

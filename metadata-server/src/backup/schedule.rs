@@ -67,12 +67,23 @@ impl Backups {
         }
     }
 
-    /// The vault where backups are made by themselves, if they are.
+    /// The vault where backups are made by themselves, if they are, or would be if they were not held.
     fn planned(&self) -> Result<Option<Arc<dyn Vault>>> {
         match state::backup_plan(&self.group.reader())?.to {
             BackupTo::Nowhere => Ok(None),
-            BackupTo::Bucket => Ok(self.bucket.clone()),
-            BackupTo::Directory(dir) => self.vault(Some(Path::new(&dir))).map(Some),
+            BackupTo::Bucket | BackupTo::HeldBucket => Ok(self.bucket.clone()),
+            BackupTo::Directory(dir) | BackupTo::HeldDirectory(dir) => {
+                self.vault(Some(Path::new(&dir))).map(Some)
+            }
+        }
+    }
+
+    /// Refuses if the cell before this one may still make its backups at the planned place.
+    fn check_held(&self) -> Result<()> {
+        let to = state::backup_plan(&self.group.reader())?.to;
+        match to.why_held() {
+            Some(why) if to != BackupTo::HeldBucket || self.bucket.is_some() => Err(Error::conflict(why)),
+            _ => Ok(()),
         }
     }
 
@@ -91,6 +102,9 @@ impl Backups {
 
     /// Makes a backup in a directory, or in the bucket, and removes those that were kept long enough.
     pub(crate) async fn make(&self, dir: Option<&Path>) -> Result<BackupInfo> {
+        if dir.is_none() {
+            self.check_held()?;
+        }
         self.make_in(&*self.vault(dir)?).await
     }
 
@@ -113,15 +127,19 @@ impl Backups {
     async fn send(&self, vault: &dyn Vault) -> Result<(BackupInfo, Names)> {
         let info = self.group.info();
         let names = Names::new(&info.cell, info.group);
-        // What another process of this node left is not under way any more.
-        for pending in names::all(vault, &names.pendings_of(self.node)).await? {
-            vault.remove(&pending.key).await?;
-        }
         let at = self.clock.now();
         let random = u32::try_from(OsRandom.next_u64() >> 32).unwrap_or(0);
         let id = names::id(at, info.incarnation, self.group.status().applied, random);
         let pending = names.pending(self.node, &id);
         vault.put(&pending, &hash(&[]), Bytes::new()).await?;
+        // What another process of this node left is not under way any more. Another life of the cell, which
+        // may go on beside this one, has a node of the same number.
+        for left in names::all(vault, &names.pendings_of(self.node)).await? {
+            let of = left.key.rsplit('/').next().and_then(names::incarnation_of);
+            if left.key != pending && of == Some(info.incarnation) {
+                vault.remove(&left.key).await?;
+            }
+        }
         // Listed only now, see `prune`.
         let before = match ids(vault, &names).await?.last() {
             // One that is damaged is no reason not to make a good one.
@@ -199,6 +217,7 @@ impl Backups {
         if !self.group.status().leads {
             return Ok(());
         }
+        self.check_held()?;
         let Some(vault) = self.planned()? else { return Ok(()) };
         let every = i64::from(state::backup_plan(&self.group.reader())?.every_secs);
         let place = vault.place();

@@ -1,7 +1,8 @@
 //! Backups of a group, what they survive, and what becomes of them.
 
 use super::{
-    names::{Names, all},
+    keep::prune,
+    names::{self, Names, all},
     restore::{RestoreFrom, Restored, restore},
     schedule::{Backups, Means},
 };
@@ -10,12 +11,17 @@ use crate::{
     state::{self, CommandBody, Reply, VolumeLimits},
 };
 use sitefs_base::{
-    BackupInfo, BackupTo, CellChange, Clock, Errno, GroupId, Kind, ManualClock, Name, NodeId, OpId, Result,
-    SessionId, SystemClock, Tasks, VolumeId,
+    BackupInfo, BackupTo, CellChange, Clock, Digest, Errno, GroupId, Incarnation, Kind, ManualClock, Name,
+    NodeId, OpId, Result, SessionId, SystemClock, Tasks, Time, VolumeId,
     op::{Create, Credit, Op, OpEnvelope, Place},
 };
-use sitefs_blobstore::{Backend, DirBackend, ObjectKey, Vault, hash};
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use sitefs_blobstore::{Backend, BoxFuture, DirBackend, Listed, ObjectKey, Vault, hash};
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tempfile::TempDir;
 
 const SESSION: SessionId = SessionId::new(5);
@@ -218,6 +224,94 @@ async fn an_interrupted_backup_leaves_nothing_that_counts_and_another_node_that_
     assert_eq!(cell.files(names.pendings()).await, Vec::<String>::new());
 }
 
+/// A vault into which another node puts files when this one does something for the first time.
+#[derive(Debug)]
+struct Shared {
+    vault: DirBackend,
+    when: String,
+    files: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    async fn did(&self, what: &str) -> Result<()> {
+        if !what.starts_with(&self.when) {
+            return Ok(());
+        }
+        let files = std::mem::take(&mut *self.files.lock().unwrap());
+        for name in files {
+            Vault::put(&self.vault, &name, &hash(b"x"), bytes::Bytes::from_static(b"x")).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Vault for Shared {
+    fn put<'a>(
+        &'a self,
+        name: &'a str,
+        digest: &'a Digest,
+        bytes: bytes::Bytes,
+    ) -> BoxFuture<'a, Result<()>> {
+        Vault::put(&self.vault, name, digest, bytes)
+    }
+
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bytes::Bytes>> {
+        Box::pin(async move {
+            let found = Vault::get(&self.vault, name).await;
+            self.did(&format!("get {name}")).await?;
+            found
+        })
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<()>> {
+        Vault::remove(&self.vault, name)
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Listed>>> {
+        Box::pin(async move {
+            let found = Vault::list(&self.vault, prefix, after, limit).await;
+            self.did(&format!("list {prefix}")).await?;
+            found
+        })
+    }
+
+    fn place(&self) -> String {
+        self.vault.place()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_of_another_node_that_begins_while_old_ones_go_keeps_its_parts() {
+    let cell = Cell::start().await;
+    cell.volume().await;
+    let first = cell.back_up().await;
+    let (names, now) = (cell.names(), cell.clock.now());
+    let orphan = names.part(&hash(b"x"), "20200101T000000Z-1-1-00000000");
+    Vault::put(&cell.vault, &orphan, &hash(b"x"), bytes::Bytes::from_static(b"x")).await.unwrap();
+    let id = names::id(Time::new(now.secs() + 1, 0), Incarnation::new(1), 9, 9);
+    let (part, pending) = (names.part(&hash(b"x"), &id), names.pending(NodeId::new(2), &id));
+    for (when, files) in [
+        (format!("list {}", names.pendings()), vec![pending.clone(), part.clone()]),
+        (format!("get {}", names.manifest(&first.id)), vec![part.clone(), names.manifest(&id)]),
+    ] {
+        let vault = Shared { vault: cell.vault.clone(), when: when.clone(), files: Mutex::new(files) };
+        prune(&vault, &names, (Time::default(), now)).await.unwrap();
+        assert!(vault.files.lock().unwrap().is_empty(), "nothing happened: {when}");
+        assert!(cell.files(names.parts()).await.contains(&part), "{when}");
+        for name in [&part, &pending, &names.manifest(&id)] {
+            Vault::remove(&cell.vault, name).await.unwrap();
+        }
+    }
+    prune(&cell.vault, &names, (Time::default(), now)).await.unwrap();
+    assert!(!cell.files(names.parts()).await.contains(&orphan));
+    restore(&cell.vault, &RestoreFrom::default(), None).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_or_missing_file_is_refused_by_name_and_the_restore_goes_on_when_it_is_back() {
     let cell = Cell::start().await;
@@ -262,6 +356,51 @@ async fn blobs_of_a_data_directory_are_in_the_backup() {
     fs::write(cell.dir.path().join("vault").join(&copy), "blub").unwrap();
     let error = cell.restore("other").await.unwrap_err();
     assert!(error.kind() == Kind::Corrupt && error.chain().contains(&copy), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_cell_makes_no_backup_by_itself_until_it_is_told_where_and_leaves_marks_of_others() {
+    let cell = Cell::start().await;
+    cell.volume().await;
+    let vault = cell.dir.path().join("vault");
+    let to = Some(BackupTo::Directory(vault.display().to_string()));
+    let set = CommandBody::SetCell { change: CellChange { backup_to: to, ..CellChange::default() } };
+    cell.reply(set.clone()).await.unwrap();
+    cell.backups.make_due().await.unwrap();
+    cell.restore("new").await.unwrap();
+    let group = cell.reopen("new").await;
+    let nothing = CommandBody::SetCell { change: CellChange::default() };
+    group.propose(nothing).await.unwrap().reply.unwrap();
+    let names = cell.names();
+    let pending = |incarnation, random| {
+        let id = names::id(cell.clock.now(), incarnation, 1, random);
+        names.pending(WHERE, &id)
+    };
+    let (old, new) = (cell.group.info().incarnation, group.info().incarnation);
+    let (running, left) = (pending(old, 1), pending(new, 2));
+    for mark in [&running, &left] {
+        Vault::put(&cell.vault, mark, &hash(b""), bytes::Bytes::new()).await.unwrap();
+    }
+    let backups = Backups::new(Means {
+        group: group.clone(),
+        node: WHERE,
+        clock: cell.clock.clone(),
+        backend: "directory\n".to_owned(),
+        blobs: Arc::new(DirBackend::open(cell.dir.path().join("new/blobs")).unwrap()),
+        bucket: None,
+    });
+    cell.clock.advance(Duration::from_secs(4000));
+    for error in [backups.make_due().await.unwrap_err(), backups.make(None).await.unwrap_err()] {
+        assert_eq!(error.kind(), Kind::Conflict);
+        assert!(error.chain().contains(&format!("--backup-to {}`", vault.display())), "{error:?}");
+    }
+    assert_eq!(backups.list(None).await.unwrap().len(), 1, "those of the life before");
+    group.propose(set).await.unwrap().reply.unwrap();
+    backups.make_due().await.unwrap();
+    assert_eq!(backups.list(None).await.unwrap().len(), 2);
+    assert_eq!(cell.files(names.pendings()).await, [running], "the life before is busy");
+    drop(backups);
+    group.shutdown().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

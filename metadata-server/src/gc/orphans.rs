@@ -84,8 +84,8 @@ impl Run<'_> {
             return Ok(());
         }
         Err(Error::denied(
-            "the bucket belongs to another cell, or to this one before it was restored: nothing is deleted. \
-             If no other cell uses the bucket, nor a node of before, delete its object `owner` and try again",
+            "the bucket or directory of the blobs belongs to another cell, or to this one before it was restored: \
+             nothing is deleted. If no other cell uses it, nor a node of before, delete `owner` in it and try again",
         ))
     }
 }

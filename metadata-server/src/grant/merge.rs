@@ -8,17 +8,21 @@ mod queue;
 
 pub(super) use queue::Queue;
 
-use super::{Blobs, outage::Outage};
-use crate::state::{self, CommandBody, CrowdedChunk, Joined, MergeStep, Reply};
+use super::{Blobs, is_damage, outage::Outage};
+use crate::state::{self, BlobPlace, CommandBody, CrowdedChunk, Joined, MergeStep, Reply};
 use bytes::{Bytes, BytesMut};
 use plan::{Run, hot_runs, is_worth_it, runs};
 use sitefs_base::{
-    Error, Extent, Result,
+    Digest, Error, Extent, Result,
     limits::{CHUNK_SIZE, HOT_MAX, MERGE_ABOVE},
     op::BlobWanted,
 };
 use sitefs_blobstore::{ObjectKey, VerifiedBytes};
 use std::{collections::HashSet, sync::Arc};
+
+/// How often a chunk is tried in which damaged blobs are found. Those that are known are left out, so each
+/// try may find another one.
+const TRIES: u32 = 3;
 
 /// Joins small blobs that the cell holds; runs until its owner stops it.
 pub(crate) async fn merge_hot(blobs: Arc<Blobs>) {
@@ -39,7 +43,7 @@ pub(crate) async fn merge_stored(blobs: Arc<Blobs>) {
     let mut outage = Outage::new("merge");
     loop {
         let at = blobs.stored_chunks.next().await;
-        match join_stored(&blobs, at).await {
+        match join_sound(&blobs, at).await {
             Ok(()) => outage.over(),
             Err(error) => {
                 blobs.stored_chunks.add(at);
@@ -57,16 +61,27 @@ fn crowded(blobs: &Blobs, at: CrowdedChunk) -> Result<Option<(Vec<Extent>, bool)
     Ok(crowded.map(|(extents, size)| (extents, size >= end)))
 }
 
-async fn join_hot(blobs: &Blobs, at: CrowdedChunk) -> Result<()> {
-    let Some((extents, _)) = crowded(blobs, at)? else { return Ok(()) };
+/// The blobs of extents whose place is `such`.
+fn those(
+    blobs: &Blobs,
+    at: CrowdedChunk,
+    extents: &[Extent],
+    such: impl Fn(&BlobPlace) -> bool,
+) -> Result<HashSet<Digest>> {
     let digests: Vec<_> = extents.iter().map(|extent| extent.digest).collect();
     let places = state::locate(&blobs.group.reader(), at.volume, &digests)?;
-    let hot: HashSet<_> = places
-        .iter()
-        .zip(&digests)
-        .filter(|(place, _)| place.is_some_and(|place| place.hot))
-        .map(|(_, digest)| *digest)
-        .collect();
+    let found = places.iter().zip(digests).filter(|(place, _)| place.is_some_and(|place| such(&place)));
+    Ok(found.map(|(_, digest)| digest).collect())
+}
+
+/// The blobs of extents that are there and not known to be damaged.
+fn sound(blobs: &Blobs, at: CrowdedChunk, extents: &[Extent]) -> Result<HashSet<Digest>> {
+    those(blobs, at, extents, |place| !place.damaged)
+}
+
+async fn join_hot(blobs: &Blobs, at: CrowdedChunk) -> Result<()> {
+    let Some((extents, _)) = crowded(blobs, at)? else { return Ok(()) };
+    let hot = those(blobs, at, &extents, |place| place.hot && !place.damaged)?;
     let found = hot_runs(&extents, &hot);
     if is_worth_it(&found) {
         for run in &found {
@@ -74,16 +89,30 @@ async fn join_hot(blobs: &Blobs, at: CrowdedChunk) -> Result<()> {
         }
     }
     if let Some((extents, is_full)) = crowded(blobs, at)?
-        && is_worth_it(&runs(&extents, is_full))
+        && is_worth_it(&runs(&extents, is_full, &sound(blobs, at, &extents)?))
     {
         blobs.stored_chunks.add(at);
     }
     Ok(())
 }
 
+/// Joins what is sound of a chunk. If damage is found again and again it is passed by, until something is
+/// appended to it.
+async fn join_sound(blobs: &Blobs, at: CrowdedChunk) -> Result<()> {
+    for _ in 0..TRIES {
+        match join_stored(blobs, at).await {
+            Err(error) if is_damage(&error) => {
+                tracing::debug!(?at, error = error.chain(), "a damaged blob cannot be merged");
+            }
+            done => return done,
+        }
+    }
+    Ok(())
+}
+
 async fn join_stored(blobs: &Blobs, at: CrowdedChunk) -> Result<()> {
     let Some((extents, is_full)) = crowded(blobs, at)? else { return Ok(()) };
-    let found = runs(&extents, is_full);
+    let found = runs(&extents, is_full, &sound(blobs, at, &extents)?);
     if is_worth_it(&found) {
         for run in &found {
             join(blobs, at, run).await?;

@@ -31,7 +31,7 @@ use sitefs_blobstore::{Backend, ObjectKey, SignedRequest, VerifiedBytes};
 use std::{sync::Arc, time::Duration};
 use stored::Stored;
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, SemaphorePermit, mpsc},
     time::timeout,
 };
 
@@ -102,6 +102,12 @@ impl Blobs {
         let signed = self.backend.presign_get(key, SIGNED_FOR);
         let signed = within(METADATA_DEADLINE, "signing a read", signed).await?;
         Ok(signed.map_or(Location::Cell, location))
+    }
+
+    /// Whether the bytes of a blob that `volume` has committed are in the object store.
+    pub fn needs_store(&self, volume: VolumeId, digest: sitefs_base::Digest) -> Result<bool> {
+        let place = state::locate(&self.group.reader(), volume, &[digest])?.pop().flatten();
+        Ok(place.is_some_and(|place| !place.hot))
     }
 
     /// The bytes of a blob that `volume` has committed; `None` if it has not.
@@ -199,7 +205,7 @@ impl Blobs {
         if self.stored.len_of(key).is_some() || self.backend.enforces_digest() {
             return verify::report(self, *key).await.map(|()| true);
         }
-        let _permit = self.proofs.acquire().await;
+        let _permit = permit(&self.proofs, METADATA_DEADLINE).await?;
         verify::prove(self, *key).await
     }
 
@@ -247,8 +253,28 @@ pub(crate) async fn hashed(digest: sitefs_base::Digest, bytes: Bytes) -> Result<
         .map_err(|join| Error::internal("hashing a blob").because(join))?
 }
 
+/// Room for a proof, unless those before it take too long.
+async fn permit(proofs: &Semaphore, limit: Duration) -> Result<SemaphorePermit<'_>> {
+    let closed = |_| Error::internal("nobody closes this semaphore");
+    within(limit, "waiting to prove an upload", async { proofs.acquire().await.map_err(closed) }).await
+}
+
 async fn within<T>(limit: Duration, doing: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(limit, work)
         .await
         .unwrap_or_else(|_| Err(Error::unavailable(format!("{doing} took more than {} s", limit.as_secs()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_a_proof_is_told_to_come_again() {
+        let proofs = Semaphore::new(1);
+        let held = permit(&proofs, METADATA_DEADLINE).await.unwrap();
+        assert_eq!(permit(&proofs, Duration::ZERO).await.unwrap_err().kind(), Kind::Unavailable);
+        drop(held);
+        assert!(permit(&proofs, METADATA_DEADLINE).await.is_ok());
+    }
 }

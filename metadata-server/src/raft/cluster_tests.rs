@@ -1,11 +1,11 @@
 //! Groups of three nodes in one process, with their real listeners.
 
 use super::{
-    Addresses, Group, GroupConfig, PeersConfig, Standing,
+    Addresses, Group, GroupConfig, PeersConfig, Standing, recover, survey,
     tests::{SESSION, mkdir},
 };
-use crate::state::{self, CommandBody, Family, Reply, VolumeLimits};
-use sitefs_base::{GroupId, Kind, NodeId, Result, SystemClock, Tasks, VolumeId};
+use crate::state::{self, CommandBody, Family, Read, Reply, VolumeLimits};
+use sitefs_base::{Errno, GroupId, Kind, NodeId, OsRandom, Result, SystemClock, Tasks, VolumeId};
 use std::{collections::BTreeMap, net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 
@@ -246,4 +246,61 @@ async fn nodes_come_and_go_and_a_wiped_one_is_another_one() {
     cluster.same_rows().await;
     let nodes = cluster.group(leader).nodes().unwrap();
     assert_eq!(nodes.iter().filter(|node| node.voter).count(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_survivor_goes_on_alone_as_a_new_life_and_takes_in_new_nodes() {
+    let mut cluster = Cluster::start(3).await;
+    let volume = cluster.volume().await;
+    for number in 0..20 {
+        cluster.reply(mkdir(volume, number)).await;
+    }
+    cluster.same_rows().await;
+    let applied = cluster.group(2).status().applied;
+    let data = cluster.data(2);
+    assert_eq!(survey(&data).unwrap_err().kind(), Kind::Conflict, "it runs");
+    assert_eq!(recover(&data, &OsRandom).unwrap_err().kind(), Kind::Conflict, "it runs");
+    for node in 1..=3 {
+        cluster.stop(node).await;
+    }
+    // What ran there may still be letting go.
+    let began = Instant::now();
+    let survivor = loop {
+        match survey(&data) {
+            Ok(survivor) => break survivor.unwrap(),
+            Err(error) => assert!(began.elapsed() < SOON, "{}", error.chain()),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!((survivor.node, survivor.incarnation), (NodeId::new(2), 1));
+    assert!(survivor.last_log >= applied, "{survivor:?}");
+    let others: Vec<u64> = survivor.others.iter().map(|other| other.node.get()).collect();
+    assert_eq!(others, [1, 3]);
+
+    let recovered = recover(&data, &OsRandom).unwrap();
+    assert_eq!((recovered.node, recovered.applied), (NodeId::new(2), survivor.last_log));
+    assert!(recovered.incarnation > 1);
+    let only = survey(&data).unwrap_err();
+    assert!(only.doing().contains("is the only node"), "{only}");
+
+    cluster.start_node(2).await;
+    let leader = cluster.leader().await;
+    let group = cluster.group(leader);
+    assert_eq!(group.info().incarnation.get(), recovered.incarnation);
+    let places = group.reader().scan(Family::Dentry, b"", b"", usize::MAX).unwrap();
+    assert_eq!(places.len(), 20);
+    let old = group.propose(mkdir(volume, 99)).await.unwrap().reply;
+    assert_eq!(old.unwrap_err(), Errno::ESTALE, "the sessions of the life before have ended");
+    drop(group);
+
+    // A node of the life before that comes back is none of this cell.
+    cluster.start_node(1).await;
+    cluster.addresses.insert(NodeId::new(4), free_address());
+    cluster.start_node(4).await;
+    let address = cluster.addresses[&NodeId::new(4)].clone();
+    let new = &address;
+    cluster.on_leader(|group| async move { group.add_node(NodeId::new(4), new).await }).await;
+    assert!(!matches!(*cluster.group(1).standing().borrow(), Standing::Leads { .. }));
+    cluster.stop(1).await;
+    cluster.same_rows().await;
 }

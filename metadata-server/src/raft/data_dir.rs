@@ -1,7 +1,9 @@
 //! The directory of a node: whose it is, and that only one process uses it.
 
+mod recovery;
 mod unfinished;
 
+pub(super) use recovery::Recovery;
 pub(crate) use unfinished::Unfinished;
 
 use rustix::fs::{FlockOperation, flock};
@@ -37,6 +39,7 @@ impl DataDir {
         // under it, because another process may have been faster.
         is_made(path, &wanted)?;
         let lock = lock(path)?;
+        recovery::refuse_interrupted(path)?;
         if !is_made(path, &wanted)? {
             write_durably(&path.join("format"), wanted.text().as_bytes())?;
         }
@@ -49,6 +52,13 @@ impl DataDir {
 
     /// Locks a directory that is a node's already, whoever's it is.
     pub(crate) fn existing(path: &Path) -> Result<Self> {
+        let data = Self::any(path)?;
+        recovery::refuse_interrupted(path)?;
+        Ok(data)
+    }
+
+    /// The same, also if its recovery was interrupted.
+    pub(super) fn any(path: &Path) -> Result<Self> {
         let format = path.join("format");
         let text = match fs::read(&format) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -67,6 +77,22 @@ impl DataDir {
             )));
         }
         Ok(Self { path: path.to_owned(), _lock: lock(path)? })
+    }
+
+    /// Whether its recovery was interrupted, so that it has parts of two lives.
+    pub(super) fn is_recovering(&self) -> bool {
+        recovery::is_interrupted(&self.path)
+    }
+
+    /// Whose it is.
+    pub(super) fn owner(&self) -> Result<Owner> {
+        let path = self.path.join("format");
+        let text = fs::read_to_string(&path)
+            .map_err(|error| Error::io(format!("reading {}", path.display()), error))?;
+        let format = Format::parse(&text)
+            .ok_or_else(|| Error::corrupt(format!("{} has an unknown form", path.display())))?;
+        let Format { cell, group, node } = format;
+        Ok(Owner { cell, group: GroupId::new(group), node: NodeId::new(node) })
     }
 
     /// Refuses a log that was there and is not any more: an empty one would make an empty cell.
@@ -146,6 +172,25 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     path.parent().map_or(Ok(()), sync_dir)
 }
 
+/// Removes a file or a directory, if it is there.
+fn remove(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("removing {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whose a directory is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Owner {
+    pub(super) cell: String,
+    pub(super) group: GroupId,
+    pub(super) node: NodeId,
+}
+
 #[derive(Debug)]
 struct Format {
     cell: String,
@@ -156,6 +201,15 @@ struct Format {
 impl Format {
     fn text(&self) -> String {
         format!("sitefs-data 1\ncell {}\ngroup {}\nnode {}\n", self.cell, self.group, self.node)
+    }
+
+    /// The inverse of [`Self::text`].
+    fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.strip_prefix("sitefs-data 1\n")?.lines();
+        let cell = lines.next()?.strip_prefix("cell ")?.to_owned();
+        let group = lines.next()?.strip_prefix("group ")?.parse().ok()?;
+        let node = lines.next()?.strip_prefix("node ")?.parse().ok()?;
+        Some(Self { cell, group, node })
     }
 
     fn check(&self, path: &Path, found: &str) -> Result<()> {
@@ -250,6 +304,8 @@ mod tests {
         let error = open(dir.path(), "one").unwrap_err();
         assert_eq!(error.kind(), Kind::Conflict);
         assert!(error.doing().starts_with("another process uses /"), "{error}");
+        let owner = Owner { cell: "one".into(), group: GroupId::new(1), node: NodeId::new(1) };
+        assert_eq!(first.owner().unwrap(), owner);
         drop(first);
         let error = open(dir.path(), "two").unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid);

@@ -47,8 +47,9 @@ impl Lead {
     /// Until it is stopped.
     pub(super) async fn run(self) {
         let mut changes = self.raft.server_metrics();
+        let mut tried = None;
         loop {
-            self.look().await;
+            self.look(&mut tried).await;
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
@@ -68,7 +69,8 @@ impl Lead {
         Ok(())
     }
 
-    async fn look(&self) {
+    /// `tried` is the last term in which it was begun to serve.
+    async fn look(&self, tried: &mut Option<u64>) {
         let (term, leads) = self.term();
         let was = self.tell.borrow().clone();
         let serves = was == Standing::Leads { term };
@@ -79,6 +81,10 @@ impl Lead {
             return;
         }
         self.say(self.follows());
+        // An entry that no quorum took yet stays in the log: another one would not come sooner.
+        if tried.replace(term) == Some(term) && self.has_pending() {
+            return;
+        }
         let begin = async {
             self.begin().await?;
             self.announce().await
@@ -98,6 +104,13 @@ impl Lead {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow();
         (metrics.vote.leader_id.term, metrics.state == ServerState::Leader)
+    }
+
+    /// Whether the log has entries that are not applied.
+    fn has_pending(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.last_applied.map(|last| last.index) < metrics.last_log_index
     }
 
     fn has_quorum(&self, term: u64) -> bool {

@@ -12,7 +12,7 @@ use super::{
     },
 };
 use crate::{
-    state,
+    state::{self, Applied},
     store::{Poison, Store, StoreMeta},
 };
 use openraft::{
@@ -45,23 +45,7 @@ pub(super) struct Machine {
 impl Machine {
     fn apply_entry(&self, entry: Entry<Types>) -> Result<Replies> {
         let began = Instant::now();
-        let applied = self.store.transact(|txn| {
-            txn.set_applied(position(entry.log_id));
-            match &entry.payload {
-                EntryPayload::Blank => Ok(Vec::new()),
-                EntryPayload::Membership(membership) => {
-                    let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
-                    txn.set_membership(encode_membership(&stored)?);
-                    Ok(Vec::new())
-                }
-                EntryPayload::Normal(payload) => {
-                    payload.commands()?.iter().map(|command| state::apply(txn, command)).collect()
-                }
-            }
-        });
-        let applied = applied.map_err(|error| {
-            self.poison.set(error.while_doing(format!("applying log entry {}", entry.log_id.index)))
-        })?;
+        let applied = apply_to(&self.store, &entry).map_err(|error| self.poison.set(error))?;
         self.apply_times.took(began.elapsed());
         for event in applied.iter().filter_map(|applied| applied.event.clone()) {
             // Nobody listening is fine.
@@ -89,6 +73,25 @@ impl Machine {
         installed.await.map_err(|error| Error::internal("installing a snapshot").because(error))??;
         expected.map_or(Ok(()), |last| self.log.snapshot_made(last.index))
     }
+}
+
+/// Changes the rows as an entry says, and their position with them.
+pub(super) fn apply_to(store: &Store, entry: &Entry<Types>) -> Result<Vec<Applied>> {
+    let applied = store.transact(|txn| {
+        txn.set_applied(position(entry.log_id));
+        match &entry.payload {
+            EntryPayload::Blank => Ok(Vec::new()),
+            EntryPayload::Membership(membership) => {
+                let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
+                txn.set_membership(encode_membership(&stored)?);
+                Ok(Vec::new())
+            }
+            EntryPayload::Normal(payload) => {
+                payload.commands()?.iter().map(|command| state::apply(txn, command)).collect()
+            }
+        }
+    });
+    applied.map_err(|error| error.while_doing(format!("applying log entry {}", entry.log_id.index)))
 }
 
 fn snapshot(built: Built) -> Result<Snapshot<Types>> {

@@ -96,6 +96,11 @@ impl Parts {
         Ok(Self { store, birth, log, machine, events, poison, holders, meters })
     }
 
+    /// Only the rows and the log: nothing is to be started.
+    pub(super) fn rows_and_log(self) -> (Store, GroupLog) {
+        (self.store, self.log)
+    }
+
     pub(super) fn start(
         self,
         config: &GroupConfig,

@@ -36,7 +36,7 @@ pub(super) async fn attach(cell: &Arc<Cell>, attach: Attach, wire: &Wire) -> Res
     let _place = place.map_err(|retry_after| Closing::Busy { retry_after })?;
     let caller = cell.auth.caller(&attach.claimed_identity).map_err(refused)?;
     let access = Auth::access(&caller, &attach.volume).map_err(refused)?;
-    let volume = find_volume(cell, &attach).map_err(refused)?;
+    let volume = find_volume(cell, &attach).await.map_err(refused)?;
     same_incarnation(cell, &attach)?;
 
     // Subscribed before the seq is read: nothing can fall between.
@@ -111,9 +111,15 @@ fn common_protocol(attach: &Attach) -> Result<u32> {
     Ok(highest)
 }
 
-fn find_volume(cell: &Cell, attach: &Attach) -> Result<VolumeId> {
-    let found = state::volume_by_name(&cell.group.reader(), &attach.volume)?;
-    found.map(|volume| volume.id).ok_or_else(|| {
+async fn find_volume(cell: &Cell, attach: &Attach) -> Result<VolumeId> {
+    let find = || state::volume_by_name(&cell.group.reader(), &attach.volume);
+    if let Some(found) = find()? {
+        return Ok(found.id);
+    }
+    // Mounts take this answer for final. A leader that was replaced and has not heard so lacks what is new:
+    // once an entry of it is committed it has everything that was acknowledged before.
+    cell.group.propose(CommandBody::Noop).await?;
+    find()?.map(|volume| volume.id).ok_or_else(|| {
         let name = &attach.volume;
         Error::not_found(format!("there is no volume {name}; make it with: sitefs volume create {name}"))
     })

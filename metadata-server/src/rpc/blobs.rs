@@ -15,26 +15,25 @@ use tonic::{Request, Response, Status};
 
 /// Transfers at a time; each holds one blob of at most 4 MiB in memory.
 const TRANSFERS: usize = 64;
+/// Reads at a time of what the cell holds itself, which is small: they do not wait behind a slow store.
+const HOT_READS: usize = 64;
 
 /// The service of that name.
 pub(crate) struct BlobsService {
     cell: Arc<Cell>,
     transfers: Semaphore,
+    hot_reads: Semaphore,
 }
 
 impl BlobsService {
     /// The service of `cell`.
     pub fn new(cell: Arc<Cell>) -> Self {
-        Self { cell, transfers: Semaphore::new(TRANSFERS) }
+        Self { cell, transfers: Semaphore::new(TRANSFERS), hot_reads: Semaphore::new(HOT_READS) }
     }
 
-    /// Runs a transfer within the limits of number and time.
-    async fn within_limits<T>(&self, transfer: impl Future<Output = Result<T>>) -> Result<T, Status> {
-        let work = async {
-            let _permit = self.transfers.acquire().await;
-            transfer.await
-        };
-        timeout(CONTENT_DEADLINE, work)
+    /// Runs a transfer within the limit of time, its wait for a permit included.
+    async fn in_time<T>(transfer: impl Future<Output = Result<T>>) -> Result<T, Status> {
+        timeout(CONTENT_DEADLINE, transfer)
             .await
             .unwrap_or_else(|_| Err(Error::unavailable("the transfer took too long")))
             .map_err(|error| status_from_error(&error))
@@ -53,6 +52,9 @@ impl BlobsService {
     async fn fetch_blob(&self, request: pb::FetchRequest) -> Result<pb::FetchReply> {
         let (group, FetchBlob { session, ino, digest }) = request.try_into()?;
         let member = self.member(group, session)?;
+        let needs_store = self.cell.blobs.needs_store(member.volume, digest)?;
+        let permits = if needs_store { &self.transfers } else { &self.hot_reads };
+        let _permit = permits.acquire().await;
         let found = self.cell.blobs.fetch(member.volume, digest).await?;
         let bytes = found
             .ok_or_else(|| Error::not_found(format!("{ino} does not reference blob {}", digest.short())))?;
@@ -60,6 +62,7 @@ impl BlobsService {
     }
 
     async fn store_blob(&self, request: pb::StoreRequest) -> Result<pb::StoreReply> {
+        let _permit = self.transfers.acquire().await;
         let (group, StoreBlob { session, digest, generation, bytes }) = request.try_into()?;
         let member = self.member(group, session)?;
         if member.access == Access::Read {
@@ -89,10 +92,10 @@ impl BlobsService {
 #[tonic::async_trait]
 impl Blobs for BlobsService {
     async fn fetch(&self, request: Request<pb::FetchRequest>) -> Result<Response<pb::FetchReply>, Status> {
-        self.within_limits(self.fetch_blob(request.into_inner())).await.map(Response::new)
+        Self::in_time(self.fetch_blob(request.into_inner())).await.map(Response::new)
     }
 
     async fn store(&self, request: Request<pb::StoreRequest>) -> Result<Response<pb::StoreReply>, Status> {
-        self.within_limits(self.store_blob(request.into_inner())).await.map(Response::new)
+        Self::in_time(self.store_blob(request.into_inner())).await.map(Response::new)
     }
 }

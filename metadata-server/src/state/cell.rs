@@ -1,12 +1,12 @@
 //! What holds for the whole cell: its settings, and which backups are kept.
 
 use super::{
-    Family, Read, keys,
+    Family, Read, View, keys,
     rows::{self, BackupsRow, CellRow},
     scope::Scope,
     stop::{Step, require},
 };
-use sitefs_base::{BackupPlan, CellChange, Errno, Result, Time, VolumeAccess};
+use sitefs_base::{BackupPlan, BackupTo, CellChange, Errno, Result, Time, VolumeAccess};
 
 /// Places whose backups are remembered.
 const PLACES_MAX: usize = 16;
@@ -42,6 +42,25 @@ pub fn backup_plan(read: &dyn Read) -> Result<BackupPlan> {
     Ok(settings_row(read)?.backup)
 }
 
+/// No backups are made by themselves until an operator names a place again: the life before may go on, and
+/// make its own there.
+pub(super) fn hold_backups(view: &mut dyn View) -> Result<()> {
+    let CellRow { read_only, backup } = settings_row(&*view)?;
+    let row = CellRow { read_only, backup: BackupPlan { to: backup.to.held(), ..backup } };
+    view.put(Family::Meta, keys::CELL, rows::encode(&row)?);
+    Ok(())
+}
+
+/// Whether backups are made there by themselves, or will be when they are not held any more. Only the place of
+/// a bucket is no path.
+fn is_planned(to: &BackupTo, place: &str) -> bool {
+    match to {
+        BackupTo::Nowhere => false,
+        BackupTo::Bucket | BackupTo::HeldBucket => !place.starts_with('/'),
+        BackupTo::Directory(path) | BackupTo::HeldDirectory(path) => path == place,
+    }
+}
+
 /// The backups that are kept at one place.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct KeptBackups {
@@ -54,7 +73,7 @@ pub struct KeptBackups {
 }
 
 /// Notes which backups a place keeps now. Of more than 16 places the one with the oldest newest backup
-/// is forgotten.
+/// is forgotten, but never the planned one.
 pub(super) fn note_backups(scope: &mut Scope, kept: &KeptBackups) -> Step<()> {
     scope.require_group()?;
     require(kept.oldest <= kept.newest, Errno::EINVAL)?;
@@ -62,7 +81,11 @@ pub(super) fn note_backups(scope: &mut Scope, kept: &KeptBackups) -> Step<()> {
     places.retain(|other| other.place != kept.place);
     places.push(kept.clone());
     places.sort_by_key(|place| std::cmp::Reverse(place.newest));
-    places.truncate(PLACES_MAX);
+    if places.len() > PLACES_MAX {
+        let plan = backup_plan(&scope.rows)?;
+        let other = places.iter().rposition(|kept| !is_planned(&plan.to, &kept.place));
+        places.remove(other.unwrap_or(PLACES_MAX));
+    }
     Ok(scope.put(Family::Meta, keys::BACKUPS, &BackupsRow { places })?)
 }
 
@@ -74,10 +97,13 @@ pub fn backups(read: &dyn Read) -> Result<Vec<KeptBackups>> {
 
 /// When the oldest backup was begun that is kept, by the clock that stamps commands. **An object may be deleted
 /// only if nothing has named it since before that moment**: a cell that is restored from that
-/// backup names it again (DESIGN D32). A place counts as long as its newest backup is no older than backups
+/// backup names it again (DESIGN D32). The place of planned backups always counts, however long none could be made
+/// there: the newest is never removed. Another one counts as long as its newest backup is no older than backups
 /// are kept.
 pub fn oldest_backup(read: &dyn Read, now: Time) -> Result<Option<Time>> {
-    let keep = i64::from(backup_plan(read)?.keep_secs);
-    let counts = |kept: &KeptBackups| kept.newest.secs().saturating_add(keep) >= now.secs();
+    let plan = backup_plan(read)?;
+    let keep = i64::from(plan.keep_secs);
+    let is_recent = |kept: &KeptBackups| kept.newest.secs().saturating_add(keep) >= now.secs();
+    let counts = |kept: &KeptBackups| is_planned(&plan.to, &kept.place) || is_recent(kept);
     Ok(backups(read)?.into_iter().filter(counts).map(|kept| kept.oldest).min())
 }

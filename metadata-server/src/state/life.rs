@@ -4,7 +4,7 @@
 //! These are no commands: they change rows before the first node of the new life starts.
 
 use super::{
-    Family, View, keys, reads,
+    Family, View, cell, keys, reads,
     rows::{self, BlobRow, BlobState, CountersRow, GcRow, GroupRow, Loc, VolumeRow},
     scope::Scope,
     session, volumes_after,
@@ -33,7 +33,7 @@ pub(crate) enum LifeStep {
 /// Raises the incarnation. The steps from [`LifeStep::Sessions`] on do the rest.
 ///
 /// The life before may go on beside this one: in a drill, or on a node that somebody forgot. So the objects stay
-/// its own, and nothing is deleted here until somebody says that it has ended.
+/// its own, and nothing is deleted here and no backup made by itself until somebody says that it has ended.
 pub(crate) fn begin_life(view: &mut dyn View, incarnation: Incarnation) -> Result<()> {
     let row: Option<GroupRow> = rows::fetch(&*view, Family::Meta, keys::GROUP)?;
     let row = row.ok_or_else(|| Error::corrupt("the state has no group"))?;
@@ -42,6 +42,7 @@ pub(crate) fn begin_life(view: &mut dyn View, incarnation: Incarnation) -> Resul
         return Err(Error::invalid(format!("incarnation {new} does not come after {old}")));
     }
     view.put(Family::Meta, keys::GROUP, rows::encode(&GroupRow { incarnation, ..row })?);
+    cell::hold_backups(view)?;
     if let Some(gc) = rows::fetch::<GcRow>(&*view, Family::Meta, keys::GC)? {
         view.put(Family::Meta, keys::GC, rows::encode(&GcRow { owner: None, ..gc })?);
     }

@@ -20,9 +20,13 @@ impl DirBackend {
     }
 
     fn vault_put(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.vault_path(name)?;
+        self.put_new(&self.vault_path(name)?, bytes)
+    }
+
+    /// Writes a file durably, unless there is one.
+    pub(super) fn put_new(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let temp = self.root.join(super::TEMP_DIR).join(format!("{:032x}", OsRandom.next_u128()));
-        let written = self.place_new(&temp, &path, bytes);
+        let written = self.place_new(&temp, path, bytes);
         let _ = fs::remove_file(&temp);
         written.map_err(|error| Error::io(format!("writing {}", path.display()), error))
     }

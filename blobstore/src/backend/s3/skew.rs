@@ -49,6 +49,11 @@ impl Skew {
         }
     }
 
+    /// Whether the last answer was dated so that a signature of ours may not have counted.
+    pub fn is_off(&self) -> bool {
+        self.ahead.load(Ordering::Relaxed) != 0
+    }
+
     fn learn(&self, date: i64) {
         let found = date.saturating_sub(self.clock.now().secs());
         let ahead = if found.abs() > TOLERATED { found } else { 0 };

@@ -113,10 +113,12 @@ impl BlobReader {
         self.cache.drop_unused()
     }
 
-    /// Makes room on a disk that others fill too: what was lent and nobody uses need not stay.
+    /// Makes room on a disk that others fill too: what was lent and nobody uses need not stay, nor what is
+    /// only kept open.
     fn keep_free(&self) -> Result<()> {
         if self.cache.disk_free()? < MIN_FREE {
             self.loans.end_unused();
+            lock(&self.open).close_files();
         }
         self.cache.keep_free()
     }

@@ -19,9 +19,10 @@ pub(super) fn hot_runs<'e>(extents: &'e [Extent], hot: &HashSet<Digest>) -> Vec<
     split(extents, HOT_MAX as u64, |extent| hot.contains(&extent.digest))
 }
 
-/// Runs of any blobs: small ones for commands, or whole ones where the chunk is full.
-pub(super) fn runs(extents: &[Extent], is_full: bool) -> Vec<&Run> {
-    split(extents, if is_full { u64::MAX } else { HOT_MAX as u64 }, |_| true)
+/// Runs of any sound blobs: small ones for commands, or whole ones where the chunk is full.
+pub(super) fn runs<'e>(extents: &'e [Extent], is_full: bool, sound: &HashSet<Digest>) -> Vec<&'e Run> {
+    let len_max = if is_full { u64::MAX } else { HOT_MAX as u64 };
+    split(extents, len_max, |extent| sound.contains(&extent.digest))
 }
 
 /// The longest runs of at least two neighbours that fit and have at most `len_max` bytes.
@@ -60,13 +61,27 @@ mod tests {
         runs.iter().map(|run| run.len()).collect()
     }
 
+    fn all_of(extents: &[Extent]) -> HashSet<Digest> {
+        extents.iter().map(|extent| extent.digest).collect()
+    }
+
     #[test]
     fn runs_end_at_holes_and_at_what_a_command_can_carry() {
         let all =
             extents(&[(0, 60_000), (60_000, 5_000), (65_000, 1_000), (66_000, 10), (70_000, 5), (70_005, 5)]);
-        assert_eq!(lens(&runs(&all, false)), [2, 2, 2]);
-        assert_eq!(lens(&runs(&all, true)), [4, 2]);
-        assert!(runs(&[], true).is_empty() && runs(&all[..1], true).is_empty());
+        let sound = all_of(&all);
+        assert_eq!(lens(&runs(&all, false, &sound)), [2, 2, 2]);
+        assert_eq!(lens(&runs(&all, true, &sound)), [4, 2]);
+        assert!(runs(&[], true, &sound).is_empty() && runs(&all[..1], true, &sound).is_empty());
+    }
+
+    #[test]
+    fn what_is_damaged_is_left_out_and_its_neighbours_are_joined() {
+        let all = extents(&[(0, 10), (10, 10), (20, 10), (30, 10), (40, 10), (50, 10)]);
+        let mut sound = all_of(&all);
+        sound.remove(&all[2].digest);
+        assert_eq!(lens(&runs(&all, true, &sound)), [2, 3]);
+        assert_eq!(lens(&runs(&all, false, &sound)), [2, 3]);
     }
 
     #[test]
@@ -80,7 +95,9 @@ mod tests {
     #[test]
     fn a_few_extents_are_not_worth_a_merge() {
         let many: Vec<_> = (0..17).map(|n| (n * 10, 10)).collect();
-        assert!(is_worth_it(&runs(&extents(&many), false)));
-        assert!(!is_worth_it(&runs(&extents(&many[..16]), false)));
+        let many = extents(&many);
+        let sound = all_of(&many);
+        assert!(is_worth_it(&runs(&many, false, &sound)));
+        assert!(!is_worth_it(&runs(&many[..16], false, &sound)));
     }
 }

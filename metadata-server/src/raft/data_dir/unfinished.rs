@@ -1,9 +1,9 @@
 //! A data directory that is being made from a backup. It has no format file until it is whole, so that no
 //! server takes it for its own.
 
-use super::{DataDir, Format, check_name, lock, refuse_others, sync_dir, write_durably};
+use super::{DataDir, Format, check_name, lock, refuse_others, remove, sync_dir, write_durably};
 use sitefs_base::{Error, GroupId, NodeId, Result, make_private_dir};
-use std::{fs, io::ErrorKind, path::Path};
+use std::path::Path;
 
 /// Says that a restore is under way, or was interrupted.
 const MARKER: &str = "restoring";
@@ -57,20 +57,11 @@ fn refuse_used(path: &Path) -> Result<()> {
     if path.join(MARKER).exists() { Ok(()) } else { refuse_others(path) }
 }
 
-fn remove(path: &Path) -> Result<()> {
-    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    match removed {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(Error::io(format!("removing {}", path.display()), error))
-        }
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use sitefs_base::Kind;
+    use std::fs;
 
     const ONE: (GroupId, NodeId) = (GroupId::new(1), NodeId::new(1));
 

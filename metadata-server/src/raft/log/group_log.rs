@@ -152,6 +152,11 @@ impl GroupLog {
         row.map(|(key, value)| Ok((index_of(&key)?, value))).transpose()
     }
 
+    /// Some entries from `from` on; none behind the end.
+    pub(in crate::raft) fn entries_from(&self, from: u64) -> Result<Vec<Entry<Types>>> {
+        self.entries(&(from..), READ_MAX)
+    }
+
     fn entries(&self, range: &impl RangeBounds<u64>, max_bytes: u64) -> Result<Vec<Entry<Types>>> {
         let from = match range.start_bound() {
             Bound::Included(index) => *index,

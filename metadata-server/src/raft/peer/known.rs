@@ -102,6 +102,12 @@ impl Known {
         table.heard.get(&node).filter(|heard| heard.report.birth == birth).cloned()
     }
 
+    /// The last entry that a node is known to have applied.
+    pub(in crate::raft) fn applied(&self, node: u64, birth: Birth) -> Option<u64> {
+        let table = self.lock();
+        table.promised.get(&node).filter(|(known, _)| *known == birth).map(|(_, progress)| progress.applied)
+    }
+
     /// Writes down what has changed.
     pub(super) fn save(&self) -> Result<()> {
         let text = {
@@ -162,6 +168,8 @@ mod tests {
         assert_eq!(known.hear(report(1, 5, 100), Duration::ZERO, 0), Progress::default());
         known.hear(report(1, 4, 200), Duration::ZERO, 0);
         known.save().unwrap();
+        assert_eq!(open().applied(2, Birth::new(1)), Some(200));
+        assert_eq!(open().applied(2, Birth::new(9)), None, "another directory");
         let before = open().hear(report(1, 5, 150), Duration::ZERO, 0);
         assert_eq!(before, Progress { term: 5, applied: 200 });
         assert!(!before.is_reached_by(Progress { term: 5, applied: 150 }));

@@ -127,12 +127,14 @@ async fn a_restore_that_was_cut_off_is_abandoned_at_the_next_start() {
     let mut mount = cell.mount(1).await;
     mount.create(b"a", b"content").await.unwrap();
     let volume = mount.attached.volume;
-    let group = &cell.server.cell().group.clone();
+    let group = cell.server.cell().group.clone();
     let seq = state::volume_info(&group.reader(), volume).unwrap().unwrap().seq;
     let source = mount.lookup(b"a").await.unwrap().unwrap().attr.ino;
     let restore = state::Restore { seq, source, to: place(b"copy") };
     group.propose(state::CommandBody::StartRestore { volume, restore }).await.unwrap().reply.unwrap();
     assert_eq!(state::restores(&group.reader(), 10).unwrap().len(), 1);
+    // It holds the directory.
+    drop(group);
     let cell = TestCell::start_in(cell.stop().await).await;
     let ended = async {
         while !state::restores(&cell.server.cell().group.reader(), 10).unwrap().is_empty() {

@@ -37,6 +37,7 @@ fn what_is_not_set_stays() {
 #[test]
 fn the_oldest_backup_of_every_place_that_is_in_use_counts() {
     let mut cell = Cell::new();
+    set(&mut cell, CellChange { backup_to: Some(BackupTo::Nowhere), ..CellChange::default() }).unwrap();
     let at = |secs: i64| Time::new(secs, 0);
     assert_eq!(oldest_backup(&cell.view, at(1)).unwrap(), None);
     for (place, oldest, newest) in [("a", 100, 200), ("b", 50, 150), ("a", 120, 300)] {
@@ -59,4 +60,31 @@ fn the_oldest_backup_of_every_place_that_is_in_use_counts() {
     assert_eq!(backups(&cell.view).unwrap().len(), 16);
     let kept = KeptBackups { place: "x".to_owned(), oldest: at(2), newest: at(1) };
     assert_eq!(cell.command(CommandBody::BackupsKept { kept }), Err(Errno::EINVAL));
+}
+
+#[test]
+fn the_place_of_planned_backups_counts_however_long_none_could_be_made() {
+    let mut cell = Cell::new();
+    let at = |secs: i64| Time::new(secs, 0);
+    let keep = |cell: &mut Cell, place: &str, secs: i64| {
+        let kept = KeptBackups { place: place.to_owned(), oldest: at(secs), newest: at(secs) };
+        cell.command(CommandBody::BackupsKept { kept }).unwrap();
+    };
+    for (place, secs) in [("bucket b at aws", 100), ("/b", 200), ("/c", 300)] {
+        keep(&mut cell, place, secs);
+    }
+    for number in 0..20 {
+        keep(&mut cell, &format!("/other-{number}"), 400 + number);
+    }
+    let far = at(1_000_000_000);
+    assert_eq!(backups(&cell.view).unwrap().len(), 16);
+    assert_eq!(oldest_backup(&cell.view, far).unwrap(), Some(at(100)), "a bucket is the plan at first");
+    keep(&mut cell, "/b", 500);
+    let dir = BackupTo::Directory("/b".to_owned());
+    for (to, oldest) in [(dir.clone(), Some(at(500))), (BackupTo::Nowhere, None), (dir, Some(at(500)))] {
+        set(&mut cell, CellChange { backup_to: Some(to), ..CellChange::default() }).unwrap();
+        assert_eq!(oldest_backup(&cell.view, far).unwrap(), oldest);
+    }
+    begin_life(&mut cell.view, sitefs_base::Incarnation::new(2)).unwrap();
+    assert_eq!(oldest_backup(&cell.view, far).unwrap(), Some(at(500)), "also while it is held");
 }

@@ -3,7 +3,7 @@ use crate::state::{
     keys,
     rows::{self, BlobRow, BlobState},
 };
-use sitefs_base::{Errno, Incarnation, Moment, OpId, Seq, SessionId, op::*};
+use sitefs_base::{BackupTo, CellChange, Errno, Incarnation, Moment, OpId, Seq, SessionId, op::*};
 
 /// Does what a restore does to the rows.
 fn begin_anew(cell: &mut Cell, incarnation: u32) {
@@ -109,6 +109,32 @@ fn the_objects_stay_those_of_the_life_before_until_somebody_says_that_it_has_end
     assert_eq!(gc_info(&cell.view).unwrap().owner, Some(5));
     begin_anew(&mut cell, 2);
     assert_eq!(gc_info(&cell.view).unwrap().owner, None);
+}
+
+#[test]
+fn planned_backups_are_held_until_somebody_names_a_place() {
+    let mut cell = Cell::new();
+    begin_anew(&mut cell, 2);
+    assert_eq!(backup_plan(&cell.view).unwrap().to, BackupTo::HeldBucket, "there was no row");
+    let change = |to: &BackupTo| CellChange { backup_to: Some(to.clone()), ..CellChange::default() };
+    let to = BackupTo::Directory("/b".to_owned());
+    cell.command(CommandBody::SetCell { change: change(&to) }).unwrap();
+    let plan = backup_plan(&cell.view).unwrap();
+    assert_eq!(plan.to, to);
+    begin_anew(&mut cell, 3);
+    let held = backup_plan(&cell.view).unwrap();
+    assert_eq!(held.to, BackupTo::HeldDirectory("/b".to_owned()));
+    let refused = cell.command(CommandBody::SetCell { change: change(&held.to) });
+    assert_eq!(refused, Err(Errno::EINVAL));
+    let every = CellChange { backup_every_secs: Some(600), ..CellChange::default() };
+    cell.command(CommandBody::SetCell { change: every }).unwrap();
+    assert_eq!(
+        backup_plan(&cell.view).unwrap().to,
+        held.to,
+        "only a place says that the cell before is gone"
+    );
+    cell.command(CommandBody::SetCell { change: change(&to) }).unwrap();
+    assert_eq!(backup_plan(&cell.view).unwrap().to, to);
 }
 
 #[test]
