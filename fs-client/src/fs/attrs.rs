@@ -40,8 +40,8 @@ impl Fs {
     /// The attributes of a node as programs should see them.
     pub(super) fn view(&self, node: &Node, attr: Attr, current: bool) -> View {
         let state = node.state();
-        // What is written under one number moves the attributes that the kernel has under the others.
-        let may_move = state.writers > 0 && state.faces.are_many();
+        // What is changed under one number moves the attributes that the kernel has under the others.
+        let may_move = state.faces.are_many();
         let ahead =
             state.is_ahead() || may_move || (attr.kind == FileKind::Directory && self.has_pending(node.ino));
         let mut attr = state.view(attr);

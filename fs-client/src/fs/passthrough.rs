@@ -219,6 +219,8 @@ impl Fs {
             state.faces.begin(number, plain.then(|| self.clock.boottime() + KEPT_FREE));
             state.turn_to(number);
             nodes.insert(number, Arc::clone(node));
+            // From now on the kernel keeps no attributes.
+            self.tell_others(&state);
         }
     }
 
