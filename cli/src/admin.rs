@@ -153,6 +153,37 @@ impl Admin {
         Ok(done)
     }
 
+    /// Collects garbage, and hears how far it has come; gives the last that was heard.
+    pub(crate) fn run_gc(
+        &mut self,
+        request: pb::RunGcRequest,
+        tell: impl Fn(&pb::GcProgress),
+    ) -> Result<pb::GcProgress, Error> {
+        self.runtime.block_on(async {
+            let opened = self.long.run_gc(request).await.map_err(|status| error_from_status(&status))?;
+            let mut progress = opened.into_inner();
+            loop {
+                match progress.message().await.map_err(|status| error_from_status(&status))? {
+                    Some(last) if last.done => return Ok(last),
+                    Some(far) => tell(&far),
+                    None => return Err(Error::unavailable("the cell went away before it was done")),
+                }
+            }
+        })
+    }
+
+    /// How garbage collection stands.
+    pub(crate) fn gc_status(&mut self) -> Result<pb::GcStatusReply, Error> {
+        let call = self.client.gc_status(pb::GcStatusRequest { claimed_identity: operator() });
+        answer(&self.runtime, call)
+    }
+
+    /// Pauses or resumes garbage collection.
+    pub(crate) fn pause_gc(&mut self, paused: bool) -> Result<(), Error> {
+        let call = self.client.pause_gc(pb::PauseGcRequest { paused, claimed_identity: operator() });
+        answer(&self.runtime, call).map(drop)
+    }
+
     /// Makes a snapshot.
     pub(crate) fn create_snapshot(
         &mut self,

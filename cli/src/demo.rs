@@ -40,6 +40,8 @@ pub(crate) struct Arguments {
     data: Option<PathBuf>,
     #[command(flatten)]
     backend: server::BackendArguments,
+    #[command(flatten)]
+    gc: server::GcArguments,
     /// Where mounts connect; port 0 chooses a free one.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
@@ -73,6 +75,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
         backend: arguments.backend.config(),
         // The demo listens on loopback addresses only, which the server checks.
         insecure: true,
+        gc: arguments.gc.config(),
     };
     let server = runtime.block_on(server::start(config))?;
     let mounted = make_volume(&runtime, &server, &volume).map_err(Failure::from).and_then(|()| {

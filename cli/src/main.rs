@@ -5,6 +5,7 @@ mod admin;
 mod demo;
 mod failure;
 mod fsck;
+mod gc;
 #[cfg(feature = "mount")]
 mod helper;
 #[cfg(feature = "mount")]
@@ -79,6 +80,7 @@ enum Command {
     Journal(journal::Arguments),
     Fsck(fsck::Arguments),
     Volume(volume::Arguments),
+    Gc(gc::Arguments),
     Status(status::Arguments),
 }
 
@@ -108,6 +110,7 @@ fn main() -> ExitCode {
         Command::Journal(arguments) => journal::run(&arguments, &output),
         Command::Fsck(arguments) => fsck::run(&arguments, &output),
         Command::Volume(arguments) => volume::run(&arguments, &output),
+        Command::Gc(arguments) => gc::run(&arguments, &output),
         Command::Status(arguments) => status::run(&arguments, &output),
     };
     match done {

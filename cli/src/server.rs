@@ -13,8 +13,8 @@ use crate::{
 };
 use serde_json::json;
 use sitefs_base::{Error, Kind, SystemClock};
-use sitefs_metadata::server::{BackendConfig, Server, ServerConfig};
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use sitefs_metadata::server::{BackendConfig, GcConfig, Server, ServerConfig};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::runtime::Runtime;
 
 /// How long an orderly end may take.
@@ -36,6 +36,8 @@ pub(crate) struct Arguments {
     name: String,
     #[command(flatten)]
     backend: BackendArguments,
+    #[command(flatten)]
+    gc: GcArguments,
     /// Believes every caller without a certificate; on loopback addresses only.
     #[arg(long)]
     insecure: bool,
@@ -72,6 +74,47 @@ impl BackendArguments {
     }
 }
 
+/// How garbage is collected.
+#[derive(clap::Args)]
+pub(crate) struct GcArguments {
+    /// How long a blob stays that nothing names any more, for example 48h, 30m or 10s.
+    #[arg(long, value_name = "TIME", default_value = "48h", value_parser = duration)]
+    gc_grace: Duration,
+    /// How often garbage is collected.
+    #[arg(long, value_name = "TIME", default_value = "6h", value_parser = duration)]
+    gc_interval: Duration,
+    /// How many rows of metadata garbage collection looks at in a second.
+    #[arg(long, value_name = "ROWS", default_value = "100000", value_parser = clap::value_parser!(u64).range(1..))]
+    gc_rate: u64,
+    /// How long an upload may take from its grant to its commit.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration, hide = true)]
+    gc_uploads: Duration,
+}
+
+impl GcArguments {
+    /// The same for the server.
+    pub(crate) fn config(&self) -> GcConfig {
+        let Self { gc_grace: grace, gc_interval: interval, gc_rate: rate, gc_uploads: uploads } = *self;
+        GcConfig { grace, interval, uploads, rate }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let seconds = match unit {
+        "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        "d" => Some(24 * 3600),
+        _ => None,
+    };
+    let number: Option<u64> = number.parse().ok().filter(|number| *number > 0);
+    let total = number.zip(seconds).and_then(|(number, seconds)| number.checked_mul(seconds));
+    total
+        .map(Duration::from_secs)
+        .ok_or_else(|| "write a number and s, m, h or d, for example 48h".to_owned())
+}
+
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
     if !arguments.insecure {
@@ -84,6 +127,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
         cell: arguments.name.clone(),
         backend: arguments.backend.config(),
         insecure: arguments.insecure,
+        gc: arguments.gc.config(),
     };
     let runtime = runtime()?;
     runtime.block_on(serve(config, arguments.metrics, output))

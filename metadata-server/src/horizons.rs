@@ -40,7 +40,7 @@ impl Horizons {
     }
 
     /// Looks at the next volumes and moves the horizons that are due.
-    async fn round(&mut self) -> Result<()> {
+    pub async fn round(&mut self) -> Result<()> {
         // Only a leader can move them.
         if self.group.quorum_age().is_none() {
             return Ok(());

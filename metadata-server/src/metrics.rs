@@ -31,6 +31,7 @@ impl ServerMetrics {
         mounts(&cell, &mut out);
         hot(&cell.group, &mut out);
         scrub(&cell, &mut out);
+        gc(&cell, &mut out);
         out.finish()
     }
 }
@@ -64,6 +65,32 @@ fn mounts(cell: &Cell, out: &mut Exposition) {
     out.gauge("sitefs_cell_watchers", "Mounts that hear of changes.", standing.watchers);
     let help = "Mounts that do not keep up, so that nobody waits for them.";
     out.gauge("sitefs_cell_watchers_late", help, standing.watchers_late);
+}
+
+fn gc(cell: &Cell, out: &mut Exposition) {
+    let Ok(status) = cell.gc.status() else { return };
+    let never = cell.clock.now().since(sitefs_base::Time::EPOCH);
+    let age = status.info.finished.map_or(never, |finished| cell.clock.now().since(finished));
+    let help = "Time since a garbage collection was finished; since 1970 if none was.";
+    out.gauge("sitefs_cell_gc_age_seconds", help, age.as_secs());
+    out.gauge("sitefs_cell_gc_paused", "1 while garbage is not collected.", u8::from(status.info.paused));
+    out.gauge("sitefs_cell_gc_running", "1 during a run.", u8::from(status.progress.is_some()));
+    let last = status.last.unwrap_or_default();
+    let blobs = last.grace.blobs + last.condemned.blobs;
+    let bytes = last.grace.bytes + last.condemned.bytes;
+    let help = "Blobs that nothing names and whose grace was not over at the last run of this node.";
+    out.gauge("sitefs_cell_gc_condemned_blobs", help, blobs);
+    out.gauge("sitefs_cell_gc_condemned_bytes", "Bytes of these.", bytes);
+    let help = "Objects that waited to be deleted at the end of the last run of this node.";
+    out.gauge("sitefs_cell_gc_waiting_objects", help, last.waiting);
+    let help = "Blobs named though they were condemned, in the last run of this node: a fault if not 0.";
+    out.gauge("sitefs_cell_gc_wrong_blobs", help, last.wrong);
+    let meters = &cell.gc.meters;
+    out.counter("sitefs_cell_gc_rows_total", "Rows looked at.", meters.rows.get());
+    out.counter("sitefs_cell_gc_deleted_objects_total", "Objects deleted.", meters.deleted.get());
+    let help = "Bytes of blobs that were given up.";
+    out.counter("sitefs_cell_gc_given_up_bytes_total", help, meters.given_up_bytes.get());
+    out.counter("sitefs_cell_gc_failures_total", "Objects that could not be deleted.", meters.failures.get());
 }
 
 fn hot(group: &Group, out: &mut Exposition) {

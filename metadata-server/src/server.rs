@@ -1,9 +1,10 @@
 //! The metadata cell as a service: one node, its listeners and its loops.
 
-pub use crate::{backend::BackendConfig, fsck::check_stopped, metrics::ServerMetrics};
+pub use crate::{backend::BackendConfig, fsck::check_stopped, gc::GcConfig, metrics::ServerMetrics};
 
 use crate::{
     fsck::scrub,
+    gc::{self, Gc},
     grant::{self, Blobs},
     horizons::Horizons,
     raft::{DataDir, Group, GroupConfig},
@@ -56,6 +57,8 @@ pub struct ServerConfig {
     pub backend: BackendConfig,
     /// Callers are believed without certificates; loopback addresses only.
     pub insecure: bool,
+    /// How garbage is collected.
+    pub gc: GcConfig,
 }
 
 /// A running metadata server. Dropping it stops it without saying goodbye; see [`Server::shutdown`].
@@ -90,8 +93,9 @@ impl Server {
         let group = open_group(&config, data, clock.clone(), group_tasks.clone()).await?;
         config.backend.remember(&config.data_dir)?;
 
+        let gc = Arc::new(Gc::new(group.clone(), backend.clone(), clock.clone(), config.gc.clone()));
         let (blobs, reports) = Blobs::new(group.clone(), backend);
-        let cell = Arc::new(Cell::new(NODE, group, blobs.clone(), clock, sockets.auth));
+        let cell = Arc::new(Cell::new(NODE, group, (blobs.clone(), gc.clone()), clock, sockets.auth));
         let loops = Tasks::new();
         // At an address of the system's choosing nobody from before finds this node again.
         if config.listen.port() != 0 {
@@ -110,6 +114,7 @@ impl Server {
             config.data_dir.clone(),
             cell.scrub.clone(),
         ));
+        loops.spawn(gc::collect(gc));
         loops.spawn(expire_sessions(cell.clone()));
         loops.spawn(reap(cell.clone()));
         loops.spawn(Horizons::new(cell.group.clone(), cell.clock.clone()).run());

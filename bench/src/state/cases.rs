@@ -3,7 +3,7 @@
 use super::{
     Measured, cell,
     cell::{Cell, FILE_LEN, made, unexpected},
-    cpu, micros, note,
+    cpu, mark, micros, note,
 };
 use crate::say;
 use bytes::Bytes;
@@ -53,6 +53,7 @@ pub(super) fn run(dir: &Path, million: u64) -> Result<Vec<Measured>> {
     let history =
         format!("with the history of {} overwritten and {} removed ones", million / 10, million / 5);
     note(&mut found, disk_of(&tree, &history), "bytes", per_file(&tree, dir)?, None);
+    mark::measure(&mut found, &tree.cell)?;
     tree.cell.forget_history()?;
     disk(&mut found, &tree, dir)?;
     // Its history is no part of what files take.

@@ -6,6 +6,7 @@
 mod cases;
 mod cell;
 mod check;
+mod mark;
 
 use crate::say;
 use rustix::time::{ClockId, clock_gettime};

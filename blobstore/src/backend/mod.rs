@@ -85,6 +85,12 @@ pub trait Backend: Send + Sync + fmt::Debug {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<Listed>>>;
 
+    /// Writes down whose the objects are, unless it is written already; gives what is written. A store
+    /// that nobody can share is the caller's.
+    fn claim<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<String>> {
+        Box::pin(std::future::ready(Ok(owner.to_owned())))
+    }
+
     /// Tries the store at start-up; an error says in one line what is wrong and what to do.
     fn check(&self) -> BoxFuture<'_, Result<()>>;
 

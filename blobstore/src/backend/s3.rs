@@ -5,6 +5,7 @@
 //! stores ignore (this SDK signs them as headers).
 
 mod error;
+mod owner;
 mod probe;
 
 use super::{Backend, BoxFuture, Listed, OBJECT_MAX, SignedRequest};
@@ -323,6 +324,10 @@ impl Backend for S3Backend {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<Listed>>> {
         Box::pin(self.page(prefix, after, limit))
+    }
+
+    fn claim<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<String>> {
+        Box::pin(self.own(owner))
     }
 
     fn check(&self) -> BoxFuture<'_, Result<()>> {

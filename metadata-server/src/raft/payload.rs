@@ -78,7 +78,7 @@ fn decode(bytes: &[u8]) -> Result<(Command, &[u8])> {
     Ok((command, rest))
 }
 
-const KINDS: std::ops::RangeInclusive<u16> = 0..=22;
+const KINDS: std::ops::RangeInclusive<u16> = 0..=23;
 
 /// The number of a kind of command in the log; never reused.
 const fn kind(body: &CommandBody) -> u16 {
@@ -106,6 +106,7 @@ const fn kind(body: &CommandBody) -> u16 {
         CommandBody::Shorten { .. } => 20,
         CommandBody::ResumeSession { .. } => 21,
         CommandBody::Repair { .. } => 22,
+        CommandBody::Gc(_) => 23,
     }
 }
 

@@ -226,7 +226,8 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
         | CommandBody::Drained { .. }
         | CommandBody::Verified { .. }
         | CommandBody::Damaged { .. }
-        | CommandBody::Repair { .. } => None,
+        | CommandBody::Repair { .. }
+        | CommandBody::Gc(_) => None,
     }
 }
 

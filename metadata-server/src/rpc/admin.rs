@@ -187,6 +187,26 @@ impl Admin for AdminService {
         answer(self.delete(request.into_inner()).await)
     }
 
+    type RunGcStream = ReceiverStream<Result<pb::GcProgress, Status>>;
+
+    async fn run_gc(
+        &self,
+        request: Request<pb::RunGcRequest>,
+    ) -> Result<Response<Self::RunGcStream>, Status> {
+        answer(self.start_gc(request.get_ref()))
+    }
+
+    async fn gc_status(
+        &self,
+        request: Request<pb::GcStatusRequest>,
+    ) -> Result<Response<pb::GcStatusReply>, Status> {
+        answer(self.show_gc(request.get_ref()))
+    }
+
+    async fn pause_gc(&self, request: Request<pb::PauseGcRequest>) -> Result<Response<pb::Empty>, Status> {
+        answer(self.set_gc(request.get_ref()).await)
+    }
+
     type RestoreStream = ReceiverStream<Result<pb::RestoreProgress, Status>>;
 
     async fn restore(

@@ -8,6 +8,7 @@ mod blobs;
 mod check;
 mod credit;
 mod fsck;
+mod gc;
 mod locks;
 mod manage;
 mod ops;
@@ -26,7 +27,7 @@ pub(crate) use auth::Auth;
 pub(crate) use blobs::BlobsService;
 pub(crate) use session::SessionService;
 
-use crate::{fsck::Scrub, grant::Blobs, raft::Group, state::CommandBody};
+use crate::{fsck::Scrub, gc::Gc, grant::Blobs, raft::Group, state::CommandBody};
 use credit::Credits;
 use locks::Locks;
 use reserve::Reservations;
@@ -55,6 +56,8 @@ pub(crate) struct Cell {
     pub group: Group,
     /// Moves bytes.
     pub blobs: Arc<Blobs>,
+    /// Deletes what nothing names.
+    pub gc: Arc<Gc>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// Says who is calling.
@@ -82,11 +85,18 @@ pub(crate) struct Cell {
 
 impl Cell {
     /// A cell without sessions.
-    pub fn new(node: NodeId, group: Group, blobs: Arc<Blobs>, clock: Arc<dyn Clock>, auth: Auth) -> Self {
+    pub fn new(
+        node: NodeId,
+        group: Group,
+        (blobs, gc): (Arc<Blobs>, Arc<Gc>),
+        clock: Arc<dyn Clock>,
+        auth: Auth,
+    ) -> Self {
         Self {
             node,
             group,
             blobs,
+            gc,
             watchers: Watchers::new(clock.clone()),
             clock,
             auth,

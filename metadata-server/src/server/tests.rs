@@ -4,6 +4,7 @@ mod appends;
 mod blobs;
 mod credit;
 mod fsck;
+mod gc;
 mod harness;
 mod locks;
 mod past;

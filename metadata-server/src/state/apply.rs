@@ -1,7 +1,7 @@
 //! Deciding commands.
 
 use super::{
-    Applied, Command, CommandBody, MergeStep, Read, Reply, View, append, attrs, blobs, commit, horizon,
+    Applied, Command, CommandBody, MergeStep, Read, Reply, View, append, attrs, blobs, commit, gc, horizon,
     merge,
     mutation::{Done, Finished, Mutation},
     namespace, ranges, reads, reap, rename, repair, restore,
@@ -91,6 +91,7 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
         CommandBody::Merged { volume, step: MergeStep::Replace { ino, old, new } } => {
             merge::replace(scope, *volume, *ino, old, new)?;
         }
+        CommandBody::Gc(step) => return reply(Reply::Gc(gc::step(scope, step)?)),
         CommandBody::SetVolume { volume, change } => settings::set(scope, *volume, change)?,
         CommandBody::DeleteVolume { volume } => settings::delete(scope, *volume)?,
         CommandBody::Reap { volume } => {

@@ -1,10 +1,12 @@
 //! Blob states: granted, present, verified, drained (DESIGN D32 and D33).
 
 use super::{
-    Family, content, keys,
+    Family, content,
+    gc::{self, GcBlob},
+    keys,
     mutation::{Done, Mutation},
     reads::Node,
-    rows::{self, BlobRow, BlobState, DoomedRow, DrainRow, HotRow, Loc, TailRow, UnverifiedRow, UploadRow},
+    rows::{self, BlobRow, BlobState, DrainRow, HotRow, Loc, TailRow, UnverifiedRow, UploadRow},
     scope::Scope,
     stop::{Step, require},
 };
@@ -96,7 +98,9 @@ fn granted(
 ) -> Step<Option<(Generation, UploadRow)>> {
     let row: Option<UploadRow> = rows::fetch(&m.scope.rows, Family::Blob, &keys::upload(site, generation))?;
     let own = row.filter(|row| row.digest == *digest && row.volume == m.id);
-    Ok(own.map(|row| (generation, row)))
+    // An upload from before a restore may have been given up after the backup: its deletion may come late.
+    let current = m.scope.require_group()?.incarnation == generation.incarnation;
+    Ok(own.filter(|_| current).map(|row| (generation, row)))
 }
 
 /// UPLOADING becomes PRESENT; an older object has to be deleted, or goes on being deleted.
@@ -149,6 +153,9 @@ fn note(m: &mut Mutation, site: SiteId, digest: &Digest, mut row: BlobRow) -> St
 }
 
 fn save(m: &mut Mutation, site: SiteId, digest: &Digest, mut row: BlobRow) -> Step<()> {
+    if row.state != BlobState::Present {
+        spare(m.scope, site, row.generation);
+    }
     if row.state == BlobState::Condemned {
         row.state = BlobState::Present;
     }
@@ -158,6 +165,18 @@ fn save(m: &mut Mutation, site: SiteId, digest: &Digest, mut row: BlobRow) -> St
     }
     m.scope.put(Family::Blob, &keys::blob(site, digest), &row)?;
     Ok(())
+}
+
+/// It is not condemned any more.
+fn spare(scope: &mut Scope, site: SiteId, generation: Generation) {
+    scope.rows.delete(Family::Meta, &keys::condemned(site, generation));
+}
+
+/// It is given up: it waits for nothing any more.
+pub(super) fn forget_lists(scope: &mut Scope, site: SiteId, generation: Generation) {
+    unlist(scope, site, generation);
+    spare(scope, site, generation);
+    scope.rows.delete(Family::Meta, &keys::unverified(site, generation));
 }
 
 /// Puts a hot blob on the list that it belongs on.
@@ -190,16 +209,10 @@ fn replace(scope: &mut Scope, site: SiteId, digest: &Digest, old: Option<BlobRow
     let Some(old) = old else {
         return Ok(Vec::new());
     };
+    forget_lists(scope, site, old.generation);
     match old.loc {
-        Loc::Hot => {
-            unlist(scope, site, old.generation);
-            scope.rows.delete(Family::Hot, &keys::hot(site, old.generation));
-        }
-        Loc::Object => {
-            let row = DoomedRow { digest: *digest, since: scope.at };
-            scope.put(Family::Blob, &keys::doomed(site, old.generation), &row)?;
-            scope.rows.delete(Family::Meta, &keys::unverified(site, old.generation));
-        }
+        Loc::Hot => scope.rows.delete(Family::Hot, &keys::hot(site, old.generation)),
+        Loc::Object => gc::doom(scope, site, &GcBlob { digest: *digest, generation: old.generation })?,
     }
     Ok(old.vols)
 }
@@ -268,7 +281,7 @@ pub(super) fn grant_one(
 }
 
 /// The row of a blob, if it still has this generation.
-fn of_generation(
+pub(super) fn of_generation(
     scope: &Scope,
     site: SiteId,
     digest: &Digest,
@@ -279,12 +292,16 @@ fn of_generation(
 
 /// The object store has the bytes of a hot blob now.
 pub(super) fn drained(scope: &mut Scope, site: SiteId, digest: &Digest, generation: Generation) -> Step<()> {
-    let waits = |row: &BlobRow| row.loc == Loc::Hot && row.is_sound();
-    if let Some(row) = of_generation(scope, site, digest, generation)?.filter(waits) {
-        let row = BlobRow { loc: Loc::Object, tail: false, ..row };
-        scope.put(Family::Blob, &keys::blob(site, digest), &row)?;
-        unlist(scope, site, generation);
-        scope.rows.delete(Family::Hot, &keys::hot(site, generation));
+    match of_generation(scope, site, digest, generation)? {
+        Some(row) if row.loc == Loc::Hot && row.is_sound() => {
+            let row = BlobRow { loc: Loc::Object, tail: false, ..row };
+            scope.put(Family::Blob, &keys::blob(site, digest), &row)?;
+            unlist(scope, site, generation);
+            scope.rows.delete(Family::Hot, &keys::hot(site, generation));
+        }
+        Some(_) => {}
+        // It was replaced or given up while it was written.
+        None => gc::doom(scope, site, &GcBlob { digest: *digest, generation })?,
     }
     Ok(())
 }
@@ -303,6 +320,9 @@ pub(super) fn verified(scope: &mut Scope, site: SiteId, digest: &Digest, generat
         let row = BlobRow { verified: true, state, ..row };
         scope.put(Family::Blob, &keys::blob(site, digest), &row)?;
         scope.rows.delete(Family::Meta, &keys::unverified(site, generation));
+        if row.state == BlobState::Present {
+            spare(scope, site, generation);
+        }
     }
     Ok(())
 }

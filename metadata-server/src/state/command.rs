@@ -1,6 +1,7 @@
 //! What the log carries, and what applying it gives.
 
 use super::Repair;
+use super::gc::{GcDone, GcStep};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sitefs_base::{
@@ -202,6 +203,8 @@ pub enum CommandBody {
         /// What.
         repair: Repair,
     },
+    /// Garbage collection of blobs (DESIGN D32).
+    Gc(GcStep),
 }
 
 /// What is brought back.
@@ -347,6 +350,8 @@ pub enum Reply {
     Shortened(Option<Seq>),
     /// To the commands of a restore.
     Restore(RestoreState),
+    /// To `Gc`.
+    Gc(GcDone),
     /// To [`MergeStep::Upload`]: the generation, or `None` if the store has the blob.
     Upload(Option<Generation>),
 }

@@ -45,7 +45,7 @@ pub fn keep(life: Life, horizon: Seq, pins: &[Seq]) -> bool {
 }
 
 /// Whether a row holds at one of `pins`, which ascend.
-fn is_pinned(life: Life, pins: &[Seq]) -> bool {
+pub(super) fn is_pinned(life: Life, pins: &[Seq]) -> bool {
     let first = pins.partition_point(|pin| *pin < life.born);
     pins.get(first).is_some_and(|pin| *pin < life.died)
 }

@@ -1,7 +1,9 @@
 //! The keys of rows: byte order is the order in which rows are read (`docs/FORMATS.md`).
 
-use super::Family;
-use sitefs_base::{Digest, Generation, InodeId, Name, OpId, Seq, SessionId, SiteId, SnapshotName, VolumeId};
+use super::{Family, rows};
+use sitefs_base::{
+    Digest, Generation, InodeId, Name, OpId, Result, Seq, SessionId, SiteId, SnapshotName, VolumeId,
+};
 
 /// The one row of `m` with the cell's name, group and incarnation.
 pub(super) const GROUP: &[u8] = b"G";
@@ -20,6 +22,10 @@ pub(super) const REAPS: &[u8] = b"Z";
 pub(super) const RESTORES: &[u8] = b"J";
 /// The prefix of the list of hot blobs that wait to be drained.
 pub(super) const DRAIN: &[u8] = b"H";
+/// How garbage collection stands: one row.
+pub(super) const GC: &[u8] = b"Y";
+/// The prefix of the list of condemned blobs.
+pub(super) const CONDEMNED: &[u8] = b"X";
 /// The prefix of the list of hot blobs that wait to be merged.
 pub(super) const TAILS: &[u8] = b"L";
 
@@ -94,6 +100,27 @@ pub(super) fn blob(site: SiteId, digest: &Digest) -> Vec<u8> {
     join(&[&site.to_key(), b"B", &digest.key_half()])
 }
 
+/// All blobs of a site, in the order of their digests.
+pub(super) fn blobs(site: SiteId) -> Vec<u8> {
+    join(&[&site.to_key(), b"B"])
+}
+
+/// All uploads of a site, in the order in which they were granted.
+pub(super) fn uploads(site: SiteId) -> Vec<u8> {
+    join(&[&site.to_key(), b"U"])
+}
+
+/// All objects of a site that have to be deleted.
+pub(super) fn all_doomed(site: SiteId) -> Vec<u8> {
+    join(&[&site.to_key(), b"D"])
+}
+
+/// The generation in a key of [`upload`] or [`doomed`].
+pub(super) fn generation_of(key: &[u8]) -> Result<Generation> {
+    let generation = part(key, 9).map(Generation::from_key);
+    generation.ok_or_else(|| rows::damaged(Family::Blob, key, "names no generation"))
+}
+
 pub(super) fn upload(site: SiteId, generation: Generation) -> Vec<u8> {
     join(&[&site.to_key(), b"U", &generation.to_key()])
 }
@@ -104,6 +131,10 @@ pub(super) fn doomed(site: SiteId, generation: Generation) -> Vec<u8> {
 
 pub(super) fn hot(site: SiteId, generation: Generation) -> Vec<u8> {
     join(&[&site.to_key(), &generation.to_key()])
+}
+
+pub(super) fn condemned(site: SiteId, generation: Generation) -> Vec<u8> {
+    join(&[CONDEMNED, &site.to_key(), &generation.to_key()])
 }
 
 pub(super) fn unverified(site: SiteId, generation: Generation) -> Vec<u8> {

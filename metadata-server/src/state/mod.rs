@@ -15,11 +15,13 @@ mod checksum;
 mod command;
 mod commit;
 mod content;
+mod gc;
 mod growth;
 mod history;
 mod horizon;
 mod keys;
 mod layout;
+mod mark;
 mod memory;
 mod merge;
 mod moments;
@@ -57,9 +59,14 @@ pub use command::{
     Applied, Command, CommandBody, CrowdedChunk, Joined, MergeStep, Reply, Restore, RestoreEnd, RestoreState,
     VolumeLimits,
 };
+pub use gc::{GC_SLICE, GcBlob, GcDone, GcInfo, GcStep, gc_info};
 pub use growth::growth_bound;
 pub use history::{Life, keep, life_of};
 pub use horizon::horizon_is_due;
+pub use mark::{
+    BlobInfo, Doomed, Kept, NAMING, Page, Standing, Why, blobs_from, doomed, drawn, is_named, mark_of, named,
+    next_site, site_blobs, uploads_expire, volumes_by_site,
+};
 pub use memory::MemoryView;
 pub use merge::chunk_layout;
 pub use moments::seq_at;
@@ -72,6 +79,7 @@ pub use reap::volumes_to_reap;
 pub use repair::Repair;
 pub use restore::{RestoreJob, restores};
 pub use retention::{Retention, retention};
+pub use rows::Mark;
 pub use settings::{history_bytes, time_of};
 pub use shorten::{Cuts, cuts, must_be_cut};
 pub use snapshots::{SnapshotInfo, snapshots};

@@ -172,10 +172,12 @@ pub(super) enum Loc {
     Object,
 }
 
-/// The moment of a reference, for comparison with marks of the same incarnation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct Mark {
+/// A moment in the order of commands: of the last reference to a blob, or of the rows that a mark read.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Mark {
+    /// Later incarnations follow on earlier ones.
     pub incarnation: Incarnation,
+    /// The last command.
     pub command: u64,
 }
 
@@ -212,6 +214,23 @@ pub(super) struct UploadRow {
 pub(super) struct DoomedRow {
     pub digest: Digest,
     pub since: Time,
+}
+
+/// A blob that no row named when it was looked: the state CONDEMNED, or a damaged one in that state.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct CondemnedRow {
+    pub digest: Digest,
+    pub since: Time,
+}
+
+/// How garbage collection stands.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct GcRow {
+    pub paused: bool,
+    /// When a run was last finished.
+    pub finished: Option<Time>,
+    /// The name of the cell in the object store.
+    pub owner: Option<u128>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

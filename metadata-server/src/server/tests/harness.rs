@@ -29,6 +29,7 @@ pub fn config(data: &Path) -> ServerConfig {
         cell: "main".to_owned(),
         backend: BackendConfig::Directory,
         insecure: true,
+        gc: GcConfig::default(),
     }
 }
 
@@ -58,9 +59,13 @@ impl TestCell {
 
     /// A cell whose object store does what the test says.
     pub async fn start_on_test_store() -> (Self, Arc<TestStore>) {
+        Self::start_on_test_store_with(GcConfig::default()).await
+    }
+
+    pub async fn start_on_test_store_with(gc: GcConfig) -> (Self, Arc<TestStore>) {
         let data = tempfile::tempdir().unwrap();
         let store = TestStore::open(data.path());
-        let config = config(data.path());
+        let config = ServerConfig { gc, ..config(data.path()) };
         let sockets = Sockets::bind(&config).await.unwrap();
         let locked = lock_data(&config).await.unwrap();
         let server =

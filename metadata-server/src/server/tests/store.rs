@@ -21,6 +21,8 @@ pub struct TestStore {
     pub heads: AtomicUsize,
     /// Blobs that cannot be put.
     pub refused: Mutex<Vec<Digest>>,
+    /// What is written about whose it is.
+    pub owner: Mutex<Option<String>>,
 }
 
 impl TestStore {
@@ -32,6 +34,7 @@ impl TestStore {
             signs: AtomicBool::new(false),
             heads: AtomicUsize::new(0),
             refused: Mutex::default(),
+            owner: Mutex::default(),
         })
     }
 
@@ -79,7 +82,15 @@ impl Backend for TestStore {
     }
 
     fn delete<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<()>> {
-        self.dir.delete(key)
+        Box::pin(async move {
+            self.up()?;
+            self.dir.delete(key).await
+        })
+    }
+
+    fn claim<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<String>> {
+        let found = self.owner.lock().unwrap().get_or_insert_with(|| owner.to_owned()).clone();
+        Box::pin(std::future::ready(Ok(found)))
     }
 
     fn presign_put<'a>(

@@ -8,6 +8,8 @@ mod checks;
 mod content;
 mod damage;
 mod fuzz;
+mod gc;
+mod gc_model;
 mod harness;
 mod history;
 mod invariants;

@@ -15,6 +15,8 @@ pub struct Blob {
     pub volumes: BTreeSet<VolumeId>,
     /// What it waits for while the cell holds it.
     pub wait: Wait,
+    /// Nothing named it when garbage was collected, and nothing has since.
+    pub condemned: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +41,8 @@ pub struct Upload {
 pub struct Blobs {
     pub present: BTreeMap<Digest, Blob>,
     pub uploads: BTreeMap<u64, Upload>,
+    /// Those whose objects are being deleted, and which volumes had them.
+    pub deleting: BTreeMap<Digest, BTreeSet<VolumeId>>,
     pub generations: u64,
 }
 
@@ -50,7 +54,10 @@ impl Blobs {
 
     /// The generation to upload under; `None` if the volume has the blob.
     pub fn grant(&mut self, volume: VolumeId, wanted: &BlobWanted) -> Option<u64> {
-        let known = |blob: &Blob| blob.verified && blob.len == wanted.len && blob.volumes.contains(&volume);
+        let known = |blob: &Blob| {
+            let has = blob.len == wanted.len && blob.volumes.contains(&volume);
+            has && blob.verified && !blob.condemned
+        };
         if self.present.get(&wanted.digest).is_some_and(known) {
             return None;
         }
@@ -85,13 +92,14 @@ impl Blobs {
                 let upload = upload.ok_or(Errno::EAGAIN)?;
                 let generation = claimed.unwrap();
                 self.uploads.remove(&generation);
-                let volumes = self.present.remove(&digest).map(|old| old.volumes).unwrap_or_default();
+                let (volumes, wait, condemned) = (self.volumes_of(&digest), Wait::Drain, false);
                 let Upload { len, verified, .. } = upload;
-                let blob = Blob { generation, len, hot: false, verified, volumes, wait: Wait::Drain };
+                let blob = Blob { generation, len, hot: false, verified, volumes, wait, condemned };
                 self.present.insert(digest, blob);
             }
         }
         let blob = self.present.get_mut(&digest).unwrap();
+        blob.condemned = false;
         (blob.wait, _) = (Wait::Drain, blob.volumes.insert(volume));
         if len > u64::from(blob.len) { Err(Errno::EINVAL) } else { Ok(()) }
     }
@@ -108,12 +116,13 @@ impl Blobs {
             Some(blob) if blob.verified => blob.wait = Wait::Drain,
             _ => {
                 let generation = self.draw();
-                let volumes = self.present.remove(&digest).map(|old| old.volumes).unwrap_or_default();
-                let blob = Blob { generation, len, hot: true, verified: true, volumes, wait };
+                let (volumes, condemned) = (self.volumes_of(&digest), false);
+                let blob = Blob { generation, len, hot: true, verified: true, volumes, wait, condemned };
                 self.present.insert(digest, blob);
             }
         }
-        self.present.get_mut(&digest).unwrap().volumes.insert(volume);
+        let blob = self.present.get_mut(&digest).unwrap();
+        (blob.condemned, _) = (false, blob.volumes.insert(volume));
         Ok(())
     }
 
@@ -121,7 +130,13 @@ impl Blobs {
     pub fn name_again(&mut self, volume: VolumeId, digest: &Digest) {
         let blob = self.present.get_mut(digest).unwrap();
         assert!(blob.volumes.contains(&volume));
-        blob.wait = Wait::Drain;
+        (blob.wait, blob.condemned) = (Wait::Drain, false);
+    }
+
+    /// The volumes that had a blob which is replaced.
+    fn volumes_of(&mut self, digest: &Digest) -> BTreeSet<VolumeId> {
+        let old = self.present.remove(digest).map(|old| old.volumes);
+        old.or_else(|| self.deleting.remove(digest)).unwrap_or_default()
     }
 
     /// Others hold what this one held.

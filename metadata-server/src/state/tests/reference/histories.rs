@@ -222,6 +222,7 @@ impl Run {
             Step::SetVolume(of, change) => self.model.set_volume(volume(of), change),
             Step::DeleteOrMake => self.delete_or_make(),
             Step::Verified(pick) => self.verify(*pick),
+            Step::Collect(how) => self.model.collect(*how),
             Step::Drained(pick) => {
                 let hot = self.model.blobs.present.iter().filter(|(_, blob)| blob.hot);
                 let hot: Vec<_> = hot.map(|(digest, blob)| (*digest, blob.generation)).collect();

@@ -3,6 +3,7 @@
 
 mod acl;
 mod blobs;
+mod collecting;
 mod compare;
 mod content;
 mod histories;

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::state::{
     Applied, Command, CommandBody, CrowdedChunk, MemoryView, Reply, VolumeLimits, apply, growth_bound,
-    tests::{harness::SITE, invariants},
+    tests::{gc::Seen, harness::SITE, invariants},
     volumes_to_reap,
 };
 use sitefs_base::{
@@ -85,6 +85,8 @@ pub struct Model {
     pub seen: BTreeMap<reach::Seen, u64>,
     /// By how much the last command that is no operation says that a volume has grown.
     pub grown: Credit,
+    /// What the collector read some time ago and has not acted on.
+    pub marked: Option<Seen>,
 }
 
 fn root(at: Time) -> Node {
@@ -163,6 +165,7 @@ impl Model {
             log: Vec::new(),
             seen: BTreeMap::new(),
             grown: Credit::NONE,
+            marked: None,
         };
         let group = GroupId::new(1);
         let init = CommandBody::Init { cell: "test".into(), group, incarnation: INCARNATION };

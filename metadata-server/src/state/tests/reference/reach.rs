@@ -1,6 +1,6 @@
 //! Whether random histories reach what they are to prove: a model that is never asked agrees always.
 
-use crate::state::{CommandBody, MergeStep, Reply, RestoreEnd};
+use crate::state::{CommandBody, GcStep, MergeStep, Reply, RestoreEnd};
 use sitefs_base::{
     Errno,
     op::{Extra, Op},
@@ -31,6 +31,10 @@ fn command(body: &CommandBody) -> &'static str {
         CommandBody::EndRestore { end: RestoreEnd::Publish, .. } => "publish",
         CommandBody::EndRestore { .. } => "abandon",
         CommandBody::MoveHorizon { .. } => "horizon",
+        CommandBody::Gc(GcStep::Condemn { .. }) => "condemn",
+        CommandBody::Gc(GcStep::BeginDelete { .. }) => "begin to delete",
+        CommandBody::Gc(GcStep::Deleted { .. }) => "deleted",
+        CommandBody::Gc(GcStep::ExpireUploads { .. }) => "expire uploads",
         _ => "other",
     }
 }
@@ -55,6 +59,7 @@ fn told(reply: &Result<Reply, Errno>) -> &'static str {
         Ok(Reply::Restore(state)) if state.job.is_none() => "done",
         Ok(Reply::Restore(state)) if state.more => "more",
         Ok(Reply::Upload(Some(_))) => "drawn",
+        Ok(Reply::Gc(done)) if done.blobs == 0 => "nothing",
         Ok(Reply::Op(outcome)) => match outcome.extra {
             Extra::Dropped => "dropped",
             Extra::Cloned { len: 0 } => "nothing",
@@ -123,6 +128,10 @@ const MUST: &[Seen] = &[
     ("set volume", "EINVAL"),
     ("delete volume", "ok"),
     ("expire", "ok"),
+    ("condemn", "ok"),
+    ("begin to delete", "ok"),
+    ("deleted", "ok"),
+    ("expire uploads", "ok"),
 ];
 
 /// Adds what a history saw to what those before it saw.

@@ -59,6 +59,17 @@ pub enum Step {
     SetVolume(u8, VolumeChange),
     /// The volume with less to do is deleted, or made anew.
     DeleteOrMake,
+    Collect(Collecting),
+}
+
+/// What the collector does.
+#[derive(Clone, Copy, Debug)]
+pub struct Collecting {
+    /// It acts on what it read when it last came to this.
+    pub is_late: bool,
+    pub deletes: bool,
+    pub forgets: bool,
+    pub expires: bool,
 }
 
 /// Growth that the leader has promised.
@@ -482,6 +493,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (any::<u8>(), 0..2u8).prop_map(|(volume, reader)| Step::LookAway(volume, reader)),
         2 => (any::<u8>(), 0..5u8).prop_map(|(volume, back)| Step::MoveHorizon(volume, back)),
         2 => Just(Step::Compact),
+        3 => (any::<bool>(), any::<bool>(), any::<bool>(), prop::bool::weighted(0.2)).prop_map(
+            |(is_late, deletes, forgets, expires)| {
+                Step::Collect(Collecting { is_late, deletes, forgets, expires })
+            }
+        ),
     ]
 }
 
