@@ -2,8 +2,8 @@
 
 use crate::{Finished, MountPoint, Running, scratch, sitefs};
 use std::{
-    cell::Cell as Counter,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 type Env = Vec<(String, Option<String>)>;
@@ -16,7 +16,7 @@ pub struct Cell {
     admin: String,
     backend: Vec<String>,
     env: Env,
-    mounts: Counter<u32>,
+    mounts: AtomicU32,
     path: PathBuf,
     _dir: tempfile::TempDir,
 }
@@ -36,7 +36,7 @@ impl Cell {
             admin: "127.0.0.1:0".to_owned(),
             backend: backend.iter().map(|&text| text.to_owned()).collect(),
             env: env.iter().map(|&(name, value)| (name.to_owned(), Some(value.to_owned()))).collect(),
-            mounts: Counter::new(0),
+            mounts: AtomicU32::new(0),
             path,
             _dir: dir,
         };
@@ -129,8 +129,7 @@ impl Cell {
 
     fn mount_at(&self, address: &str, volume: &str, extra: &[&str]) -> Mounted {
         self.volume(volume.split('@').next().unwrap_or(volume));
-        let number = self.mounts.get();
-        self.mounts.set(number + 1);
+        let number = self.mounts.fetch_add(1, Ordering::Relaxed);
         let base = self.path.join(format!("mount-{number}"));
         let point = MountPoint::create(base.join("root"));
         let (root, cache) = (point.path().display().to_string(), base.join("cache").display().to_string());

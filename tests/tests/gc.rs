@@ -174,7 +174,9 @@ fn race(cell: &Cell, left: impl Fn() -> usize) {
         fs::remove_dir_all(entry.unwrap().path()).unwrap();
     }
     fresh.umount();
-    mounts.iter_mut().for_each(|mount| drop(mount.umount()));
+    for mount in &mut mounts {
+        mount.umount();
+    }
     next_second();
     wait_for("an empty store", Duration::from_secs(90), || {
         cell.admin(&["gc", "run"]);
