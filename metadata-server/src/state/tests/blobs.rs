@@ -24,7 +24,8 @@ fn hot_content_is_kept_once_per_site_until_it_is_drained() {
     let blob = listed[0];
     assert_eq!((blob.site, blob.digest, blob.generation, blob.len), (SITE, digest(1), place.generation, 600));
     assert_eq!(hot_blobs(&cell.view, Some((SITE, blob.generation)), 10).unwrap(), []);
-    cell.drained(1, Generation { counter: 99, ..place.generation });
+    let another = cell.upload(2, 70_000).generation;
+    cell.drained(1, another);
     assert!(cell.place_of(1).unwrap().hot, "another generation changes nothing");
     cell.drained(1, place.generation);
     let place = cell.place_of(1).unwrap();
