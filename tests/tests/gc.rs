@@ -20,6 +20,9 @@ const QUICK: [&str; 4] = ["--gc-grace", "3s", "--gc-uploads", "20s"];
 /// Contents that all writers share, so that one names again what another has just removed.
 const SIZES: [usize; 8] = [300, 700, 5_000, 60_000, 80_000, 300_000, 700_000, (4 << 20) + 9];
 
+/// How much longer it lasts until something was deleted.
+const LATE: Duration = Duration::from_secs(60);
+
 /// How long the race lasts.
 fn seconds() -> u64 {
     env::var("SITEFS_SOAK_SECONDS")
@@ -119,9 +122,8 @@ fn restorer(cell: &Cell, mount: &Mounted, ends: &AtomicBool) {
     }
 }
 
-/// Collects without a rest; gives how many objects were deleted.
-fn collector(cell: &Cell, ends: &AtomicBool) -> u64 {
-    let deleted = AtomicU64::new(0);
+/// Collects without a rest, and counts the objects that were deleted.
+fn collector(cell: &Cell, ends: &AtomicBool, deleted: &AtomicU64) {
     while !ends.load(Ordering::Relaxed) {
         let ran = cell.admin(&["--json", "gc", "run"]);
         // The cell may run by itself at that moment.
@@ -132,7 +134,6 @@ fn collector(cell: &Cell, ends: &AtomicBool) -> u64 {
         assert_eq!(report["wrong"], 0, "{report:#}");
         deleted.fetch_add(report["deleted"].as_u64().unwrap(), Ordering::Relaxed);
     }
-    deleted.into_inner()
 }
 
 fn race(cell: &Cell, left: impl Fn() -> usize) {
@@ -140,7 +141,8 @@ fn race(cell: &Cell, left: impl Fn() -> usize) {
     // Nothing but snapshots keeps the past.
     json(cell, &["volume", "set", VOLUME, "--history-limit", "0"]);
     let (mut mounts, ends) = ([cell.mount(VOLUME), cell.mount(VOLUME)], AtomicBool::new(false));
-    let (files, deleted) = thread::scope(|threads| {
+    let deleted = AtomicU64::new(0);
+    let files = thread::scope(|threads| {
         let writers: Vec<_> = (0..3)
             .map(|n| {
                 threads.spawn({
@@ -150,16 +152,23 @@ fn race(cell: &Cell, left: impl Fn() -> usize) {
             })
             .collect();
         let restores = threads.spawn(|| restorer(cell, &mounts[1], &ends));
-        let collects = threads.spawn(|| collector(cell, &ends));
+        let collects = threads.spawn(|| collector(cell, &ends, &deleted));
         let until = Instant::now() + Duration::from_secs(seconds());
-        while Instant::now() < until && !writers.iter().any(|writer| writer.is_finished()) {
+        // A slow machine may need longer to come to a deletion at all.
+        let goes_on = || match Instant::now() {
+            now if now < until => true,
+            now => deleted.load(Ordering::Relaxed) == 0 && now < until + LATE,
+        };
+        while goes_on() && !writers.iter().any(|writer| writer.is_finished()) {
             thread::park_timeout(Duration::from_millis(100));
         }
         ends.store(true, Ordering::Relaxed);
         let files: Vec<Files> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
         restores.join().unwrap();
-        (files, collects.join().unwrap())
+        collects.join().unwrap();
+        files
     });
+    let deleted = deleted.into_inner();
     assert!(deleted > 0, "nothing was deleted meanwhile");
     // With an empty cache everything comes from the store.
     let mut fresh = cell.mount(VOLUME);
