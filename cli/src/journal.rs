@@ -12,6 +12,7 @@ use sitefs_base::{Error, Kind, Result, display_bytes};
 use sitefs_client::journal::{self, Entry, Record, State};
 use std::{
     fs::{self, File, OpenOptions},
+    io::Write,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
@@ -105,8 +106,17 @@ fn state_of(entry: &Entry) -> &'static str {
     }
 }
 
+/// The length of a record's content: of appends, of those that the cell may not have.
 fn length_of(record: &Record) -> Option<u64> {
-    record.content.as_ref().map(|stored| stored.size)
+    record.content.as_ref().map(|stored| stored.size - record.appends.landed_bytes())
+}
+
+fn size_of(record: &Record) -> String {
+    match length_of(record).map(display_bytes) {
+        None => "attributes only".to_owned(),
+        Some(size) if record.appends.is_empty() => size,
+        Some(size) => format!("{size} appended"),
+    }
 }
 
 fn as_row(entry: &Entry) -> Vec<String> {
@@ -118,7 +128,7 @@ fn as_row(entry: &Entry) -> Vec<String> {
         };
         return vec![number, state_of(entry).to_owned(), String::new(), why];
     };
-    let size = length_of(record).map_or_else(|| "attributes only".to_owned(), display_bytes);
+    let size = size_of(record);
     let (volume, path) = (record.owner.volume.clone(), record.path.clone());
     vec![number, state_of(entry).to_owned(), volume, path, size, record.at.to_string()]
 }
@@ -132,6 +142,7 @@ fn as_json(entry: &Entry) -> Value {
         json["ino"] = json!(record.ino.get());
         json["closed_at"] = json!(record.at.to_string());
         json["size"] = json!(length_of(record));
+        json["appended"] = json!(!record.appends.is_empty());
         json["complete"] = json!(record.content.as_ref().map(|stored| stored.complete));
     }
     if let State::Damaged(why) = &entry.state {
@@ -207,7 +218,7 @@ fn shown(entry: &Entry) -> String {
     match record_of(entry) {
         None => format!("entry {} ({})", entry.number, state_of(entry)),
         Some(record) => {
-            let size = length_of(record).map_or_else(|| "attributes".to_owned(), display_bytes);
+            let size = size_of(record);
             let (path, at) = (&record.path, record.at);
             format!("entry {} ({}: {size} for {path}, closed at {at})", entry.number, state_of(entry))
         }
@@ -234,7 +245,11 @@ fn write(dir: &Path, entry: &Entry, to: &Path, yes: bool, output: &Output) -> Do
         return Err(Error::invalid(format!("{} has no content", shown(entry))))
             .hint("drop it with --discard");
     };
+    let appends = !record.appends.is_empty();
     let there = match fs::symlink_metadata(&to) {
+        Ok(meta) if meta.is_file() && appends => {
+            format!("behind what is there now, {}", display_bytes(meta.len()))
+        }
         Ok(meta) if meta.is_file() => format!("in place of what is there now, {}", display_bytes(meta.len())),
         Ok(_) => return Err(Error::invalid(format!("{} is not a regular file", to.display())).into()),
         Err(_) => "which does not exist".to_owned(),
@@ -249,7 +264,7 @@ fn write(dir: &Path, entry: &Entry, to: &Path, yes: bool, output: &Output) -> Do
     }
     put(dir, entry.number, record, &to)?;
     journal::discard(dir, entry)?;
-    let size = stored.size;
+    let size = length_of(record);
     output.result(&json!({ "applied": entry.number, "file": file.to_string(), "bytes": size }), || {
         format!("wrote {} to {file}", shown(entry))
     })
@@ -273,11 +288,15 @@ fn put(dir: &Path, number: u64, record: &Record, to: &Path) -> Result<()> {
     // Damage shows before the file is touched: what is closed is committed.
     journal::read_all(dir, number, record, |_, _| Ok(()))?;
     let mut options = OpenOptions::new();
-    let file: File = options.write(true).create(true).truncate(stored.complete).open(to).map_err(doing)?;
+    options.create(true);
+    if !record.appends.is_empty() {
+        let mut file: File = options.append(true).open(to).map_err(doing)?;
+        journal::read_all(dir, number, record, |_, bytes| file.write_all(bytes).map_err(doing))?;
+        return file.sync_all().map_err(doing);
+    }
+    let file: File = options.write(true).truncate(stored.complete).open(to).map_err(doing)?;
     file.set_len(stored.size).map_err(doing)?;
-    journal::read_all(dir, number, record, |piece, bytes| {
-        file.write_all_at(bytes, piece.offset()).map_err(doing)
-    })?;
+    journal::read_all(dir, number, record, |offset, bytes| file.write_all_at(bytes, offset).map_err(doing))?;
     file.sync_all().map_err(doing)
 }
 

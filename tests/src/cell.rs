@@ -182,13 +182,22 @@ impl Mounted {
 
     /// The same with variables.
     pub fn start_again_with(&mut self, env: &[(&str, &str)]) {
+        let started = self.try_start(env);
+        self.process = Some(started.unwrap_or_else(|failed| panic!("it does not mount: {failed:#?}")));
+    }
+
+    /// The same for one that ends before it is mounted; its exit code.
+    pub fn ends_at_its_start(&mut self, env: &[(&str, &str)]) -> i32 {
+        self.try_start(env).expect_err("it mounts").code
+    }
+
+    fn try_start(&self, env: &[(&str, &str)]) -> Result<Running, Finished> {
         assert!(self.process.is_none(), "the mount runs already");
         let keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
         let mut env: Env =
             env.iter().map(|&(name, value)| (name.to_owned(), Some(value.to_owned()))).collect();
         env.extend(keys.iter().map(|&name| (name.to_owned(), None)));
-        let started = Running::start(&self.arguments, &env, &self.base.join("log"));
-        self.process = Some(started.unwrap_or_else(|failed| panic!("it does not mount: {failed:#?}")));
+        Running::start(&self.arguments, &env, &self.base.join("log"))
     }
 
     /// Kills the mount as hard as possible.

@@ -5,6 +5,7 @@
 
 mod cell;
 mod demo;
+mod journal;
 mod process;
 mod proxy;
 mod suite;
@@ -12,6 +13,7 @@ mod tree;
 
 pub use cell::{Cell, Mounted};
 pub use demo::Demo;
+pub use journal::{close_without_cell, entries, states, wait_until_committed};
 pub use process::{Finished, Running, binary, run, sitefs};
 pub use proxy::Proxy;
 pub use suite::Suite;

@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
-use serde_json::Value;
-use sitefs_tests::{Cell, Mounted, can_mount, close, content, sitefs, wait_for};
+use sitefs_tests::{
+    Cell, Mounted, can_mount, close, close_without_cell, content, entries, sitefs, states, wait_for,
+    wait_until_committed,
+};
 use std::{
     fs::{self, File, OpenOptions},
     io::Write,
@@ -16,34 +18,11 @@ const SOON: Duration = Duration::from_secs(40);
 /// Closes of these tests wait a second for the cell.
 const FAST: &[&str] = &["--close-deadline", "1"];
 
-fn entries(journal: &Path) -> Vec<Value> {
-    let listed = sitefs(&["journal", "list", "--json", journal.to_str().unwrap()]).ok().json();
-    listed.as_array().unwrap().clone()
-}
-
-/// The states of what the journal of a mount has.
-fn states(mount: &Mounted) -> Vec<String> {
-    let state = |entry: &Value| entry["state"].as_str().unwrap().to_owned();
-    entries(&mount.cache()).iter().map(state).collect()
-}
-
-fn wait_until_committed(mount: &Mounted) {
-    wait_for("an empty journal", SOON, || states(mount).is_empty());
-}
-
 /// Opens a file for writing, emptied, and writes into it: all but the close.
 fn written(path: &Path, bytes: &[u8]) -> File {
     let mut file = File::create(path).unwrap();
     file.write_all(bytes).unwrap();
     file
-}
-
-/// A close that the cell does not answer: it takes its time and says that all is well.
-fn close_without_cell(file: File) {
-    let start = Instant::now();
-    close(file).unwrap();
-    let took = start.elapsed();
-    assert!((Duration::from_millis(900)..SOON).contains(&took), "{took:?}");
 }
 
 #[test]

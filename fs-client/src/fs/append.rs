@@ -113,6 +113,7 @@ impl Fs {
             none => *none = Some(Tail::begin(end, self.clock.boottime(), bytes, now, kind.kill_setid)),
         }
         state.saw(inode);
+        state.changes += 1;
         (state.draft, state.page_cver) = (None, None);
         Ok(Some(len))
     }
@@ -145,7 +146,7 @@ impl Fs {
             return Err(Stop::WouldBlock);
         }
         let _alone = lock(&node.committing);
-        self.send_tail_alone(node)
+        Ok(self.send_tail_alone(node)?)
     }
 
     /// [`Self::send_tail`] for readers: what the cell does not take does not keep them from reading.
@@ -161,7 +162,7 @@ impl Fs {
     }
 
     /// [`Self::send_tail`] for callers that hold the node's commit lock.
-    pub(super) fn send_tail_alone(&self, node: &Arc<Node>) -> Op<()> {
+    pub(super) fn send_tail_alone(&self, node: &Arc<Node>) -> Result<(), Failed> {
         if node.state().tail.is_none() {
             return Ok(());
         }
@@ -173,7 +174,7 @@ impl Fs {
         }
         self.see_appended(node, &landed);
         self.go_on_here(node, landed)?;
-        Ok(sent?)
+        sent
     }
 
     /// Sends piece after piece, while the file has a name.
@@ -197,13 +198,26 @@ impl Fs {
             state.commits += 1;
             state.recount();
             drop(state);
+            if !dropped {
+                self.record_landed(node);
+            }
             self.notices.send(Notice::Attr(node.ino));
         }
     }
 
     fn send_append(&self, node: &Node, append: op::Op) -> Result<Outcome, Failed> {
-        match self.meta.send(append, self.close_deadline) {
-            Sent::Answered(result) => result.map_err(Failed::Refused),
+        let is_kept = { node.state().kept }.is_some_and(|kept| kept.appends > 0);
+        let sent = match is_kept {
+            true => self.send_named(node, true, append),
+            false => self.meta.send(append, self.close_deadline),
+        };
+        match sent {
+            Sent::Answered(result) => {
+                if is_kept && result.is_err() {
+                    self.record_refused(node);
+                }
+                result.map_err(Failed::Refused)
+            }
             Sent::Unknown => Err(Failed::NoAnswer),
             Sent::Late(key) => {
                 if let Some(tail) = &mut node.state().tail {
@@ -224,18 +238,20 @@ impl Fs {
         if let Some(tail) = &mut node.state().tail {
             tail.give_up();
         }
-        session.release(key);
         match late {
             Late::Answered(Ok(outcome)) => {
+                self.hold_or_release(node, key);
                 self.meta.take_in(&outcome);
-                Ok(Some(outcome))
+                return Ok(Some(outcome));
             }
             Late::Lost => {
                 tracing::warn!(ino = %node.ino, "the cell has forgotten an append: it may be in the file twice");
-                Ok(None)
             }
-            Late::Answered(Err(_)) | Late::Waiting => Ok(None),
+            Late::Answered(Err(_)) | Late::Waiting => {}
         }
+        self.record_refused(node);
+        self.let_go(node, key);
+        Ok(None)
     }
 
     /// Reads the row that has what was appended: it is what an open handle goes on with if another mount

@@ -114,7 +114,7 @@ impl Fs {
 
     /// The cell will never take a closed file as it is: its bytes go into the journal as a conflict, and
     /// the mount shows what the cell has.
-    fn give_up(&self, node: &Arc<Node>, errno: Errno) {
+    pub(super) fn give_up(&self, node: &Arc<Node>, errno: Errno) {
         let _alone = lock(&node.committing);
         if node.state().handles > 0 {
             return;
@@ -132,7 +132,7 @@ impl Fs {
 }
 
 /// Whether a refusal will be the same whenever it is tried again.
-fn is_final(errno: Errno) -> bool {
+pub(super) fn is_final(errno: Errno) -> bool {
     let tree =
         matches!(errno, Errno::ENOENT | Errno::ENOTDIR | Errno::EISDIR | Errno::EEXIST | Errno::ESTALE);
     tree || matches!(errno, Errno::EINVAL | Errno::EFBIG)

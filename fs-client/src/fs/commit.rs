@@ -77,12 +77,11 @@ impl Fs {
         if purpose == Purpose::Close && node.state().is_kept() {
             return Ok(());
         }
-        self.send_tail_alone(node)?;
         let wait = match purpose {
             Purpose::Close => self.close_deadline,
             Purpose::Sync => CONTENT_DEADLINE,
         };
-        match self.commit_alone(node, wait) {
+        match self.send_tail_alone(node).and_then(|()| self.commit_alone(node, wait)) {
             Err(Failed::NoAnswer) if purpose == Purpose::Close => self.keep(node),
             done => Ok(done?),
         }

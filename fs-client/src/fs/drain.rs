@@ -73,7 +73,7 @@ impl Fs {
     pub fn keep_rest(&self) -> usize {
         let is_lost = |node: &&Arc<Node>| {
             let _alone = lock(&node.committing);
-            self.keep(node).is_err() || node.state().tail.is_some()
+            self.keep(node).is_err()
         };
         let left = self.waiting_nodes(|node| is_left(node) && !node.state().is_kept());
         left.iter().filter(is_lost).count()

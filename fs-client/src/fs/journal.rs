@@ -6,6 +6,7 @@
 
 use super::commit::{Failed, Taken, put_back};
 use super::node::{Kept, Node};
+use super::reappend::{Sealed, seal};
 use super::tail::Tail;
 use super::{Fs, Notice, Op, lock};
 use crate::journal::{ContentWriter, Journal, NewFile, Owner, Pending, Piece, Record, SentOp, Stored};
@@ -62,15 +63,27 @@ impl Fs {
     /// lock. `EIO` if the journal cannot take it.
     pub(super) fn keep(&self, node: &Arc<Node>) -> Op<()> {
         let Some(keeping) = &self.keeping else { return Err(Errno::EIO.into()) };
-        let Some(taken) = self.take(node)? else { return Ok(()) };
-        let old = node.state().kept;
-        let written = self.write_record(keeping, node, &taken, old);
-        let changes = taken.changes;
-        put_back(node, taken);
+        let taken = self.take(node)?;
+        let sealed = seal(node, taken.as_ref());
+        if taken.is_none() && sealed.appends.is_empty() {
+            return Ok(());
+        }
+        let written = self.write_record(keeping, node, taken.as_ref(), &sealed);
+        let only_appends = taken.is_none();
+        if let Some(taken) = taken {
+            put_back(node, taken);
+        }
         match written {
-            Ok(record) => {
-                let held = old.and_then(|old| old.held);
-                node.state().kept = Some(Kept { record, changes, held });
+            Ok((record, named)) => {
+                let held = sealed.old.and_then(|old| old.held);
+                let (stays, goes) = (held.filter(|key| named == Some(*key)), held);
+                let appends = u32::try_from(sealed.appends.len()).unwrap_or(u32::MAX);
+                let changes = sealed.changes;
+                node.state().kept =
+                    Some(Kept { record, changes, held: stays, appends, landed: 0, only_appends });
+                if let Some(key) = goes.filter(|_| stays.is_none()) {
+                    self.meta.session().release(key);
+                }
                 tracing::warn!(ino = %node.ino, record, "the cell did not answer: a closed file is in the journal");
                 Ok(())
             }
@@ -81,11 +94,25 @@ impl Fs {
         }
     }
 
-    fn write_record(&self, keeping: &Keeping, node: &Node, taken: &Taken, old: Option<Kept>) -> Result<u64> {
+    /// Writes a record of what was taken and of what is to be appended; with the operation that it names.
+    fn write_record(
+        &self,
+        keeping: &Keeping,
+        node: &Node,
+        taken: Option<&Taken>,
+        sealed: &Sealed,
+    ) -> Result<(u64, Option<OpKey>)> {
+        let captured = taken.and_then(|taken| taken.captured.as_ref());
+        if captured.is_some() && !sealed.appends.is_empty() {
+            return Err(Error::internal("a file has appends and a changed working copy"));
+        }
         let attached = self.meta.session().attached();
         let attached = attached.ok_or_else(|| Error::unavailable("the cell has forgotten the session"))?;
-        let unsure = node.state().unsure;
-        let own = taken.unpublished.as_ref();
+        // Appends go before commits.
+        let unsure = { node.state().unsure }.filter(|_| sealed.appends.is_empty());
+        let commit = unsure.map(|unsure| (unsure.key, unsure.all && unsure.changes == sealed.changes));
+        let named = sealed.unsure.map(|key| (key, true)).or(commit);
+        let own = taken.and_then(|taken| taken.unpublished.as_ref());
         let record = |content: Option<Stored>| Record {
             owner: Owner {
                 cell: attached.cell.clone(),
@@ -93,32 +120,34 @@ impl Fs {
                 id: attached.volume,
             },
             incarnation: attached.incarnation,
-            session: unsure.map_or_else(|| self.meta.session().id(), |unsure| unsure.key.session),
-            sent: unsure.map(|unsure| SentOp {
-                op: unsure.key.op,
-                current: unsure.all && unsure.changes == taken.changes,
-            }),
+            session: named.map_or_else(|| self.meta.session().id(), |(key, _)| key.session),
+            sent: named.map(|(key, current)| SentOp { op: key.op, current }),
             replaces: None,
             at: self.clock.now(),
             path: self.path_of(node, own.map(|own| &own.place)),
-            ino: taken.row,
-            base: taken.cver,
+            ino: sealed.row,
+            base: taken.map_or(sealed.cver, |taken| taken.cver),
             new: own.map(|own| NewFile {
                 place: own.place.clone(),
                 create: own.create.clone(),
                 created: own.attr.ctime,
             }),
-            set: taken.set.clone(),
-            written: taken.written,
-            changed: taken.changed,
+            set: taken.map(|taken| taken.set.clone()).unwrap_or_default(),
+            written: taken.and_then(|taken| taken.written),
+            changed: taken.and_then(|taken| taken.changed),
             content,
+            appends: sealed.of_record(),
         };
-        let bytes = taken.captured.as_ref().map_or(0, |captured| match &captured.whole {
+        let bytes = captured.map_or(sealed.len(), |captured| match &captured.whole {
             Some(whole) => whole.len() as u64,
             None => captured.chunks.len() as u64 * CHUNK_SIZE,
         });
-        let write = |writer: &mut ContentWriter| write_content(writer, taken);
-        keeping.journal.put(bytes, old.map(|old| old.record), write, record)
+        let write = |writer: &mut ContentWriter| match taken {
+            Some(taken) if taken.captured.is_some() => write_content(writer, taken),
+            _ => sealed.write(writer),
+        };
+        let number = keeping.journal.put(bytes, sealed.old.map(|old| old.record), write, record)?;
+        Ok((number, named.map(|(key, _)| key)))
     }
 
     fn path_of(&self, node: &Node, place: Option<&Place>) -> String {
@@ -171,19 +200,26 @@ impl Fs {
         if let Some(draft) = state.draft.as_mut().filter(|_| unsure.publishes || unsure.content) {
             draft.cver = Some(attr.map_or(outcome.seq, |attr| attr.cver.min(outcome.seq)));
         }
-        let is_named_by_record = state.kept.is_some();
-        if is_named_by_record && let Some(kept) = &mut state.kept {
-            kept.held = Some(unsure.key);
-        }
         drop(state);
-        if !is_named_by_record {
-            self.meta.session().release(unsure.key);
-        }
+        self.hold_or_release(node, unsure.key);
         Ok(false)
     }
 
+    /// Of an operation that was executed the reply is needed for as long as a record names it.
+    pub(super) fn hold_or_release(&self, node: &Node, key: OpKey) {
+        let mut state = node.state();
+        match &mut state.kept {
+            Some(kept) if kept.held.is_none_or(|held| held == key) => kept.held = Some(key),
+            // The record names another one, or there is none.
+            _ => {
+                drop(state);
+                self.meta.session().release(key);
+            }
+        }
+    }
+
     /// Nobody needs the reply of an operation any more.
-    fn let_go(&self, node: &Node, key: OpKey) {
+    pub(super) fn let_go(&self, node: &Node, key: OpKey) {
         if let Some(kept) = &mut node.state().kept
             && kept.held == Some(key)
         {
@@ -195,13 +231,24 @@ impl Fs {
     /// Commits a file that the journal has: the record names the operation before it is sent, so that it
     /// is known after a crash.
     pub(super) fn send_kept(&self, node: &Node, taken: &Taken, commit: op::Op) -> Sent {
+        let current = { node.state().kept }.is_some_and(|kept| kept.changes == taken.changes);
+        self.send_named(node, current, commit)
+    }
+
+    /// Sends an operation after the record of the file names it.
+    pub(super) fn send_named(&self, node: &Node, current: bool, body: op::Op) -> Sent {
         let (Some(keeping), Some(kept)) = (&self.keeping, { node.state().kept }) else {
-            return self.meta.send(commit, self.close_deadline);
+            return self.meta.send(body, self.close_deadline);
         };
         let session = self.meta.session();
         let key = session.reserve();
-        let sent = SentOp { op: key.op, current: kept.changes == taken.changes };
-        if let Err(error) = keeping.journal.sending(kept.record, key.session, sent) {
+        let incarnation = session.attached().map(|attached| attached.incarnation);
+        let name = |record: &mut Record| {
+            (record.session, record.sent) = (key.session, Some(SentOp { op: key.op, current }));
+            record.appends.landed = kept.landed;
+            record.of_incarnation(incarnation);
+        };
+        if let Err(error) = keeping.journal.sending(kept.record, name) {
             tracing::error!(error = error.chain(), "a journal record cannot be brought up to date");
             session.release(key);
             return Sent::Unknown;
@@ -211,7 +258,7 @@ impl Fs {
         {
             session.release(old);
         }
-        let sent = session.send_reserved(key, commit, self.close_deadline);
+        let sent = session.send_reserved(key, body, self.close_deadline);
         if let Sent::Answered(Ok(outcome)) = &sent {
             self.meta.take_in(outcome);
         }
@@ -245,7 +292,7 @@ impl Fs {
     /// now, that is as good; else the bytes stay in the journal as a conflict, and the mount shows what
     /// the cell has. For callers that hold the node's commit lock.
     pub(super) fn contested(&self, node: &Arc<Node>, why: &str) -> Result<(), Failed> {
-        let Some(taken) = self.take(node)? else { return Ok(()) };
+        let Some(taken) = self.take(node)? else { return self.appends_contested(node, why) };
         let found = self.compare(node, &taken);
         let (row, is_kept) = (taken.row, { node.state().is_kept() });
         put_back(node, taken);

@@ -20,6 +20,7 @@ mod names;
 mod node;
 mod owner;
 mod ranges;
+mod reappend;
 mod replay;
 mod seek;
 mod tail;

@@ -166,6 +166,12 @@ pub struct Kept {
     pub changes: u64,
     /// An operation that the record names. The cell keeps its receipt until the record is gone.
     pub held: Option<OpKey>,
+    /// The appends of the record that the cell may not have: the first pieces of the tail.
+    pub appends: u32,
+    /// Those that it has.
+    pub landed: u32,
+    /// Whether the record holds nothing but appends.
+    pub only_appends: bool,
 }
 
 /// A file that only this mount knows.

@@ -1,10 +1,12 @@
 //! What is in the journal goes to the cell: what this mount put there as soon as the cell is back, and
 //! what a mount that died left there when this one starts.
 
+use super::background::is_final;
 use super::commit::Purpose;
 use super::files::fresh_attr;
 use super::journal::Keeping;
 use super::node::{Draft, Kept, Node, Unpublished};
+use super::reappend::note_fates;
 use super::{Fs, Op, lock};
 use crate::data::Working;
 use crate::journal::{NewFile, Record};
@@ -62,7 +64,7 @@ impl Drop for Replay {
 }
 
 /// What a record of a mount that died comes to.
-enum Settled {
+pub(super) enum Settled {
     /// The cell has it.
     Done,
     /// The tree is not any more as it needs it; why.
@@ -98,6 +100,12 @@ impl Fs {
             let _alone = lock(&node.committing);
             self.set_record_aside(node, "the file was removed");
         } else if let Err(stop) = self.commit(node, Purpose::Sync) {
+            if let Stop::Errno(errno) = stop
+                && is_final(errno)
+                && node.state().tail.is_some()
+            {
+                return self.give_up(node, errno);
+            }
             tracing::warn!(ino = %node.ino, ?stop, "a journaled file still could not be committed");
             node.state().failed(self.clock.boottime());
         } else if !node.state().is_ahead() {
@@ -133,8 +141,8 @@ impl Fs {
         if self.writable().is_err() {
             return;
         }
-        let records = std::mem::take(&mut *lock(&keeping.inherited));
-        let left = match fates(keeping, &records) {
+        let mut records = std::mem::take(&mut *lock(&keeping.inherited));
+        let left = match fates(keeping, &mut records) {
             Ok(fates) => records
                 .into_iter()
                 .filter(|(number, record)| !self.settle(keeping, *number, record, &fates))
@@ -209,13 +217,12 @@ impl Fs {
         if executed.is_some() && record.sent.is_some_and(|sent| sent.current) {
             return Ok(Settled::Done);
         }
+        if !record.appends.is_empty() {
+            return self.settle_appends(keeping, number, record, attached.incarnation);
+        }
         // Of another incarnation of the cell versions mean nothing.
         let base = record.base.filter(|_| record.incarnation == attached.incarnation);
         let bases = [base, executed.map(|outcome| outcome.seq)];
-        let asked = |stop| match stop {
-            Stop::Errno(errno) => Error::unavailable(format!("the cell does not say what it has: {errno}")),
-            Stop::WouldBlock => Error::internal("a slow question would block"),
-        };
         let row = executed.and_then(|outcome| outcome.ino).unwrap_or(record.ino);
         match (self.inode_now(row).map_err(asked)?, &record.new) {
             (Some(inode), new) => {
@@ -283,7 +290,7 @@ impl Fs {
                 copy.map(|copy| Draft { dirty_since: Some(since), ..Draft::new(copy, inode, true) });
             state.set = record.set.clone();
             (state.written, state.changed) = (record.written, record.changed);
-            state.kept = Some(Kept { record: number, changes: state.changes, held: None });
+            state.kept = Some(Kept::of(number, record, state.changes));
         }
         if let Some(new) = new {
             self.add_pending(&new.place, &node);
@@ -315,10 +322,17 @@ impl Fs {
     }
 }
 
+pub(super) fn asked(stop: Stop) -> Error {
+    match stop {
+        Stop::Errno(errno) => Error::unavailable(format!("the cell does not say what it has: {errno}")),
+        Stop::WouldBlock => Error::internal("a slow question would block"),
+    }
+}
+
 /// What became of the operations that the records name.
-fn fates(keeping: &Keeping, records: &[(u64, Record)]) -> Result<Fates> {
+fn fates(keeping: &Keeping, records: &mut [(u64, Record)]) -> Result<Fates> {
     let mut sent: BTreeMap<(SessionId, Incarnation), BTreeSet<OpId>> = BTreeMap::new();
-    for (_, record) in records {
+    for (_, record) in records.iter() {
         if let Some(op) = record.sent {
             sent.entry((record.session, record.incarnation)).or_default().insert(op.op);
         }
@@ -326,7 +340,8 @@ fn fates(keeping: &Keeping, records: &[(u64, Record)]) -> Result<Fates> {
     let mut all = Fates::new();
     for ((session, incarnation), ops) in sent {
         let ops: Vec<OpId> = ops.into_iter().collect();
-        let known = keeping.old.fates(session, incarnation, &ops)?;
+        let note = |fates: &BTreeMap<OpId, Fate>| note_fates(keeping, records, session, fates);
+        let known = keeping.old.fates(session, incarnation, &ops, note)?;
         all.extend(known.into_iter().map(|(op, fate)| ((session, op), fate)));
     }
     Ok(all)

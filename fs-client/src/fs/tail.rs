@@ -22,12 +22,18 @@ pub struct Tail {
 /// What one operation carries: whole writes, but for those that are larger than an operation.
 #[derive(Debug)]
 struct Piece {
-    bytes: Vec<u8>,
-    /// When the last of them were written.
-    written: Time,
-    /// Whether a writer may not keep set-id bits.
-    kill_setid: bool,
+    append: Appended,
     stage: Stage,
+}
+
+/// Bytes that are appended together.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Appended {
+    pub bytes: Vec<u8>,
+    /// When the last of them were written.
+    pub written: Time,
+    /// Whether a writer may not keep set-id bits.
+    pub kill_setid: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,37 +67,59 @@ impl Tail {
     pub fn push(&mut self, promised: u64, bytes: &[u8], now: Time, kill_setid: bool) {
         self.promised = promised;
         for part in bytes.chunks(HOT_MAX) {
-            let has_room =
-                |piece: &&mut Piece| piece.stage == Stage::Open && piece.bytes.len() + part.len() <= HOT_MAX;
+            let has_room = |piece: &&mut Piece| {
+                piece.stage == Stage::Open && piece.append.bytes.len() + part.len() <= HOT_MAX
+            };
             if let Some(piece) = self.pieces.back_mut().filter(has_room) {
-                piece.bytes.extend_from_slice(part);
-                piece.written = now;
-                piece.kill_setid |= kill_setid;
+                piece.append.bytes.extend_from_slice(part);
+                piece.append.written = now;
+                piece.append.kill_setid |= kill_setid;
             } else {
-                let stage = Stage::Open;
-                self.pieces.push_back(Piece { bytes: part.to_vec(), written: now, kill_setid, stage });
+                let append = Appended { bytes: part.to_vec(), written: now, kill_setid };
+                self.pieces.push_back(Piece { append, stage: Stage::Open });
             }
         }
     }
 
     /// How many bytes wait.
     pub fn len(&self) -> usize {
-        self.pieces.iter().map(|piece| piece.bytes.len()).sum()
+        self.pieces.iter().map(|piece| piece.append.bytes.len()).sum()
     }
 
     /// When the last of them were written.
     pub fn written(&self) -> Option<Time> {
-        self.pieces.back().map(|piece| piece.written)
+        self.pieces.back().map(|piece| piece.append.written)
     }
 
     /// Whether a writer may not keep set-id bits.
     pub fn kills_setid(&self) -> bool {
-        self.pieces.iter().any(|piece| piece.kill_setid)
+        self.pieces.iter().any(|piece| piece.append.kill_setid)
     }
 
     /// All bytes, in order.
     pub fn bytes(&self) -> Vec<u8> {
-        self.pieces.iter().flat_map(|piece| &piece.bytes).copied().collect()
+        self.pieces.iter().flat_map(|piece| &piece.append.bytes).copied().collect()
+    }
+
+    /// What a mount that died left in its journal.
+    pub(super) fn restored(size: u64, since: Duration, appends: Vec<Appended>) -> Option<Self> {
+        let len: usize = appends.iter().map(|append| append.bytes.len()).sum();
+        let piece = |append| Piece { append, stage: Stage::Sealed };
+        let pieces: VecDeque<_> = appends.into_iter().map(piece).collect();
+        if pieces.is_empty() { None } else { Some(Self { pieces, promised: size + len as u64, since }) }
+    }
+
+    /// What waits, for the journal: from now on none of it takes more bytes. With the operation of the
+    /// first whose outcome is not known.
+    pub(super) fn seal(&mut self) -> (Vec<Appended>, Option<OpKey>) {
+        for piece in self.pieces.iter_mut().filter(|piece| piece.stage == Stage::Open) {
+            piece.stage = Stage::Sealed;
+        }
+        let unsure = match self.pieces.front().map(|piece| piece.stage) {
+            Some(Stage::Unsure(key)) => Some(key),
+            _ => None,
+        };
+        (self.pieces.iter().map(|piece| piece.append.clone()).collect(), unsure)
     }
 
     /// What to do about the oldest piece, which takes no more bytes from now on.
@@ -101,8 +129,8 @@ impl Tail {
             return Some(Next::Ask(key));
         }
         piece.stage = Stage::Sealed;
-        let (changed, kill_setid) = (Some(piece.written), piece.kill_setid);
-        let bytes = Bytes::copy_from_slice(&piece.bytes);
+        let (changed, kill_setid) = (Some(piece.append.written), piece.append.kill_setid);
+        let bytes = Bytes::copy_from_slice(&piece.append.bytes);
         Some(Next::Send(Box::new(op::Op::Append { ino, bytes, changed, kill_setid })))
     }
 
@@ -129,7 +157,7 @@ pub(super) fn landed(tail: &mut Option<Tail>) -> Vec<u8> {
     if tail.as_ref().is_some_and(|tail| tail.pieces.is_empty()) {
         *tail = None;
     }
-    piece.map(|piece| piece.bytes).unwrap_or_default()
+    piece.map(|piece| piece.append.bytes).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -168,6 +196,20 @@ mod tests {
         }
         assert_eq!(sizes, [HOT_MAX - 10, 20, HOT_MAX, 6, HOT_MAX, 7]);
         assert!(waiting.is_none());
+    }
+
+    #[test]
+    fn what_the_journal_has_takes_no_more_bytes() {
+        let mut waiting = tail(&[10, 20]);
+        let (kept, unsure) = waiting.as_mut().unwrap().seal();
+        assert_eq!((kept.len(), kept[0].bytes.len(), unsure), (1, 30, None));
+        waiting.as_mut().unwrap().push(35, &[9; 5], Time::new(2, 0), false);
+        let mut restored = Tail::restored(7, Duration::ZERO, kept);
+        assert_eq!(restored.as_ref().unwrap().promised, 37);
+        assert_eq!(send(&mut restored), send(&mut waiting), "the next mount sends what this one does");
+        waiting.as_mut().unwrap().is_unsure(OpKey { session: SessionId::new(1), op: OpId::new(7) });
+        let (kept, unsure) = waiting.as_mut().unwrap().seal();
+        assert_eq!((kept.len(), unsure.map(|key| key.op)), (2, Some(OpId::new(7))));
     }
 
     #[test]

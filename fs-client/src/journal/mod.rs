@@ -12,11 +12,11 @@ mod record;
 pub use content::ContentWriter;
 pub use dir::{Entry, State};
 pub use offline::{discard, export, list, read_all};
-pub use record::{NewFile, Owner, Piece, Record, SentOp, Stored};
+pub use record::{Append, Appends, NewFile, Owner, Piece, Record, SentOp, Stored};
 
 use content::read_piece;
 use dir::{Dir, Part};
-use sitefs_base::{Error, Kind, Result, SessionId};
+use sitefs_base::{Error, Kind, Result};
 use std::{
     collections::BTreeSet,
     fs::File,
@@ -57,6 +57,8 @@ pub enum Step {
     NameSynced,
     /// The record names the operation that is going to commit it, which is not sent yet.
     Sending,
+    /// The record has what became of operations of a mount that died, whose session is not over yet.
+    Settled,
     /// The cell has committed it, and the record is still there.
     Committed,
     /// The record has lost its name; content may still be there.
@@ -65,7 +67,7 @@ pub enum Step {
 
 impl Step {
     /// All of them, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Content,
         Self::ContentSynced,
         Self::Record,
@@ -73,6 +75,7 @@ impl Step {
         Self::Renamed,
         Self::NameSynced,
         Self::Sending,
+        Self::Settled,
         Self::Committed,
         Self::Removed,
     ];
@@ -255,20 +258,30 @@ impl Journal {
         Ok(())
     }
 
-    /// Notes in a record that it is being committed by this operation, before that is sent.
-    pub fn sending(&self, number: u64, session: SessionId, sent: SentOp) -> Result<()> {
+    /// Notes in a record which operation is going to commit it, before that is sent.
+    pub fn sending(&self, number: u64, name: impl FnOnce(&mut Record)) -> Result<()> {
+        self.note(number, name)?;
+        self.cuts.at(Step::Sending)
+    }
+
+    /// The records have what became of their operations: the session that sent them may end.
+    pub fn settled(&self) -> Result<()> {
+        self.cuts.at(Step::Settled)
+    }
+
+    /// Notes in a record what has become of its operations.
+    pub fn note(&self, number: u64, change: impl FnOnce(&mut Record)) -> Result<()> {
         let failed = |error| Error::io("noting an operation in the journal", error);
         let entry = self.dir.entry(number, &[Part::Record])?.map(|entry| entry.state);
-        let Some(State::Waiting(record)) = entry else {
+        let Some(State::Waiting(mut record)) = entry else {
             return Err(Error::corrupt(format!("record {number} of the journal is gone or damaged")));
         };
-        let record = Record { session, sent: Some(sent), ..*record };
+        change(&mut record);
         self.dir.remove(number, Part::Temp)?;
         let mut file = self.dir.create(number, Part::Temp)?;
         file.write_all(&record.encode()?).and_then(|()| file.sync_data()).map_err(failed)?;
         self.dir.rename(number, Part::Temp, Part::Record)?;
-        self.dir.sync()?;
-        self.cuts.at(Step::Sending)
+        self.dir.sync()
     }
 
     fn count(&self, table: &Table) {

@@ -2,7 +2,7 @@
 
 use super::content::read_piece;
 use super::dir::{Dir, Entry, Part, State};
-use super::record::{Piece, Record};
+use super::record::Record;
 use sitefs_base::{Error, Result};
 use std::{
     fs::{File, OpenOptions},
@@ -20,16 +20,15 @@ pub fn list(path: &Path) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Writes the content of an entry into `to`, which must not exist; gives its length. Bytes that are
+/// Writes the content of an entry into `to`, which must not exist; gives its length. Of appends it has
+/// those that the cell may not have. Bytes that are
 /// not as they were written are an error, and `to` is removed again.
 pub fn export(path: &Path, number: u64, record: &Record, to: &Path) -> Result<u64> {
     let doing = |error| Error::io(format!("writing {}", to.display()), error);
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(doing)?;
-    let size = record.content.as_ref().map_or(0, |stored| stored.size);
+    let size = record.content.as_ref().map_or(0, |stored| stored.size - record.appends.landed_bytes());
     let copied = file.set_len(size).map_err(doing).and_then(|()| {
-        read_all(path, number, record, |piece, bytes| {
-            file.write_all_at(bytes, piece.offset()).map_err(doing)
-        })?;
+        read_all(path, number, record, |offset, bytes| file.write_all_at(bytes, offset).map_err(doing))?;
         file.sync_all().map_err(doing)
     });
     if copied.is_err() {
@@ -39,17 +38,23 @@ pub fn export(path: &Path, number: u64, record: &Record, to: &Path) -> Result<u6
     copied.map(|()| size)
 }
 
-/// Gives the pieces of an entry's content, each compared with its digest.
+/// Gives the pieces of an entry's content and where they stand in it, each compared with its digest.
+/// What was appended already counts as not there.
 pub fn read_all(
     path: &Path,
     number: u64,
     record: &Record,
-    mut each: impl FnMut(&Piece, &[u8]) -> Result<()>,
+    mut each: impl FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let Some(stored) = &record.content else { return Ok(()) };
     let content: File = Dir::look(path)?.open_data(number)?;
+    let landed = record.appends.landed_bytes();
     for piece in &stored.pieces {
-        each(piece, &read_piece(&content, piece)?)?;
+        let bytes = read_piece(&content, piece)?;
+        let from = usize::try_from(landed.saturating_sub(piece.offset())).unwrap_or(usize::MAX);
+        if let Some(left) = bytes.get(from..) {
+            each(piece.offset().saturating_sub(landed), left)?;
+        }
     }
     Ok(())
 }

@@ -2,15 +2,17 @@
 //! stands on disk (docs/FORMATS.md, "Journal directory").
 
 use serde::{Deserialize, Serialize};
-use sitefs_base::limits::{CHUNK_SIZE, FILE_MAX};
+use sitefs_base::limits::{CHUNK_SIZE, FILE_MAX, HOT_MAX};
 use sitefs_base::op::{Create, Place, SetAttr};
 use sitefs_base::{Digest, Error, Incarnation, InodeId, OpId, Result, Seq, SessionId, Time, VolumeId};
 use sitefs_blobstore::hash;
 
 /// How a record begins.
 const MAGIC: [u8; 4] = *b"SFJR";
-/// The format that is written; no other one is read.
-const FORMAT: u8 = 1;
+/// The format that is written.
+const FORMAT: u8 = 2;
+/// The oldest format that is read: its body ends before `appends`.
+const FORMAT_MIN: u8 = 1;
 /// Magic, format, and the length of the body.
 const HEAD: usize = 9;
 /// The SHA-512 of everything before it.
@@ -93,6 +95,52 @@ impl Stored {
     }
 }
 
+/// What one append of a record adds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Append {
+    /// Its length in bytes.
+    pub len: u32,
+    /// When the last of them were written.
+    pub written: Time,
+    /// Whether the writer may not keep set-id bits.
+    pub kill_setid: bool,
+}
+
+/// Content that is to be added at the end of the file, by one operation after the other.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Appends {
+    /// The operations, in order; together they carry the content. None if the content stands at offsets.
+    pub all: Vec<Append>,
+    /// So many of them the cell has.
+    pub landed: u32,
+}
+
+impl Appends {
+    /// Whether the content stands at offsets, or there is none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// How many the cell may not have.
+    pub fn left(&self) -> &[Append] {
+        usize::try_from(self.landed).ok().and_then(|landed| self.all.get(landed..)).unwrap_or_default()
+    }
+
+    /// Where in the content the first begins that the cell may not have.
+    pub fn landed_bytes(&self) -> u64 {
+        let len = |appends: &[Append]| appends.iter().map(|append| u64::from(append.len)).sum::<u64>();
+        len(&self.all) - len(self.left())
+    }
+
+    fn is_sound(&self, content: Option<&Stored>) -> bool {
+        let is_sound = |append: &Append| (1..=HOT_MAX).contains(&(append.len as usize));
+        let len: u64 = self.all.iter().map(|append| u64::from(append.len)).sum();
+        let is_whole = |stored: &Stored| stored.size == len && stored.bytes() == len;
+        let fits = self.is_empty() || content.is_some_and(is_whole);
+        fits && self.landed as usize <= self.all.len() && self.all.iter().all(is_sound)
+    }
+}
+
 /// A change of one file that the cell does not have yet.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Record {
@@ -102,7 +150,8 @@ pub struct Record {
     pub incarnation: Incarnation,
     /// The session that made it.
     pub session: SessionId,
-    /// The operation of that session whose outcome is not known.
+    /// The operation of that session whose outcome is not known: the first append that the cell may not
+    /// have, else a commit.
     pub sent: Option<SentOp>,
     /// The older record of the same file that this one holds too.
     pub replaces: Option<u64>,
@@ -124,6 +173,8 @@ pub struct Record {
     pub changed: Option<Time>,
     /// New content.
     pub content: Option<Stored>,
+    /// What of it is appended: all or nothing.
+    pub appends: Appends,
 }
 
 /// What bytes that should be a record are.
@@ -167,20 +218,35 @@ impl Record {
         if begin[..4] != MAGIC {
             return Read::Damaged("it is no journal record");
         }
-        if begin[4] != FORMAT {
+        if begin[4] > FORMAT {
             return Read::Newer(begin[4]);
+        }
+        if begin[4] < FORMAT_MIN {
+            return Read::Damaged("it has no format");
         }
         if begin[5..] != u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes() {
             return Read::Damaged("its length is wrong");
         }
-        match postcard::take_from_bytes::<Self>(body) {
-            Ok((record, [])) if record.content.as_ref().is_none_or(Stored::is_sound) => {
-                Read::Sound(Box::new(record))
-            }
+        // A body of format 1 goes on with no appends, of which none have landed.
+        let longer = if begin[4] == FORMAT { Vec::new() } else { [body, &[0, 0]].concat() };
+        match postcard::take_from_bytes::<Self>(if longer.is_empty() { body } else { &longer }) {
+            Ok((record, [])) if record.is_sound() => Read::Sound(Box::new(record)),
             Ok((_, [])) => Read::Damaged("its content makes no file"),
             Ok(_) => Read::Damaged("it is longer than what it says"),
             Err(_) => Read::Damaged("it cannot be read"),
         }
+    }
+
+    /// Appends go on in whichever incarnation of the cell they are sent to; versions of another one mean
+    /// nothing.
+    pub fn of_incarnation(&mut self, now: Option<Incarnation>) {
+        if let Some(now) = now.filter(|now| *now != self.incarnation && !self.appends.is_empty()) {
+            (self.incarnation, self.base) = (now, None);
+        }
+    }
+
+    fn is_sound(&self) -> bool {
+        self.content.as_ref().is_none_or(Stored::is_sound) && self.appends.is_sound(self.content.as_ref())
     }
 }
 
@@ -214,7 +280,20 @@ pub(super) mod tests {
                 complete: true,
                 pieces: vec![Piece { chunk: 0, len: 5, digest: Some(hash(b"hello")) }],
             }),
+            appends: Appends::default(),
         }
+    }
+
+    /// `bytes` of [`sample`] as a record of another format.
+    pub fn reformat(mut bytes: Vec<u8>, format: u8, body: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+        let body = body(&bytes[HEAD..bytes.len() - SUM]);
+        bytes.truncate(4);
+        bytes.push(format);
+        bytes.extend_from_slice(&u32::try_from(body.len()).unwrap().to_be_bytes());
+        bytes.extend_from_slice(&body);
+        let sum = hash(&bytes);
+        bytes.extend_from_slice(sum.as_bytes());
+        bytes
     }
 
     #[test]
@@ -226,12 +305,31 @@ pub(super) mod tests {
     #[test]
     fn a_record_of_a_later_version_is_told_from_a_damaged_one() {
         let mut bytes = sample(7).encode().unwrap();
-        let end = bytes.len() - SUM;
-        bytes[4] = 2;
+        bytes[4] = 3;
         assert_eq!(Record::decode(&bytes), Read::Damaged("its checksum is wrong"));
-        let sum = hash(&bytes[..end]);
-        bytes[end..].copy_from_slice(sum.as_bytes());
-        assert_eq!(Record::decode(&bytes), Read::Newer(2));
+        assert_eq!(Record::decode(&reformat(bytes, 3, <[u8]>::to_vec)), Read::Newer(3));
+    }
+
+    #[test]
+    fn a_record_of_the_first_version_is_read() {
+        let first = |body: &[u8]| body[..body.len() - 2].to_vec();
+        let bytes = reformat(sample(7).encode().unwrap(), 1, first);
+        assert_eq!(Record::decode(&bytes), Read::Sound(Box::new(sample(7))));
+    }
+
+    #[test]
+    fn appends_make_up_the_content_or_there_are_none() {
+        let append = |len| Append { len, written: Time::new(1, 0), kill_setid: false };
+        let with = |lens: &[u32], landed| {
+            let appends = Appends { all: lens.iter().copied().map(append).collect(), landed };
+            Record { appends, ..sample(7) }
+        };
+        let sound = with(&[2, 3], 1);
+        assert_eq!((sound.appends.left().len(), sound.appends.landed_bytes()), (1, 2));
+        assert_eq!(Record::decode(&sound.encode().unwrap()), Read::Sound(Box::new(sound)));
+        for damaged in [with(&[2, 2], 0), with(&[2, 3], 3), with(&[5, 0], 0), with(&[], 1)] {
+            assert!(matches!(Record::decode(&damaged.encode().unwrap()), Read::Damaged(_)), "{damaged:?}");
+        }
     }
 
     proptest! {

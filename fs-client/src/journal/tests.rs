@@ -1,6 +1,6 @@
 //! The journal on a disk: every step cut, every file damaged.
 
-use super::record::tests::sample;
+use super::record::tests::{reformat, sample};
 use super::*;
 use proptest::prelude::*;
 use sitefs_base::OpId;
@@ -38,12 +38,14 @@ fn die_at(step: Step) -> Vec<(u64, Vec<u8>)> {
     let journal = Journal::open(dir.path(), ROOMY, Arc::new(cuts)).unwrap().0;
     let new = put(&journal, 7, b"newer", Some(old)).unwrap();
     let sent = SentOp { op: OpId::new(11), current: true };
-    if matches!(step, Step::Sending | Step::Committed) {
-        journal.sending(new, SessionId::new(78), sent).unwrap();
+    if matches!(step, Step::Sending | Step::Settled | Step::Committed) {
+        let name = |record: &mut Record| (record.session, record.sent) = (SessionId::new(78), Some(sent));
+        journal.sending(new, name).unwrap();
+        journal.settled().unwrap();
         journal.committed(new).unwrap();
     }
     let (journal, found) = open(kept.path());
-    if matches!(step, Step::Sending | Step::Committed) {
+    if matches!(step, Step::Sending | Step::Settled | Step::Committed) {
         assert_eq!((found[0].1.session, found[0].1.sent), (SessionId::new(78), Some(sent)));
     }
     let left = fs::read_dir(kept.path()).unwrap().count();
@@ -196,15 +198,10 @@ fn a_record_of_a_later_version_stops_the_start() {
     put(&journal, 7, b"hello", None).unwrap();
     drop(journal);
     let path = dir.path().join(format!("{:020}.record", 1));
-    let mut bytes = fs::read(&path).unwrap();
-    let end = bytes.len() - 64;
-    bytes[4] = 2;
-    let sum = hash(&bytes[..end]);
-    bytes[end..].copy_from_slice(sum.as_bytes());
-    fs::write(&path, &bytes).unwrap();
+    fs::write(&path, reformat(fs::read(&path).unwrap(), 3, <[u8]>::to_vec)).unwrap();
     let error = Journal::open(dir.path(), ROOMY, Arc::new(NoCuts)).unwrap_err();
     assert!(error.doing().contains("later version"), "{error}");
-    assert_eq!(list(dir.path()).unwrap()[0].state, State::Newer(2));
+    assert_eq!(list(dir.path()).unwrap()[0].state, State::Newer(3));
 }
 
 #[test]

@@ -46,12 +46,14 @@ impl OldSessions {
     }
 
     /// What became of these operations of a session. After that the session is over: nothing of it
-    /// that is still on its way is executed. An error says that the cell did not answer.
+    /// that is still on its way is executed, and the cell forgets what it said, but not before `note` has
+    /// returned. An error says that the cell did not answer, or comes from `note`.
     pub fn fates(
         &self,
         session: SessionId,
         incarnation: Incarnation,
         ops: &[OpId],
+        note: impl FnOnce(&BTreeMap<OpId, Fate>) -> Result<()>,
     ) -> Result<BTreeMap<OpId, Fate>> {
         self.handle.block_on(async {
             let hello = Attach {
@@ -67,7 +69,7 @@ impl OldSessions {
                 hears_credit: false,
             };
             match attach_as(&self.channel, &self.cell, hello).await {
-                Ok(stream) => ask(stream, session, ops).await,
+                Ok(stream) => ask(stream, session, ops, note).await,
                 Err(error) if error.kind() == Kind::Conflict => {
                     Ok(ops.iter().map(|op| (*op, Fate::Unknown)).collect())
                 }
@@ -77,7 +79,12 @@ impl OldSessions {
     }
 }
 
-async fn ask(mut stream: Stream, session: SessionId, ops: &[OpId]) -> Result<BTreeMap<OpId, Fate>> {
+async fn ask(
+    mut stream: Stream,
+    session: SessionId,
+    ops: &[OpId],
+    note: impl FnOnce(&BTreeMap<OpId, Fate>) -> Result<()>,
+) -> Result<BTreeMap<OpId, Fate>> {
     let closed = |_| Error::unavailable("the stream of an old session is closed");
     let late = |_| Error::unavailable("the cell did not say in time what became of operations");
     let mut fates = BTreeMap::new();
@@ -99,6 +106,7 @@ async fn ask(mut stream: Stream, session: SessionId, ops: &[OpId]) -> Result<BTr
             }
         }
     }
+    note(&fates)?;
     // Who listens no more is told so; if this is lost, the session expires.
     if stream.link.send(ToCell::Detach).await.is_ok() {
         let _ = timeout(METADATA_DEADLINE, stream.link.closed()).await;
