@@ -190,10 +190,13 @@ fn mount(call: &Call) -> std::result::Result<(), Ended> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("sitefs").args(["mount", &view.to_string()]).arg(&target).args(["--cell", &cell]);
     command.arg("--cache").arg(&cache).args(["--detached", "--json", "-o", &call.options.join(",")]);
+    if let Some(journal) = &options.journal {
+        command.arg("--journal").arg(absolute(journal)?);
+    }
     if call.sloppy {
         command.arg("--sloppy");
     }
-    // Nothing keeps a directory of the caller busy, or waits for the end of its output.
+    // So paths are absolute by now. Nothing keeps a directory of the caller busy, or waits for the end of its output.
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let spawned = command.spawn().map_err(|error| Ended {
         code: SYSTEM,

@@ -145,7 +145,8 @@ fn configure(arguments: &Arguments) -> Result<Configured, Failure> {
     let cache = cache.hint("give one with --cache, or with the option cache=DIR")?;
     let directory = mountpoint::prepare(&arguments.directory, Missing::Refuse)?;
     mountpoint::apart(&directory, &cache, "cache directory")?;
-    let journal = arguments.journal.clone().or_else(|| given.journal.clone());
+    let journal = arguments.journal.as_deref().or(given.journal.as_deref());
+    let journal = journal.map(places::absolute).transpose()?;
     if let Some(journal) = &journal {
         mountpoint::apart(&directory, journal, "journal directory")?;
     }

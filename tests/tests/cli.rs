@@ -3,8 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sitefs_tests::{Cell, Demo, Finished, MountPoint, Running, can_mount, scratch, sitefs};
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use sitefs_tests::{
+    Cell, Demo, Finished, MountPoint, Running, SOON, binary, can_mount, is_mounted, run, scratch, sitefs,
+};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    process::Command,
+};
 
 fn text(path: &Path) -> String {
     path.display().to_string()
@@ -351,4 +358,31 @@ fn the_demo_tells_where_everything_is() {
     let admin = demo.process().said("admin");
     let status = sitefs(&["status", "--json", "--admin", &admin]).ok().json();
     assert_eq!((&status["cell"], &status["sessions"]), (&"demo".into(), &1.into()));
+}
+
+#[test]
+fn mount_sitefs_takes_paths_from_where_it_is_called() {
+    if !can_mount() {
+        return;
+    }
+    let cell = Cell::start();
+    cell.volume("acme/live");
+    let (_dir, path) = scratch();
+    for name in ["mount.sitefs", "umount.sitefs"] {
+        symlink(binary(), path.join(name)).unwrap();
+    }
+    let point = MountPoint::create(path.join("root"));
+    let helper = |arguments: &[&str]| {
+        let mut command = Command::new(path.join(arguments[0]));
+        command.args(&arguments[1..]).current_dir(&path);
+        run(command, SOON).ok()
+    };
+    let source = format!("{}:acme/live", cell.listen());
+    helper(&["mount.sitefs", &source, "root", "-o", "cache=cache,journal=kept/journal,insecure"]);
+    fs::write(point.path().join("file"), "x").unwrap();
+    for made in ["cache/blobs", "kept/journal/lock"] {
+        assert!(path.join(made).exists(), "no {made}");
+    }
+    helper(&["umount.sitefs", "root"]);
+    assert!(!is_mounted(point.path()));
 }
