@@ -415,6 +415,8 @@ pub enum Query {
     Chunks {
         /// The inode.
         ino: InodeId,
+        /// The content version whose rows are wanted if the inode is gone: history may have them.
+        cver: Option<Seq>,
         /// The first chunk.
         first: u32,
         /// How many, at most [`crate::limits::COMMIT_CHUNKS_MAX`].

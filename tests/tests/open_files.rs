@@ -4,7 +4,7 @@
 
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Timespec, Timestamps, XattrFlags};
 use serde_json::Value;
-use sitefs_tests::{Cell, Demo, Mounted, can_mount, close, content, run, sitefs, wait_for};
+use sitefs_tests::{Cell, Demo, Mounted, can_mount, close, content, next_second, run, sitefs, wait_for};
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Write},
@@ -98,6 +98,37 @@ fn a_large_file_stays_readable_when_it_is_removed_where_it_is_open() {
     let mut found = Vec::new();
     file.read_to_end(&mut found).unwrap();
     assert!(found == bytes);
+}
+
+#[test]
+fn a_large_file_stays_readable_where_it_is_open_when_another_mount_removes_it() {
+    if !can_mount() {
+        return;
+    }
+    let cell = Cell::start();
+    let other = cell.mount("acme/live");
+    let (bytes, lines) = (content(4, 26 << 20), content(5, 300_000));
+    fs::write(other.path("file"), &bytes).unwrap();
+    let mut log = OpenOptions::new().append(true).create(true).open(other.path("log")).unwrap();
+    for line in lines.chunks(30_000) {
+        log.write_all(line).unwrap();
+        log.sync_all().unwrap();
+    }
+    drop(log);
+    // History has what held at the end of a second.
+    next_second();
+    let mount = cell.mount("acme/live");
+    let mut files = ["file", "log"].map(|name| File::open(mount.path(name)).unwrap());
+    fs::remove_file(other.path("file")).unwrap();
+    fs::rename(other.path("log"), other.path("file")).unwrap();
+    fs::write(other.path("new"), "new").unwrap();
+    fs::rename(other.path("new"), other.path("file")).unwrap();
+    for (file, expected) in files.iter_mut().zip([bytes, lines]) {
+        wait_for("the removal", SOON, || file.metadata().unwrap().nlink() == 0);
+        let mut found = Vec::new();
+        file.read_to_end(&mut found).unwrap();
+        assert!(found == expected, "{} bytes", found.len());
+    }
 }
 
 #[test]

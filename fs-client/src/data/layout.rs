@@ -47,7 +47,7 @@ impl LayoutView {
             return Ok(());
         }
         let first = chunk - chunk % ROWS;
-        let rows = meta.chunks(cx, inode.attr.ino, first, ROWS)?;
+        let rows = meta.chunks(cx, inode.attr.ino, inode.attr.cver, first, ROWS)?;
         self.chunks.extend((first..first.saturating_add(ROWS)).map(|chunk| (chunk, Vec::new())));
         self.chunks.extend(rows.into_iter().map(|row| (row.chunk, row.extents)));
         Ok(())

@@ -174,10 +174,10 @@ impl Meta {
         }
     }
 
-    /// Layout rows of a chunked file.
-    pub fn chunks(&self, cx: Cx, ino: InodeId, first: u32, count: u32) -> Op<Vec<ChunkLayout>> {
+    /// Layout rows of a chunked file; of the version `cver` if it is gone.
+    pub fn chunks(&self, cx: Cx, ino: InodeId, cver: Seq, first: u32, count: u32) -> Op<Vec<ChunkLayout>> {
         let count = count.min(u32::try_from(COMMIT_CHUNKS_MAX).unwrap_or(u32::MAX));
-        let (_, body) = self.session.ask(cx, Query::Chunks { ino, first, count })?;
+        let (_, body) = self.session.ask(cx, Query::Chunks { ino, cver: Some(cver), first, count })?;
         let AnswerBody::Chunks(chunks) = body else { return unexpected() };
         Ok(chunks)
     }

@@ -9,11 +9,11 @@ use super::{
     keys,
     moments::{self, Point},
     reads,
-    rows::{self, ChunkRow, DentryRow, DirRow, InodeRow, XattrRow},
+    rows::{self, ChunkRow, DentryRow, DirRow, InodeRow, VolumeRow, XattrRow},
     stop::{Step, Stop},
     view::Row,
 };
-use sitefs_base::{Errno, Result, Seq, VolumeId};
+use sitefs_base::{Errno, InodeId, Result, Seq, VolumeId};
 use std::{cmp::Ordering, collections::VecDeque};
 
 /// Rows that one step of a scan reads.
@@ -47,6 +47,31 @@ fn open(read: &dyn Read, volume: VolumeId, seq: Seq) -> Step<AsOf<'_>> {
     row.bytes_used = bytes_used;
     row.inodes_used = inodes_used;
     Ok(AsOf { read, volume, seq, row: rows::encode(&row)? })
+}
+
+/// The volume as it was at the end of a content version of an inode that is gone, if history holds that.
+/// All its rows of that version are there: they held for as long as the inode's row.
+pub(super) fn version<'a>(
+    read: &'a dyn Read,
+    id: VolumeId,
+    volume: &VolumeRow,
+    ino: InodeId,
+    cver: Seq,
+) -> Result<Option<AsOf<'a>>> {
+    let key = keys::inode(id, ino);
+    let (prefix, from) =
+        (keys::deaths(Family::Inode, &key), keys::died(Family::Inode, &key, cver.next()));
+    let Some((key, value)) = read.scan(Family::InodeHistory, &prefix, &from, 1)?.pop() else {
+        return Ok(None);
+    };
+    let row: InodeRow = rows::decode(Family::InodeHistory, &key, &value)?;
+    let life = history::life_of(Family::InodeHistory, &key, &value)?;
+    if row.cver != cver || !history::keep(life, volume.horizon, &volume.pins) {
+        return Ok(None);
+    }
+    let seq = Seq::new(life.died.get().saturating_sub(1));
+    let row = rows::encode(&VolumeRow { seq, ..volume.clone() })?;
+    Ok(Some(AsOf { read, volume: id, seq, row }))
 }
 
 impl AsOf<'_> {

@@ -1,7 +1,7 @@
 //! Answering questions from the rows as they are.
 
 use super::{
-    Family, Read, keys, layout,
+    Family, Read, asof, keys, layout,
     reads::{self, Node},
     rows::{self, ChunkRow, DentryRow, FeedRow, ReceiptRow, SessionRow, VolumeRow},
     stop::{Step, Stop, refuse, require},
@@ -33,7 +33,14 @@ fn answer(read: &dyn Read, id: VolumeId, query: &Query) -> Step<Answer> {
         Query::Lookup { at } => lookup(read, id, at.parent, &at.name)?,
         Query::Inode { ino } => AnswerBody::Inode(reads::node(read, id, *ino)?.map(Node::into_inode)),
         Query::ReadDir { dir, after, limit } => list(read, id, *dir, after.as_ref(), *limit)?,
-        Query::Chunks { ino, first, count } => AnswerBody::Chunks(chunks(read, id, *ino, *first, *count)?),
+        Query::Chunks { ino, cver, first, count } => {
+            let wanted = (*first, *count);
+            AnswerBody::Chunks(match (reads::node(read, id, *ino)?, cver) {
+                (Some(node), _) => chunks(read, id, &node, wanted)?,
+                (None, Some(cver)) => past_chunks(read, id, &volume, (*ino, *cver), wanted)?,
+                (None, None) => return refuse(Errno::ESTALE),
+            })
+        }
         Query::Xattrs { ino } => {
             require(reads::node(read, id, *ino)?.is_some(), Errno::ESTALE)?;
             AnswerBody::Xattrs(xattr::list(read, id, *ino)?)
@@ -110,8 +117,25 @@ fn content_bytes(inode: &Inode) -> usize {
     }
 }
 
-fn chunks(read: &dyn Read, id: VolumeId, ino: InodeId, first: u32, count: u32) -> Step<Vec<ChunkLayout>> {
-    let node = reads::node(read, id, ino)?.ok_or(Errno::ESTALE)?;
+/// Chunks of a version of a file that is gone: who has it open reads on.
+fn past_chunks(
+    read: &dyn Read,
+    id: VolumeId,
+    volume: &VolumeRow,
+    (ino, cver): (InodeId, Seq),
+    wanted: (u32, u32),
+) -> Step<Vec<ChunkLayout>> {
+    let past = asof::version(read, id, volume, ino, cver)?.ok_or(Errno::ESTALE)?;
+    let node = reads::node(&past, id, ino)?.ok_or(Errno::ESTALE)?;
+    chunks(&past, id, &node, wanted)
+}
+
+fn chunks(
+    read: &dyn Read,
+    id: VolumeId,
+    node: &Node,
+    (first, count): (u32, u32),
+) -> Step<Vec<ChunkLayout>> {
     require(count as usize <= COMMIT_CHUNKS_MAX, Errno::EINVAL)?;
     let wanted = |chunk: u32| chunk >= first && chunk - first < count;
     if node.row.content != Content::Chunked {
@@ -119,7 +143,7 @@ fn chunks(read: &dyn Read, id: VolumeId, ino: InodeId, first: u32, count: u32) -
         let wanted = chunks.filter(|(chunk, _)| wanted(*chunk));
         return Ok(wanted.map(|(chunk, extents)| ChunkLayout { chunk, extents }).collect());
     }
-    let (prefix, from) = (keys::chunks(id, ino), keys::chunk(id, ino, first));
+    let (prefix, from) = (keys::chunks(id, node.ino), keys::chunk(id, node.ino, first));
     let mut found = Vec::new();
     for (key, value) in read.scan(Family::Chunk, &prefix, &from, count as usize)? {
         let chunk = layout::chunk_in(&key)?;

@@ -22,8 +22,9 @@ impl From<Query> for pb::Query {
                     after: after.as_ref().map(name_bytes),
                     limit,
                 }),
-                Query::Chunks { ino, first, count } => {
-                    Wire::Chunks(pb::ChunksQuery { ino: ino.get(), first, count })
+                Query::Chunks { ino, cver, first, count } => {
+                    let cver = cver.map(Seq::get);
+                    Wire::Chunks(pb::ChunksQuery { ino: ino.get(), first, count, cver })
                 }
                 Query::Xattrs { ino } => Wire::Xattrs(ino.get()),
                 Query::Resolve { ino, digests } => Wire::Resolve(pb::Resolve {
@@ -51,6 +52,7 @@ impl TryFrom<pb::Query> for Query {
             },
             Wire::Chunks(chunks) => Self::Chunks {
                 ino: InodeId::new(chunks.ino),
+                cver: chunks.cver.map(Seq::new),
                 first: chunks.first,
                 count: up_to(chunks.count, limits::COMMIT_CHUNKS_MAX, "chunks")?,
             },

@@ -190,11 +190,9 @@ fn a_query() -> BoxedStrategy<Query> {
         ino().prop_map(|ino| Query::Inode { ino }),
         (ino(), option::of(a_name()), 1..=limits::LISTING_PAGE)
             .prop_map(|(dir, after, limit)| Query::ReadDir { dir, after, limit }),
-        (ino(), any::<u32>(), 1..=1024u32).prop_map(|(ino, first, count)| Query::Chunks {
-            ino,
-            first,
-            count
-        }),
+        (ino(), option::of(any::<u64>()), any::<u32>(), 1..=1024u32).prop_map(
+            |(ino, cver, first, count)| Query::Chunks { ino, cver: cver.map(Seq::new), first, count }
+        ),
         ino().prop_map(|ino| Query::Xattrs { ino }),
         (ino(), vec(a_digest(), 0..4)).prop_map(|(ino, digests)| Query::Resolve { ino, digests }),
         Just(Query::Usage),

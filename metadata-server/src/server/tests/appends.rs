@@ -23,7 +23,7 @@ impl Mount {
     }
 
     async fn extents(&mut self, ino: InodeId) -> Vec<Extent> {
-        match self.ask(Query::Chunks { ino, first: 0, count: 64 }).await.unwrap().body {
+        match self.ask(Query::Chunks { ino, cver: None, first: 0, count: 64 }).await.unwrap().body {
             AnswerBody::Chunks(chunks) => chunks.into_iter().flat_map(|chunk| chunk.extents).collect(),
             other => panic!("{other:?}"),
         }

@@ -23,7 +23,7 @@ fn landed(outcome: &Outcome) -> u64 {
 }
 
 fn extents(cell: &Cell, ino: InodeId) -> Vec<Extent> {
-    match cell.query(Query::Chunks { ino, first: 0, count: 1024 }).unwrap().body {
+    match cell.query(Query::Chunks { ino, cver: None, first: 0, count: 1024 }).unwrap().body {
         AnswerBody::Chunks(chunks) => chunks.into_iter().flat_map(|chunk| chunk.extents).collect(),
         other => panic!("{other:?}"),
     }

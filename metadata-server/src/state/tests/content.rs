@@ -22,7 +22,7 @@ fn commit_chunks(cell: &mut Cell, ino: InodeId, size: u64, changed: Vec<ChunkLay
 }
 
 fn chunks(cell: &Cell, ino: InodeId, first: u32, count: u32) -> Vec<ChunkLayout> {
-    match cell.query(Query::Chunks { ino, first, count }).unwrap().body {
+    match cell.query(Query::Chunks { ino, cver: None, first, count }).unwrap().body {
         AnswerBody::Chunks(chunks) => chunks,
         other => panic!("{other:?}"),
     }

@@ -7,7 +7,7 @@ fn read_everything(view: &MemoryView, cell: &Cell, ino: sitefs_base::InodeId) ->
         Query::Lookup { at: root("f") },
         Query::Inode { ino },
         Query::ReadDir { dir: ROOT, after: None, limit: 10 },
-        Query::Chunks { ino, first: 0, count: 10 },
+        Query::Chunks { ino, cver: None, first: 0, count: 10 },
         Query::Xattrs { ino },
         Query::Usage,
     ];

@@ -117,7 +117,7 @@ fn ask_everything(view: &dyn Read, (places, inodes): &(Vec<Place>, BTreeSet<Inod
     for ino in inodes {
         ask(Query::Inode { ino: *ino });
         ask(Query::ReadDir { dir: *ino, after: None, limit: 3 });
-        ask(Query::Chunks { ino: *ino, first: 0, count: 10 });
+        ask(Query::Chunks { ino: *ino, cver: None, first: 0, count: 10 });
         ask(Query::Xattrs { ino: *ino });
     }
     ask(Query::Usage);

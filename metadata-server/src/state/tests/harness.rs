@@ -339,7 +339,7 @@ impl Cell {
             bytes.copy_from_slice(inline);
         }
         let AnswerBody::Chunks(chunks) =
-            self.query(Query::Chunks { ino, first: 0, count: 1024 }).unwrap().body
+            self.query(Query::Chunks { ino, cver: None, first: 0, count: 1024 }).unwrap().body
         else {
             panic!("no chunks")
         };

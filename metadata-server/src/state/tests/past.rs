@@ -183,9 +183,42 @@ fn large_files_have_the_chunks_of_then() {
     write(&mut cell, vec![layout(2, 2)], &uploads[1..]);
     cell.set(file, SetAttr { size: Some(3 * (4 << 20)), ..SetAttr::default() }).unwrap();
     let past = cell.past(then).unwrap();
-    let question = Query::Chunks { ino: file, first: 1, count: 4 };
+    let question = Query::Chunks { ino: file, cver: None, first: 1, count: 4 };
     let expected = AnswerBody::Chunks((1..5).map(|chunk| layout(chunk, 1)).collect());
     assert_eq!(ask(&past, cell.volume, question).body, expected);
+}
+
+#[test]
+fn the_layout_of_a_file_that_is_gone_is_told_to_those_who_have_it_open() {
+    let mut cell = Cell::new();
+    let upload = cell.upload(1, 4 << 20);
+    let of = |chunk: u32, of| {
+        let offset = u64::from(chunk) * (4 << 20);
+        ChunkLayout { chunk, extents: vec![extent(offset, 4 << 20, of)] }
+    };
+    let layout: Vec<ChunkLayout> = (0..6).map(|chunk| of(chunk, 1)).collect();
+    // Changed in the second of its removal, or before.
+    for is_old in [true, false] {
+        let file = cell.file(root("f"));
+        let content = NewContent::Chunks { size: 6 * (4 << 20), changed: layout.clone() };
+        let uploaded = vec![upload.clone()];
+        cell.op(Op::Commit(Commit { uploaded, ..super::harness::content(file, content) })).unwrap();
+        let cver = cell.attr(file).cver;
+        if is_old {
+            cell.wait_a_second();
+            cell.set(file, SetAttr { mode: Some(0o600), ..SetAttr::default() }).unwrap();
+        }
+        cell.op(Op::Unlink { at: root("f") }).unwrap();
+        let ask = |cver| {
+            let body = cell.query(Query::Chunks { ino: file, cver, first: 1, count: 4 })?.body;
+            let AnswerBody::Chunks(chunks) = body else { panic!("{body:?}") };
+            Ok(chunks)
+        };
+        assert_eq!(ask(None), Err(Errno::ESTALE));
+        assert_eq!(ask(Some(cver.next())), Err(Errno::ESTALE));
+        let expected = if is_old { Ok(layout[1..5].to_vec()) } else { Err(Errno::ESTALE) };
+        assert_eq!(ask(Some(cver)), expected);
+    }
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn a_large_file_stays_in_the_past() {
     cell.send(envelope).unwrap();
     reap(&mut cell);
     let past = as_of(&cell.view, cell.volume, seq).unwrap().unwrap();
-    let question = Query::Chunks { ino: file, first: 1_490, count: 1_000 };
+    let question = Query::Chunks { ino: file, cver: None, first: 1_490, count: 1_000 };
     match query(&past, cell.volume, &question).unwrap().unwrap().body {
         AnswerBody::Chunks(chunks) => assert_eq!(chunks.len(), 10),
         other => panic!("{other:?}"),

@@ -84,7 +84,7 @@ fn tree(read: &dyn Read, volume: VolumeId, top: InodeId) -> BTreeMap<String, See
             waiting.extend(entries);
         }
         let AnswerBody::Xattrs(xattrs) = ask(Query::Xattrs { ino }) else { panic!("no attributes") };
-        let AnswerBody::Chunks(chunks) = ask(Query::Chunks { ino, first: 0, count: 1_024 }) else {
+        let AnswerBody::Chunks(chunks) = ask(Query::Chunks { ino, cver: None, first: 0, count: 1_024 }) else {
             panic!("no chunks")
         };
         let same_as = first.entry(ino).or_insert_with(|| path.clone()).clone();

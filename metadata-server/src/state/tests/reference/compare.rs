@@ -48,7 +48,7 @@ pub fn tree(read: &dyn Read, id: VolumeId, tree: &Tree) {
 fn check_chunks(read: &dyn Read, id: VolumeId, ino: InodeId, node: &Node) {
     let mut found = Vec::new();
     let mut first = 0;
-    while let AnswerBody::Chunks(chunks) = body(read, id, Query::Chunks { ino, first, count: 2 }) {
+    while let AnswerBody::Chunks(chunks) = body(read, id, Query::Chunks { ino, cver: None, first, count: 2 }) {
         // Chunks of a page may be holes: only the end of the file ends it.
         found.extend(chunks);
         first += 2;
@@ -61,7 +61,7 @@ fn check_chunks(read: &dyn Read, id: VolumeId, ino: InodeId, node: &Node) {
     for far in
         node.chunks().iter().map(|layout| layout.chunk).filter(|chunk| *chunk > last && *chunk >= first)
     {
-        let AnswerBody::Chunks(chunks) = body(read, id, Query::Chunks { ino, first: far, count: 1 }) else {
+        let AnswerBody::Chunks(chunks) = body(read, id, Query::Chunks { ino, cver: None, first: far, count: 1 }) else {
             panic!("chunks were asked for");
         };
         found.extend(chunks);
