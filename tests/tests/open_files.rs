@@ -237,6 +237,28 @@ fn a_directory_has_the_time_that_was_set_although_files_in_it_are_new() {
     assert_eq!(fs::metadata(demo.path("dir")).unwrap().mtime(), 5_000);
 }
 
+#[test]
+fn a_directory_has_the_time_at_which_a_file_was_made_in_it() {
+    if !can_mount() {
+        return;
+    }
+    let cell = Cell::start();
+    let (mount, other) = (cell.mount("acme/live"), cell.mount("acme/live"));
+    fs::create_dir(mount.path("dir")).unwrap();
+    let times = |mount: &Mounted| {
+        let meta = fs::metadata(mount.path("dir")).unwrap();
+        let time = |secs, nanos| sitefs_base::Time::new(secs, u32::try_from(nanos).unwrap());
+        (time(meta.mtime(), meta.mtime_nsec()), time(meta.ctime(), meta.ctime_nsec()))
+    };
+    let mut file = File::create(mount.path("dir/new")).unwrap();
+    let made = times(&mount);
+    file.write_all(b"content").unwrap();
+    close(file).unwrap();
+    assert_eq!(times(&mount), made, "the close made no entry");
+    wait_for("the file on the other mount", SOON, || other.path("dir/new").exists());
+    assert_eq!(times(&other), made);
+}
+
 fn seek(file: &File, to: rustix::fs::SeekFrom) -> Result<u64, rustix::io::Errno> {
     rustix::fs::seek(file, to)
 }

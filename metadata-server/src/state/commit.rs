@@ -9,8 +9,8 @@ use super::{
     stop::{Step, refuse, require},
 };
 use sitefs_base::{
-    Errno, FileKind, InodeId,
-    op::{Change, Commit, Create, Extra, Publish},
+    Errno, FileKind, InodeId, Time,
+    op::{Change, Commit, Create, Extra, Publish, SetTime},
 };
 
 /// Where a commit goes.
@@ -100,5 +100,13 @@ fn publish(m: &mut Mutation, commit: &Commit, create: &Create, link: &Publish) -
     node.row.ctime = commit.changed.unwrap_or(node.row.ctime).min(node.row.ctime);
     attrs::update_as_of(m, &mut node, &commit.set, true, commit.changed)?;
     m.changed(Change::Content(node.ino));
-    namespace::publish(m, &link.at, &node)
+    namespace::publish_as_of(m, &link.at, &node, created(commit))
+}
+
+/// When a mount made the file that it publishes now: it has been accessed since then.
+fn created(commit: &Commit) -> Option<Time> {
+    match commit.set.atime {
+        Some(SetTime::Written(created)) => Some(created),
+        Some(SetTime::At(_) | SetTime::Now) | None => None,
+    }
 }

@@ -245,11 +245,23 @@ impl<'s, 'a> Mutation<'s, 'a> {
 
     /// A directory's entries changed: its times move on, and its link count by `subdirs`.
     pub(super) fn entries_changed(&mut self, parent: InodeId, subdirs: i32) -> Result<()> {
+        self.entries_changed_as_of(parent, subdirs, None)
+    }
+
+    /// The same for a change that a mount made at `moment` and tells now. The times move on all the same:
+    /// who has seen an earlier one sees that something changed.
+    pub(super) fn entries_changed_as_of(
+        &mut self,
+        parent: InodeId,
+        subdirs: i32,
+        moment: Option<Time>,
+    ) -> Result<()> {
         let mut node = self.named(parent)?;
         let at = self.at();
+        let after = |old: Time| moment.map_or(at, |moment| moment.max(old.next()).min(at));
         if let Some(dir) = &mut node.dir {
-            dir.mtime = at;
-            dir.ctime = at;
+            dir.mtime = after(dir.mtime);
+            dir.ctime = after(dir.ctime);
             dir.nlink = dir.nlink.saturating_add_signed(subdirs);
         }
         self.changed(Change::Attr(parent));

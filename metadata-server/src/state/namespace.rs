@@ -11,7 +11,7 @@ use super::{
 };
 use bytes::Bytes;
 use sitefs_base::{
-    AttrFlags, Content, Errno, FileKind, InodeId, Result,
+    AttrFlags, Content, Errno, FileKind, InodeId, Result, Time,
     limits::{LINKS_MAX, SYMLINK_MAX},
     op::{Change, Create, Place},
 };
@@ -59,10 +59,15 @@ fn free_place(m: &Mutation, at: &Place) -> Step<Node> {
 
 /// Stores a new inode and its first name.
 pub(super) fn publish(m: &mut Mutation, at: &Place, node: &Node) -> Step<Done> {
+    publish_as_of(m, at, node, None)
+}
+
+/// The same for a file that a mount made at `moment`.
+pub(super) fn publish_as_of(m: &mut Mutation, at: &Place, node: &Node, moment: Option<Time>) -> Step<Done> {
     m.save(node)?;
     m.set_name(at, Some((node.row.kind, node.ino)))?;
     m.changed(Change::Attr(node.ino));
-    m.entries_changed(at.parent, i32::from(node.is_dir()))?;
+    m.entries_changed_as_of(at.parent, i32::from(node.is_dir()), moment)?;
     Ok(Done::with(node.ino))
 }
 

@@ -43,6 +43,25 @@ fn a_commit_publishes_a_new_file_with_content_and_times() {
 }
 
 #[test]
+fn a_published_file_moves_its_directory_to_the_moment_at_which_it_was_made() {
+    let mut cell = Cell::new();
+    let publish = |cell: &mut Cell, name: &str, made: Time| {
+        let mut commit = cell.new_file(root(name), Some(inline("text")), false);
+        commit.set.atime = Some(SetTime::Written(made));
+        cell.op(Op::Commit(commit)).unwrap();
+        let dir = cell.attr(ROOT);
+        assert_eq!(dir.mtime, dir.ctime);
+        dir.mtime
+    };
+    let made = cell.now.next();
+    cell.wait_a_second();
+    assert_eq!(publish(&mut cell, "first", made), made);
+    assert_eq!(publish(&mut cell, "earlier", Time::new(900, 0)), made.next(), "others see that it changed");
+    let later = cell.now.plus(std::time::Duration::from_secs(5));
+    assert_eq!(publish(&mut cell, "by a clock that is ahead", later), cell.now);
+}
+
+#[test]
 fn a_commit_without_content_publishes_an_empty_file() {
     let mut cell = Cell::new();
     let commit = cell.new_file(root("f"), None, true);

@@ -8,7 +8,7 @@ use super::{
 use sitefs_base::{
     Digest, Errno, Extent, FileKind, InodeId, Seq,
     limits::{CHUNK_EXTENTS_MAX, CHUNK_SIZE, COMMIT_CHUNKS_MAX, FILE_MAX, HOT_MAX, INLINE_MAX},
-    op::{ChunkLayout, Commit, Create, NewContent, Publish},
+    op::{ChunkLayout, Commit, Create, NewContent, Publish, SetTime},
 };
 use std::collections::BTreeMap;
 
@@ -129,7 +129,11 @@ impl Act<'_> {
         self.write(commit.ino, &mut node, commit)?;
         update(&mut node, &commit.set, (true, None), self.at);
         node.ctime = commit.changed.map_or(self.at, |changed| changed.min(self.at));
-        self.add(&link.at, commit.ino, node)
+        let made = match commit.set.atime {
+            Some(SetTime::Written(made)) => Some(made),
+            _ => None,
+        };
+        self.add(&link.at, commit.ino, node, made)
     }
 
     fn write(&mut self, ino: InodeId, node: &mut Node, commit: &Commit) -> Verdict<()> {

@@ -185,14 +185,22 @@ impl Act<'_> {
             node.rdev = rdev;
         }
         let ino = self.draw_ino();
-        self.add(at, ino, node)
+        self.add(at, ino, node, None)
     }
 
-    /// A new inode gets its first name.
-    pub fn add(&mut self, at: &Place, ino: InodeId, node: Node) -> Verdict<Effect> {
+    /// A new inode gets its first name; a mount may have made it earlier.
+    pub fn add(&mut self, at: &Place, ino: InodeId, node: Node, made: Option<Time>) -> Verdict<Effect> {
         self.now.tree.insert(ino, node);
         self.now.tree.entries(at.parent).insert(at.name.as_bytes().to_vec(), ino);
+        let dir = self.now.tree.get(at.parent).unwrap();
+        let (mtime, ctime) = (dir.mtime, dir.ctime);
         self.stamp(at.parent);
+        if let Some(made) = made {
+            let now = self.at;
+            let dir = self.now.tree.edit(at.parent);
+            dir.mtime = now.min(made.max(mtime.next()));
+            dir.ctime = now.min(made.max(ctime.next()));
+        }
         Ok(Effect::on(ino, &[at.parent]))
     }
 
