@@ -24,8 +24,13 @@ fn log(path: &Path) -> File {
     OpenOptions::new().append(true).create(true).open(path).unwrap()
 }
 
+/// The same for a program that also reads it, and could map it.
+fn read_log(path: &Path) -> File {
+    OpenOptions::new().read(true).append(true).create(true).open(path).unwrap()
+}
+
 /// Appends from every mount at once, in turn by one open handle and by an open per line.
-fn all_append(mounts: &[Mounted], lines: usize) {
+fn all_append(mounts: &[Mounted], lines: usize, log: fn(&Path) -> File) {
     thread::scope(|scope| {
         for (number, mount) in mounts.iter().enumerate() {
             scope.spawn(move || {
@@ -74,7 +79,7 @@ fn two_mounts_append_to_one_log_and_lose_no_line() {
     }
     let cell = Cell::start();
     let mounts = [cell.mount("acme/live"), cell.mount("acme/live")];
-    all_append(&mounts, 200);
+    all_append(&mounts, 200, log);
     check_lines(&mounts, 200);
 }
 
@@ -85,8 +90,33 @@ fn four_mounts_append_to_one_log_and_lose_no_line() {
     }
     let cell = Cell::start();
     let mounts: Vec<_> = (0..4).map(|_| cell.mount("acme/live")).collect();
-    all_append(&mounts, 150);
+    all_append(&mounts, 150, log);
     check_lines(&mounts, 150);
+}
+
+#[test]
+fn mounts_that_create_one_log_to_read_and_append_lose_no_line() {
+    if !can_mount() {
+        return;
+    }
+    let cell = Cell::start();
+    let mounts: Vec<_> = (0..3).map(|_| cell.mount("acme/live")).collect();
+    all_append(&mounts, 100, read_log);
+    check_lines(&mounts, 100);
+}
+
+#[test]
+fn an_append_beside_a_handle_that_writes_nothing_loses_no_line_of_others() {
+    if !can_mount() {
+        return;
+    }
+    let cell = Cell::start();
+    let mounts = [cell.mount("acme/live"), cell.mount("acme/live")];
+    drop(log(&mounts[0].path("error.log")));
+    let writer = OpenOptions::new().write(true).open(mounts[0].path("error.log")).unwrap();
+    all_append(&mounts, 100, log);
+    check_lines(&mounts, 100);
+    drop(writer);
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub enum Access {
     Read,
     /// Write, and perhaps read.
     Write,
+    /// Add at the end, and read and map what is there.
+    Extend,
     /// Add at the end and nothing else.
     Append,
 }
@@ -37,14 +39,20 @@ impl Access {
     pub fn of(flags: i32) -> Self {
         match flags & libc::O_ACCMODE {
             libc::O_RDONLY => Self::Read,
-            libc::O_WRONLY if flags & libc::O_APPEND != 0 && flags & libc::O_TRUNC == 0 => Self::Append,
-            _ => Self::Write,
+            _ if flags & libc::O_APPEND == 0 || flags & libc::O_TRUNC != 0 => Self::Write,
+            libc::O_WRONLY => Self::Append,
+            _ => Self::Extend,
         }
     }
 
     /// Whether content may change.
     pub fn writes(self) -> bool {
         self != Self::Read
+    }
+
+    /// Whether all that it writes is added at the end.
+    pub fn appends(self) -> bool {
+        matches!(self, Self::Append | Self::Extend)
     }
 
     /// Emptying a file is more than appending to it.

@@ -1,5 +1,6 @@
 //! Commits: what this mount has and the cell has not.
 
+use super::merge::Starts;
 use super::node::{Node, NodeState, Sending, Unpublished, Unsure};
 use super::{Fs, Notice, Op, lock};
 use crate::data::{Captured, Prepared, prepare};
@@ -59,6 +60,8 @@ pub(super) struct Taken {
     pub written: Option<Time>,
     pub changed: Option<Time>,
     pub unpublished: Option<Unpublished>,
+    /// If the content changed by appends alone: where they begin.
+    pub appended: Option<Starts>,
     /// The content version that the changes are for.
     pub cver: Option<Seq>,
     /// The journal has the file: its commit must not replace what others did meanwhile.
@@ -104,9 +107,13 @@ impl Fs {
                     return Ok(());
                 }
                 Err(failed) => {
-                    let kept = taken.kept;
+                    let (kept, appended) = (taken.kept, taken.appended.is_some());
                     put_back(node, taken);
                     match failed {
+                        Failed::Refused(Errno::ESTALE) if appended => {
+                            self.append_behind_others(node)?;
+                            self.send_tail_alone(node)?;
+                        }
                         Failed::Refused(Errno::EAGAIN) if attempt < ATTEMPTS => {}
                         Failed::Refused(errno) if kept && is_contested(errno) => {
                             return self.contested(node, "it was changed by another mount");
@@ -166,6 +173,9 @@ impl Fs {
             Some(last) => (Some(last), pieces),
             None => (None, Vec::new()),
         };
+        // The first of several makes another version.
+        let is_one = first.is_empty();
+        let commit_of = |set, piece| commit_of(taken, set, piece, is_one);
         let send = |commit, all| {
             let sent = self.send_one(node, taken, commit, all);
             if let (Err(Failed::Refused(Errno::EAGAIN)), Some(prepared)) = (&sent, &prepared) {
@@ -174,9 +184,9 @@ impl Fs {
             sent
         };
         for piece in first {
-            send(commit_of(taken, SetAttr::default(), Some(piece)), false)?;
+            send(commit_of(SetAttr::default(), Some(piece)), false)?;
         }
-        let outcome = send(commit_of(taken, set, last), taken.all)?;
+        let outcome = send(commit_of(set, last), taken.all)?;
         Ok((outcome, prepared))
     }
 
@@ -319,8 +329,8 @@ impl Fs {
             });
             let (unpublished, all) = (state.unpublished.clone(), !state.is_dirty());
             let (row, changes) = (state.row, state.changes);
-            let (captured, written, cver, kept) = (None, None, None, false);
-            Taken { row, captured, set, written, changed, unpublished, cver, kept, changes, all }
+            let (captured, written, appended, cver, kept) = (None, None, None, None, false);
+            Taken { row, captured, set, written, changed, unpublished, appended, cver, kept, changes, all }
         };
         match self.send(node, &taken, CONTENT_DEADLINE) {
             Ok((outcome, prepared)) => {
@@ -365,13 +375,14 @@ impl Fs {
 }
 
 fn take_now(state: &mut NodeState, dirty: bool) -> Op<Taken> {
-    let (mut growth, mut allocated) = (0, 0);
+    let (mut growth, mut allocated, mut appended) = (0, 0, None);
     let captured = match &mut state.draft {
         Some(draft) if dirty => {
             growth = draft.copy.growth(draft.allocated);
             let captured = draft.copy.capture().map_err(|error| Stop::from(report(&error)))?;
             // Until the reply nobody knows what of it are holes.
             allocated = std::mem::take(&mut draft.allocated);
+            appended = draft.appended.take();
             Some(captured)
         }
         _ => None,
@@ -383,7 +394,7 @@ fn take_now(state: &mut NodeState, dirty: bool) -> Op<Taken> {
     let cver = state.draft.as_ref().filter(|_| content).and_then(|draft| draft.cver);
     let (row, unpublished, kept) = (state.row, state.unpublished.clone(), state.kept.is_some());
     let changes = state.changes;
-    Ok(Taken { row, captured, set, written, changed, unpublished, cver, kept, changes, all: true })
+    Ok(Taken { row, captured, set, written, changed, unpublished, appended, cver, kept, changes, all: true })
 }
 
 /// Part of new content, with the uploads that it rests on.
@@ -407,13 +418,14 @@ fn pieces(prepared: &Prepared) -> Vec<Piece> {
     }
 }
 
-fn commit_of(taken: &Taken, set: SetAttr, piece: Option<Piece>) -> op::Op {
+fn commit_of(taken: &Taken, set: SetAttr, piece: Option<Piece>, is_one: bool) -> op::Op {
     let (content, uploaded) = match piece {
         Some((content, uploaded)) => (Some(content), uploaded),
         None => (None, Vec::new()),
     };
+    let is_exact = taken.kept || (taken.appended.is_some() && taken.cver.is_some() && is_one);
     // Without a known version nothing fits.
-    let is_for_a_version = taken.kept && taken.unpublished.is_none() && content.is_some();
+    let is_for_a_version = is_exact && taken.unpublished.is_none() && content.is_some();
     let create = taken.unpublished.as_ref().map(|own| own.create.clone());
     let exclusive = |own: &Unpublished| own.exclusive || taken.kept;
     let link =
@@ -436,7 +448,9 @@ pub(super) fn put_back(node: &Node, taken: Taken) {
     let mut state = node.state();
     let sending = state.sending.take();
     if let (Some(draft), Some(captured)) = (&mut state.draft, &taken.captured) {
+        let was_changed = draft.copy.is_changed();
         draft.copy.restore(captured);
+        draft.put_back(taken.appended, was_changed);
         draft.allocated = sending.map_or(0, |sending| sending.allocated);
     }
     state.written = state.written.or(taken.written);

@@ -43,7 +43,7 @@ pub struct WriteKind {
 
 /// The errno for a local failure: space is the only thing a program can act on. (Most file systems hold
 /// files a little shorter than sitefs does.)
-fn local_errno(error: &Error) -> Errno {
+pub(super) fn local_errno(error: &Error) -> Errno {
     match error.errno() {
         full @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => full,
         _ => Errno::EIO,
@@ -85,7 +85,7 @@ impl Fs {
         }
         let claim = self.claim(cx, ONE_INODE)?;
         // A log that several mounts begin at once is one file from its first line on.
-        if dir.flags.has_default_acl || (access == Access::Append && !exclusive) {
+        if dir.flags.has_default_acl || (access.appends() && !exclusive) {
             return self.create_at_cell(cx, place, create, exclusive, access);
         }
         if exclusive {
@@ -240,7 +240,7 @@ impl Fs {
             }
         }
         if let Some(draft) = &mut state.draft {
-            draft.whole = true;
+            (draft.whole, draft.appended) = (true, None);
             draft.dirty_since.get_or_insert(since);
         }
         state.wrote(now);
@@ -333,7 +333,9 @@ impl Fs {
                 } else if let Some(more) = self.short_of(&mut state, growth) {
                     Obstacle::Credit(more)
                 } else if let Some(draft) = &mut state.draft {
+                    let was_changed = draft.copy.is_changed();
                     draft.copy.write(offset, bytes).map_err(|error| failed(&error))?;
+                    draft.wrote(was_changed, kind.append && !kind.from_pages, offset, len);
                     draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
                     let own_mtime = state.own_mtime.filter(|_| kind.from_pages);
                     state.wrote(self.clock.now());
@@ -405,6 +407,7 @@ impl Fs {
                     Obstacle::Credit(more)
                 } else if let Some(draft) = &mut state.draft {
                     draft.copy.resize(size).map_err(|error| failed(&error))?;
+                    draft.appended = None;
                     // This is how an open with O_TRUNC begins.
                     draft.whole |= size == 0;
                     draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
@@ -463,6 +466,7 @@ impl Fs {
                     Obstacle::Credit(more)
                 } else if let Some(draft) = &mut state.draft {
                     draft.copy.punch(offset, len).map_err(|error| failed(&error))?;
+                    draft.appended = None;
                     draft.dirty_since.get_or_insert_with(|| self.clock.boottime());
                     state.wrote(self.clock.now());
                     return Ok(());

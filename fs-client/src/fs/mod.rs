@@ -16,6 +16,7 @@ mod flights;
 mod handed;
 mod journal;
 mod locks;
+mod merge;
 mod names;
 mod node;
 mod owner;

@@ -1,6 +1,7 @@
 //! What the mount knows of an inode beside the cell's row: lookups, open handles, changes that are
 //! not committed yet.
 
+use super::merge::Starts;
 use super::tail::Tail;
 use crate::data::{LayoutView, Working};
 use crate::meta::{Claim, OpKey, Xattrs};
@@ -208,6 +209,8 @@ pub struct Draft {
     pub whole: bool,
     /// Whether a handle appends: then others see it every second.
     pub append: bool,
+    /// If nothing but appends waits for a commit: where they begin.
+    pub appended: Option<Starts>,
 }
 
 impl Draft {
@@ -215,7 +218,7 @@ impl Draft {
     pub fn new(copy: Working, base: Option<Inode>, whole: bool) -> Self {
         let allocated = base.as_ref().map_or(0, |base| base.attr.allocated);
         let cver = base.as_ref().map(|base| base.attr.cver);
-        Self { copy, base, cver, allocated, dirty_since: None, whole, append: false }
+        Self { copy, base, cver, allocated, dirty_since: None, whole, append: false, appended: None }
     }
 }
 
