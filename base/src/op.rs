@@ -402,6 +402,11 @@ pub enum Query {
         /// The inode.
         ino: InodeId,
     },
+    /// Many inodes by number.
+    Inodes {
+        /// The inodes, at most [`crate::limits::LISTING_PAGE`].
+        inos: Vec<InodeId>,
+    },
     /// Entries of a directory in byte order of their names.
     ReadDir {
         /// The directory.
@@ -457,6 +462,8 @@ pub struct Answer {
 pub enum AnswerBody {
     /// To `Lookup` (`None`: no such name, in a directory that exists) and `Inode`.
     Inode(Option<Inode>),
+    /// To `Inodes`: those that exist, in order.
+    Inodes(Vec<Inode>),
     /// To `ReadDir`.
     Entries {
         /// The directory's own attributes.

@@ -2,7 +2,8 @@
 
 use super::attrs::View;
 use super::{Cx, Fs, Op, lock};
-use crate::meta::Listing;
+use crate::meta::{Listing, Stop};
+use sitefs_base::limits::LISTING_PAGE;
 use sitefs_base::{Errno, FileKind, InodeId};
 use std::sync::{Arc, Mutex};
 
@@ -71,7 +72,15 @@ impl Fs {
                 return Ok(());
             }
         }
-        for entry in listing.after(cookie) {
+        let entries = listing.after(cookie);
+        let mut learned = 0;
+        for (at, entry) in entries.iter().enumerate() {
+            if plus && at >= learned && !self.meta.knows(entry.ino) {
+                let next = &entries[at..entries.len().min(at + LISTING_PAGE as usize)];
+                learned = at + next.len();
+                let published = next.iter().map(|entry| entry.ino).filter(|ino| !self.is_unpublished(*ino));
+                self.learn(cx, published)?;
+            }
             let view = match plus {
                 false => None,
                 true => match self.view_of_entry(cx, entry.ino)? {
@@ -89,6 +98,21 @@ impl Fs {
             }
         }
         Ok(())
+    }
+
+    fn is_unpublished(&self, ino: InodeId) -> bool {
+        self.known_node(ino).is_some_and(|node| node.state().unpublished.is_some())
+    }
+
+    /// Asks for many inodes at once. Without a lease, or an answer, each is asked for by itself.
+    fn learn(&self, cx: Cx, inos: impl Iterator<Item = InodeId>) -> Op<()> {
+        if !self.meta.session().has_lease() {
+            return Ok(());
+        }
+        match self.meta.learn(cx, inos) {
+            Err(Stop::WouldBlock) => Err(Stop::WouldBlock),
+            Ok(()) | Err(Stop::Errno(_)) => Ok(()),
+        }
     }
 
     /// An entry's inode, for the kernel to keep: the kernel takes what it is told for the truth, so it

@@ -75,6 +75,11 @@ impl Cache {
         self.inodes.get(&ino).map(|known| known.value.clone())
     }
 
+    /// Whether an inode is remembered; it counts as no use of it.
+    pub fn knows(&self, ino: InodeId) -> bool {
+        self.inodes.contains(&ino)
+    }
+
     pub fn name(&mut self, place: &Place) -> Option<Option<InodeId>> {
         if let Some(known) = self.names.get(place) {
             return Some(known.value);

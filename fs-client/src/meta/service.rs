@@ -134,6 +134,27 @@ impl Meta {
         )
     }
 
+    /// Learns what is not remembered of `inos`, in one question if there are not too many.
+    pub fn learn(&self, cx: Cx, inos: impl Iterator<Item = InodeId>) -> Op<()> {
+        let unknown: Vec<InodeId> = {
+            let cache = self.cache();
+            inos.filter(|ino| !cache.knows(*ino)).take(LISTING_PAGE as usize).collect()
+        };
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let (seq, body) = self.session.ask(cx, Query::Inodes { inos: unknown })?;
+        let AnswerBody::Inodes(inodes) = body else { return unexpected() };
+        let mut cache = self.cache();
+        inodes.into_iter().for_each(|inode| cache.put_inode(seq, inode));
+        Ok(())
+    }
+
+    /// Whether an inode is remembered, and may be believed.
+    pub fn knows(&self, ino: InodeId) -> bool {
+        self.session.has_lease() && self.cache().knows(ino)
+    }
+
     /// The whole listing of a directory.
     pub fn listing(&self, cx: Cx, dir: InodeId) -> Op<Arc<Listing>> {
         let found = self.known_or(|cache| cache.listing(dir), || self.fetch_listing(cx, dir))?;

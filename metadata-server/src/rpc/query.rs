@@ -41,7 +41,7 @@ impl Stream {
             Query::Lookup { .. } | Query::Inode { .. } | Query::Xattrs { .. } | Query::Usage => {
                 ask(&self.cell.group.reader(), &self.member, &query)
             }
-            Query::ReadDir { .. } | Query::Chunks { .. } => {
+            Query::ReadDir { .. } | Query::Inodes { .. } | Query::Chunks { .. } => {
                 let (reader, member) = (self.cell.group.reader(), self.member);
                 off_thread(move || ask(&reader, &member, &query)).await
             }

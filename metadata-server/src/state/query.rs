@@ -32,6 +32,7 @@ fn answer(read: &dyn Read, id: VolumeId, query: &Query) -> Step<Answer> {
     let body = match query {
         Query::Lookup { at } => lookup(read, id, at.parent, &at.name)?,
         Query::Inode { ino } => AnswerBody::Inode(reads::node(read, id, *ino)?.map(Node::into_inode)),
+        Query::Inodes { inos } => AnswerBody::Inodes(inodes(read, id, inos)?),
         Query::ReadDir { dir, after, limit } => list(read, id, *dir, after.as_ref(), *limit)?,
         Query::Chunks { ino, cver, first, count } => {
             let wanted = (*first, *count);
@@ -66,6 +67,15 @@ fn lookup(read: &dyn Read, id: VolumeId, parent: InodeId, name: &Name) -> Step<A
         return Ok(AnswerBody::Inode(None));
     };
     Ok(AnswerBody::Inode(Some(reads::named(read, id, entry.ino)?.into_inode())))
+}
+
+fn inodes(read: &dyn Read, id: VolumeId, inos: &[InodeId]) -> Step<Vec<Inode>> {
+    require(inos.len() <= LISTING_PAGE as usize, Errno::EINVAL)?;
+    let mut found = Vec::with_capacity(inos.len());
+    for ino in inos {
+        found.extend(reads::node(read, id, *ino)?.map(Node::into_inode));
+    }
+    Ok(found)
 }
 
 fn list(read: &dyn Read, id: VolumeId, dir: InodeId, after: Option<&Name>, limit: u32) -> Step<AnswerBody> {

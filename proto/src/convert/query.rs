@@ -3,7 +3,7 @@
 use super::{digest, digest_bytes, list, name, name_bytes, need, short};
 use crate::pb;
 use sitefs_base::{
-    Error, InodeId, Result, Seq, limits,
+    Error, Inode, InodeId, Result, Seq, limits,
     op::{Answer, AnswerBody, ChunkLayout, Entry, Location, Query},
 };
 
@@ -17,6 +17,9 @@ impl From<Query> for pb::Query {
             query: Some(match query {
                 Query::Lookup { at } => Wire::Lookup(at.into()),
                 Query::Inode { ino } => Wire::Inode(ino.get()),
+                Query::Inodes { inos } => {
+                    Wire::Inodes(pb::InodesQuery { inos: inos.into_iter().map(InodeId::get).collect() })
+                }
                 Query::ReadDir { dir, after, limit } => Wire::ReadDir(pb::ReadDir {
                     dir: dir.get(),
                     after: after.as_ref().map(name_bytes),
@@ -45,6 +48,9 @@ impl TryFrom<pb::Query> for Query {
         Ok(match need(query.query, "question")? {
             Wire::Lookup(at) => Self::Lookup { at: at.try_into()? },
             Wire::Inode(ino) => Self::Inode { ino: InodeId::new(ino) },
+            Wire::Inodes(pb::InodesQuery { inos }) => Self::Inodes {
+                inos: list(inos, limits::LISTING_PAGE as usize, "inodes", |ino| Ok(InodeId::new(ino)))?,
+            },
             Wire::ReadDir(read) => Self::ReadDir {
                 dir: InodeId::new(read.dir),
                 after: read.after.as_ref().map(name).transpose()?,
@@ -91,6 +97,9 @@ impl From<AnswerBody> for pb::answer::Body {
     fn from(body: AnswerBody) -> Self {
         match body {
             AnswerBody::Inode(inode) => Self::Inode(pb::MaybeInode { inode: inode.map(Into::into) }),
+            AnswerBody::Inodes(inodes) => {
+                Self::Inodes(pb::Inodes { inodes: inodes.into_iter().map(Into::into).collect() })
+            }
             AnswerBody::Entries { dir, parent, entries, complete } => Self::Entries(pb::Entries {
                 dir: Some(dir.into()),
                 parent: parent.get(),
@@ -121,6 +130,9 @@ impl TryFrom<pb::answer::Body> for AnswerBody {
         use pb::answer::Body;
         Ok(match body {
             Body::Inode(found) => Self::Inode(found.inode.map(TryInto::try_into).transpose()?),
+            Body::Inodes(pb::Inodes { inodes }) => {
+                Self::Inodes(list(inodes, limits::LISTING_PAGE as usize, "inodes", Inode::try_from)?)
+            }
             Body::Entries(listing) => Self::Entries {
                 dir: need(listing.dir, "attributes")?.try_into()?,
                 parent: InodeId::new(listing.parent),

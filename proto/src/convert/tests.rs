@@ -188,6 +188,7 @@ fn a_query() -> BoxedStrategy<Query> {
     prop_oneof![
         a_place().prop_map(|at| Query::Lookup { at }),
         ino().prop_map(|ino| Query::Inode { ino }),
+        vec(ino(), 0..4).prop_map(|inos| Query::Inodes { inos }),
         (ino(), option::of(a_name()), 1..=limits::LISTING_PAGE)
             .prop_map(|(dir, after, limit)| Query::ReadDir { dir, after, limit }),
         (ino(), option::of(any::<u64>()), any::<u32>(), 1..=1024u32).prop_map(
@@ -352,6 +353,7 @@ fn an_answer() -> BoxedStrategy<Answer> {
     let entry = (a_name(), an_inode()).prop_map(|(name, inode)| Entry { name, inode });
     let body = prop_oneof![
         option::of(an_inode()).prop_map(AnswerBody::Inode),
+        vec(an_inode(), 0..4).prop_map(AnswerBody::Inodes),
         (an_attr(), ino(), vec(entry, 0..4), any::<bool>()).prop_map(|(dir, parent, entries, complete)| {
             AnswerBody::Entries { dir, parent, entries, complete }
         }),
