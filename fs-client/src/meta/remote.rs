@@ -22,7 +22,9 @@ const PING_EVERY: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// With the jitter one attempt each second, which is also how a mount without a lease asks for the cell.
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
-/// A stream that brings nothing for so long is taken for dead: pings are answered each second.
+/// A mount with which nothing happens pings at every second tick: the lease bears it.
+const IDLE_TICKS: u32 = 2;
+/// A stream that brings nothing for so long is taken for dead: pings are answered.
 const SILENCE_MAX: Duration = limits::LEASE;
 
 /// Where the cell is and who asks.
@@ -149,12 +151,19 @@ async fn carry(stream: Stream, session: &Session, watcher: &dyn Watcher) -> Erro
     }
     let mut ticks = tokio::time::interval(PING_EVERY);
     let mut heard = tokio::time::Instant::now();
+    let (mut quiet, mut before) = (IDLE_TICKS, session.activity());
     loop {
         tokio::select! {
             _ = ticks.tick() => {
                 if heard.elapsed() > SILENCE_MAX {
                     return Error::unavailable("the cell is silent");
                 }
+                let now = session.activity();
+                quiet += 1;
+                if std::mem::replace(&mut before, now) == now && quiet < IDLE_TICKS {
+                    continue;
+                }
+                quiet = 0;
                 // Never waits for room: while this task waits it takes in no replies.
                 if let Err(TrySendError::Closed(_)) = link.try_send(session.ping()) {
                     return Error::unavailable("the session's stream is closed");

@@ -680,6 +680,11 @@ impl Session {
         }
     }
 
+    /// Changes whenever something happens between this mount and the cell, but for pings.
+    pub fn activity(&self) -> (u64, u64, Seq) {
+        (self.counters.operations.get(), self.counters.questions.get(), self.state().acked)
+    }
+
     /// The next ping.
     pub fn ping(&self) -> ToCell {
         let acked = self.state().acked;

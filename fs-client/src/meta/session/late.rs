@@ -104,6 +104,15 @@ impl Session {
     }
 
     fn send_as(&self, reserved: Option<OpKey>, body: op::Op, deadline: Duration) -> Sent {
+        self.counters.operations.inc();
+        let sent = self.send_and_wait(reserved, body, deadline);
+        if !matches!(sent, Sent::Answered(_)) {
+            self.counters.unanswered.inc();
+        }
+        sent
+    }
+
+    fn send_and_wait(&self, reserved: Option<OpKey>, body: op::Op, deadline: Duration) -> Sent {
         self.handle.block_on(async {
             let until = Instant::now() + deadline;
             let Ok(Ok((key, mut answer))) = timeout_at(until, self.begin(reserved, body)).await else {
