@@ -34,6 +34,8 @@ fn lines(names: &[&str]) -> String {
 fn opened_log(mount: &Mounted, names: &[&str]) -> File {
     let path = mount.path("log");
     log(&path).write_all(line("first").as_bytes()).unwrap();
+    // Without the cell the mount shows what is in its cache.
+    fs::read(&path).unwrap();
     let mut file = log(&path);
     names.iter().for_each(|name| file.write_all(line(name).as_bytes()).unwrap());
     file
