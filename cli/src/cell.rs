@@ -4,6 +4,7 @@ mod backup;
 #[cfg(feature = "server")]
 mod restore;
 mod set;
+mod upgrade;
 
 use crate::{Done, output::Output};
 use clap::Subcommand;
@@ -21,6 +22,7 @@ enum Command {
     #[cfg(feature = "server")]
     Restore(restore::Arguments),
     Set(set::Arguments),
+    Upgrade(upgrade::Arguments),
 }
 
 /// Runs the command.
@@ -30,5 +32,6 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Done {
         #[cfg(feature = "server")]
         Command::Restore(arguments) => restore::run(arguments, output),
         Command::Set(arguments) => set::run(arguments, output),
+        Command::Upgrade(arguments) => upgrade::run(arguments, output),
     }
 }

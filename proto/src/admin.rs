@@ -128,6 +128,10 @@ pub struct CellStatus {
     pub backup_plan: BackupPlan,
     /// When the newest backup was begun.
     pub newest_backup: Option<Time>,
+    /// The version that the cell was raised to.
+    pub cluster_version: u32,
+    /// The lowest and the highest version that the program of the node knows.
+    pub versions: (u32, u32),
 }
 
 impl From<CellStatus> for pb::StatusReply {
@@ -147,6 +151,9 @@ impl From<CellStatus> for pb::StatusReply {
             read_only: status.read_only,
             backup_plan: Some(status.backup_plan.into()),
             newest_backup: status.newest_backup.map(Into::into),
+            cluster_version: status.cluster_version,
+            version_min: status.versions.0,
+            version_max: status.versions.1,
         }
     }
 }
@@ -169,6 +176,8 @@ impl TryFrom<pb::StatusReply> for CellStatus {
             read_only: reply.read_only.map(|reason| text(reason, TEXT_MAX, "a reason")).transpose()?,
             backup_plan: reply.backup_plan.map(TryInto::try_into).transpose()?.unwrap_or_default(),
             newest_backup: reply.newest_backup.map(TryInto::try_into).transpose()?,
+            cluster_version: reply.cluster_version,
+            versions: (reply.version_min, reply.version_max),
         })
     }
 }
@@ -219,6 +228,8 @@ mod tests {
             read_only: Some("moving".to_owned()),
             backup_plan: BackupPlan::default(),
             newest_backup: Some(Time::new(5, 6)),
+            cluster_version: 2,
+            versions: (1, 2),
         };
         assert_eq!(CellStatus::try_from(pb::StatusReply::from(status.clone())).unwrap(), status);
     }

@@ -11,6 +11,12 @@ impl Admin {
         answer(&self.runtime, self.client.set_cell(pb::SetCellRequest::from(request))).map(drop)
     }
 
+    /// Raises the cell to the highest version of its program; that version.
+    pub(crate) fn finalize_upgrade(&mut self) -> Result<u32, Error> {
+        let request = pb::FinalizeUpgradeRequest { claimed_identity: operator() };
+        Ok(answer(&self.runtime, self.client.finalize_upgrade(request))?.version)
+    }
+
     /// Makes a backup; takes as long as it takes.
     pub(crate) fn back_up(&mut self, to: Option<String>) -> Result<BackupInfo, Error> {
         let request = pb::BackUpRequest { to, claimed_identity: operator() };

@@ -10,6 +10,7 @@ use super::{
     runtime::RaftRuntime,
     start::Parts,
     types::Raft,
+    versions,
 };
 use crate::{
     state::{self, Applied, CommandBody, GroupInfo},
@@ -134,6 +135,7 @@ impl Group {
     /// kind `Unavailable` or `Fenced`.
     pub async fn propose(&self, body: CommandBody) -> Result<Applied> {
         self.inner.poison.check()?;
+        versions::check_known(&self.reader(), &body)?;
         if let Some(what) = use_of_disk(&body)
             && self.inner.reserve.is_short(&*self.inner.clock, what, 0)?
             && !self.is_retry(&body)?
@@ -170,6 +172,17 @@ impl Group {
                 state::is_answered(&self.reader(), *volume, envelope.session, envelope.op)
             }
             _ => Ok(false),
+        }
+    }
+
+    /// Raises the cell to the highest version of this program, which every node must run by then. The version.
+    pub async fn finalize(&self) -> Result<u16> {
+        let version = versions::of(self.inner.data.path()).max;
+        match self.propose(CommandBody::Upgrade { version }).await?.reply {
+            Ok(_) => Ok(version),
+            Err(errno) => {
+                Err(Error::refused(errno, format!("raising the cell to version {version}: {errno}")))
+            }
         }
     }
 

@@ -20,6 +20,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 mod types;
+mod versions;
 
 pub(crate) use data_dir::{DataDir, Unfinished, sync_dir, write_durably};
 pub use group::{Group, GroupConfig, GroupStatus};

@@ -78,7 +78,7 @@ fn decode(bytes: &[u8]) -> Result<(Command, &[u8])> {
     Ok((command, rest))
 }
 
-const KINDS: std::ops::RangeInclusive<u16> = 0..=23;
+const KINDS: std::ops::RangeInclusive<u16> = 0..=24;
 
 /// The number of a kind of command in the log; never reused.
 const fn kind(body: &CommandBody) -> u16 {
@@ -107,6 +107,17 @@ const fn kind(body: &CommandBody) -> u16 {
         CommandBody::ResumeSession { .. } => 21,
         CommandBody::SetCell { .. } => 22,
         CommandBody::BackupsKept { .. } => 23,
+        CommandBody::Upgrade { .. } => 24,
+    }
+}
+
+/// The version that a cell must have been raised to before a command is proposed: nodes of the versions before
+/// stop at it. That which raises it comes when every node knows it.
+pub(super) const fn needed_version(body: &CommandBody) -> u16 {
+    match body {
+        CommandBody::Upgrade { .. } => 1,
+        _ if kind(body) <= 21 => 1,
+        _ => 2,
     }
 }
 

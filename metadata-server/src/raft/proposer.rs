@@ -227,6 +227,7 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
         | CommandBody::Verified { .. }
         | CommandBody::Damaged { .. }
         | CommandBody::SetCell { .. }
+        | CommandBody::Upgrade { .. }
         | CommandBody::BackupsKept { .. } => None,
     }
 }

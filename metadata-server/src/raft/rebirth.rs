@@ -7,7 +7,7 @@ use super::{
     types::{Membership, encode_membership, log_id},
 };
 use crate::{
-    state::{self, LifeStep},
+    state::{self, LifeStep, Versions},
     store::{LogPosition, Poison, Store, StoreOptions},
 };
 use openraft::{BasicNode, LogId, StoredMembership};
@@ -45,6 +45,7 @@ pub(crate) fn begin_life(data: &DataDir, life: NewLife) -> Result<()> {
 }
 
 fn change_rows(store: &Store, life: NewLife, applied: LogPosition) -> Result<()> {
+    Versions::THIS.check(state::cluster_version(&store.reader())?)?;
     let membership = encode_membership(&alone(life.node, log_id(applied)))?;
     store.transact(|txn| {
         txn.set_membership(membership);

@@ -14,6 +14,7 @@ use super::{
     runtime::{RaftRuntime, run},
     snapshots::Snapshots,
     types::Raft,
+    versions,
 };
 use crate::{
     state::{self, CommandBody, GroupInfo},
@@ -59,6 +60,7 @@ impl Parts {
         let snapshots = Snapshots::open(data.snapshots(), data.state())?;
         let options = StoreOptions { poison: poison.clone(), ..StoreOptions::default() };
         let store = Store::open(&data.state(), options)?;
+        versions::of(data.path()).check(state::cluster_version(&store.reader())?)?;
         let (holder, holders) = mpsc::channel(1);
         let log = GroupLog::new(db, group, holder.clone())?;
         check_meeting(&store, &log)?;
@@ -246,6 +248,12 @@ async fn init(queue: &mpsc::Sender<Proposal>, config: &GroupConfig) -> Result<()
         group: config.group,
         incarnation: Incarnation::new(1),
     };
+    begin_with(queue, body).await?;
+    // All its nodes run the same program so far.
+    begin_with(queue, CommandBody::Upgrade { version: versions::of(&config.dir).max }).await
+}
+
+async fn begin_with(queue: &mpsc::Sender<Proposal>, body: CommandBody) -> Result<()> {
     let (reply, answer) = oneshot::channel();
     let ended = || Error::internal("the proposer ended during the start");
     queue.send(Proposal { body, reply }).await.map_err(|_| ended())?;

@@ -118,6 +118,8 @@ impl AdminService {
             read_only: state::cell_read_only(&self.0.group.reader())?,
             backup_plan: state::backup_plan(&self.0.group.reader())?,
             newest_backup: state::backups(&self.0.group.reader())?.first().map(|kept| kept.newest),
+            cluster_version: state::cluster_version(&self.0.group.reader())?.into(),
+            versions: (state::Versions::THIS.min.into(), state::Versions::THIS.max.into()),
         };
         Ok(status.into())
     }
@@ -202,6 +204,13 @@ impl Admin for AdminService {
         request: Request<pb::ListBackupsRequest>,
     ) -> Result<Response<pb::ListBackupsReply>, Status> {
         answer(self.backups(request.into_inner()).await)
+    }
+
+    async fn finalize_upgrade(
+        &self,
+        request: Request<pb::FinalizeUpgradeRequest>,
+    ) -> Result<Response<pb::FinalizeUpgradeReply>, Status> {
+        answer(self.finalize(request.get_ref()).await)
     }
 
     type RestoreStream = ReceiverStream<Result<pb::RestoreProgress, Status>>;

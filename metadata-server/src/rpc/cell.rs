@@ -20,6 +20,16 @@ impl AdminService {
         }
     }
 
+    pub(super) async fn finalize(
+        &self,
+        request: &pb::FinalizeUpgradeRequest,
+    ) -> Result<pb::FinalizeUpgradeReply> {
+        self.0.auth.caller(&request.claimed_identity)?.may_operate()?;
+        let version = self.0.group.finalize().await?;
+        tracing::info!(version, "the cell is raised");
+        Ok(pb::FinalizeUpgradeReply { version: version.into() })
+    }
+
     pub(super) async fn make_backup(&self, request: pb::BackUpRequest) -> Result<pb::BackupInfo> {
         let BackUp { to, claimed_identity } = request.try_into()?;
         self.0.auth.caller(&claimed_identity)?.may_operate()?;

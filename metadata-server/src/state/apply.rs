@@ -10,6 +10,7 @@ use super::{
     session::{self, Admission},
     settings, shorten, snapshots,
     stop::{Step, Stop, refuse},
+    version::{self, Versions},
     volume, xattr,
 };
 use sitefs_base::{
@@ -92,6 +93,7 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
             merge::replace(scope, *volume, *ino, old, new)?;
         }
         CommandBody::SetCell { change } => cell::set(scope, change)?,
+        CommandBody::Upgrade { version } => version::raise(scope, *version, Versions::THIS)?,
         CommandBody::BackupsKept { kept } => cell::note_backups(scope, kept)?,
         CommandBody::SetVolume { volume, change } => settings::set(scope, *volume, change)?,
         CommandBody::DeleteVolume { volume } => settings::delete(scope, *volume)?,

@@ -202,6 +202,11 @@ pub enum CommandBody {
         /// What changes.
         change: CellChange,
     },
+    /// Raises the cell to a version of commands and behaviours (DESIGN D9); a node that does not know it stops.
+    Upgrade {
+        /// The version; `EINVAL` if the cell is beyond it.
+        version: u16,
+    },
     /// Says which backups a place keeps now.
     BackupsKept {
         /// The place and its backups.

@@ -9,6 +9,8 @@ pub(super) const GROUP: &[u8] = b"G";
 pub(super) const COUNTERS: &[u8] = b"C";
 /// The one row of `m` with what operators chose about the cell.
 pub(super) const CELL: &[u8] = b"E";
+/// The one row of `m` with the version that the cell was raised to.
+pub(super) const VERSION: &[u8] = b"Y";
 /// The one row of `m` that says which backups are kept.
 pub(super) const BACKUPS: &[u8] = b"B";
 /// The prefix of all volume rows.

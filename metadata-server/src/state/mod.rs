@@ -46,6 +46,7 @@ mod stop;
 mod stored;
 #[cfg(test)]
 pub(crate) mod tests;
+mod version;
 mod view;
 mod volume;
 mod xattr;
@@ -76,6 +77,7 @@ pub use retention::{Retention, retention};
 pub use settings::{history_bytes, time_of};
 pub use shorten::{Cuts, cuts, must_be_cut};
 pub use snapshots::{SnapshotInfo, snapshots};
+pub use version::{Versions, cluster_version};
 pub use view::{Family, Read, Row, View};
 pub use volume::{
     GroupInfo, VolumeInfo, group_info, last_at, volume_by_name, volume_info, volumes, volumes_after,

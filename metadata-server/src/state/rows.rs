@@ -258,6 +258,12 @@ pub(super) struct CellRow {
     pub backup: BackupPlan,
 }
 
+/// The version that the cell was raised to; 1 if there is no such row.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct VersionRow {
+    pub version: u16,
+}
+
 /// Which backups are kept, by place.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct BackupsRow {
