@@ -16,6 +16,7 @@ mod moment;
 mod name;
 pub mod op;
 mod private;
+mod rates;
 mod seams;
 pub mod session;
 mod settings;
@@ -34,6 +35,7 @@ pub use identity::{Identity, Role};
 pub use moment::{Moment, SnapshotName, VolumeView};
 pub use name::{Name, SiteName, VolumeName};
 pub use private::{make_private_dir, mode_for_others};
+pub use rates::Rates;
 pub use seams::{Clock, ManualClock, OsRandom, Random, SeededRandom, SystemClock, Tasks};
 pub use settings::{
     HistoryLimit, READ_ONLY_REASON_MAX, ServeStale, VolumeAccess, VolumeChange, VolumeSettings, check_reason,

@@ -215,6 +215,11 @@ pub enum Closing {
     },
     /// The session was forgotten; begin a new one (operations are not repeated).
     SessionGone,
+    /// Too many attach at once: come again later, but not sooner than this.
+    Busy {
+        /// How much later.
+        retry_after: Duration,
+    },
     /// The attach or a frame was refused; trying again will not help.
     Refused {
         /// What the caller should do.

@@ -6,7 +6,7 @@ use crate::{
     pb,
 };
 use sitefs_base::{
-    Error, HistoryLimit, Moment, READ_ONLY_REASON_MAX, Result, Seq, ServeStale, Time, VolumeAccess,
+    Error, HistoryLimit, Moment, READ_ONLY_REASON_MAX, Rates, Result, Seq, ServeStale, Time, VolumeAccess,
     VolumeChange, VolumeId, VolumeName, VolumeSettings,
 };
 
@@ -92,6 +92,8 @@ pub struct VolumeDetails {
     pub snapshots: u64,
     /// What operators chose.
     pub settings: VolumeSettings,
+    /// How fast its mounts may change it.
+    pub rates: Rates,
 }
 
 impl From<VolumeDetails> for pb::VolumeDetails {
@@ -107,6 +109,8 @@ impl From<VolumeDetails> for pb::VolumeDetails {
             snapshots: details.snapshots,
             serve_stale: details.settings.serve_stale.to_string(),
             read_only: details.settings.read_only,
+            ops_per_second: details.rates.ops_per_second,
+            bytes_per_second: details.rates.bytes_per_second,
         }
     }
 }
@@ -125,6 +129,10 @@ impl TryFrom<pb::VolumeDetails> for VolumeDetails {
             pins: details.pins.into_iter().map(Seq::new).collect(),
             snapshots: details.snapshots,
             settings: VolumeSettings { serve_stale, read_only: details.read_only },
+            rates: Rates {
+                ops_per_second: details.ops_per_second,
+                bytes_per_second: details.bytes_per_second,
+            },
         })
     }
 }
@@ -257,6 +265,7 @@ mod tests {
             pins: vec![Seq::new(1), Seq::new(2)],
             snapshots: 2,
             settings: VolumeSettings { serve_stale: ServeStale::Off, read_only: Some("why".to_owned()) },
+            rates: Rates { ops_per_second: 9, bytes_per_second: 10 },
         };
         assert_eq!(VolumeDetails::try_from(pb::VolumeDetails::from(details.clone())).unwrap(), details);
         let claimed_identity = String::new();

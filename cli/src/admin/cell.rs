@@ -17,6 +17,11 @@ impl Admin {
         Ok(answer(&self.runtime, self.client.finalize_upgrade(request))?.version)
     }
 
+    /// Says how fast a volume may be changed.
+    pub(crate) fn set_rates(&mut self, request: pb::SetRatesRequest) -> Result<(), Error> {
+        answer(&self.runtime, self.client.set_rates(request)).map(drop)
+    }
+
     /// Makes a backup; takes as long as it takes.
     pub(crate) fn back_up(&mut self, to: Option<String>) -> Result<BackupInfo, Error> {
         let request = pb::BackUpRequest { to, claimed_identity: operator() };

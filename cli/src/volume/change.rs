@@ -11,7 +11,10 @@ use sitefs_base::{
     ByteSize, Error, HistoryLimit, ServeStale, VolumeAccess, VolumeChange, VolumeName, check_reason,
     display_bytes, op::Usage,
 };
-use sitefs_proto::manage::{SetVolume, VolumeDetails};
+use sitefs_proto::{
+    manage::{SetVolume, VolumeDetails},
+    pb,
+};
 
 /// Changes limits and settings of a volume; what is not given stays.
 #[derive(clap::Args)]
@@ -37,6 +40,12 @@ pub(super) struct Arguments {
     /// Allows writing again.
     #[arg(long)]
     read_write: bool,
+    /// How many operations of all its mounts together are taken in a second; what comes faster waits.
+    #[arg(long, value_name = "COUNT")]
+    ops_rate: Option<u64>,
+    /// How much content of small files is taken in a second, for example 200MiB.
+    #[arg(long, value_name = "SIZE")]
+    bytes_rate: Option<ByteSize>,
     #[command(flatten)]
     target: admin::Target,
 }
@@ -56,7 +65,8 @@ fn reason(text: &str) -> Result<String, Error> {
 pub(super) fn run(arguments: &Arguments, output: &Output) -> Done {
     let name = &arguments.name;
     let change = change(arguments);
-    if change == VolumeChange::default() {
+    let paced = arguments.ops_rate.is_some() || arguments.bytes_rate.is_some();
+    if change == VolumeChange::default() && !paced {
         return Err(Error::invalid("nothing to change was given"))
             .hint("`sitefs volume set --help` lists what can be changed");
     }
@@ -66,7 +76,17 @@ pub(super) fn run(arguments: &Arguments, output: &Output) -> Done {
         (Some(_), None) => Some(admin.show_volume(name)?),
         _ => None,
     };
-    admin.set_volume(request.into())?;
+    if request.change != VolumeChange::default() {
+        admin.set_volume(request.into())?;
+    }
+    if paced {
+        admin.set_rates(pb::SetRatesRequest {
+            name: name.to_string(),
+            ops_per_second: arguments.ops_rate,
+            bytes_per_second: arguments.bytes_rate.map(ByteSize::get),
+            claimed_identity: operator(),
+        })?;
+    }
     if let Some(before) = before {
         warnings(&before, &admin.show_volume(name)?).iter().for_each(|warning| output.say(warning));
     }

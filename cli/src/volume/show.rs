@@ -41,6 +41,8 @@ fn json(details: &VolumeDetails) -> Value {
         "settings": {
             "serve_stale": details.settings.serve_stale.to_string(),
             "read_only": details.settings.read_only,
+            "ops_per_second": details.rates.ops_per_second,
+            "bytes_per_second": details.rates.bytes_per_second,
         },
     });
     if let (Value::Object(shown), Value::Object(more)) = (&mut shown, more) {

@@ -83,6 +83,24 @@ fn next_frame(
     }
 }
 
+/// The cell says when to come again.
+#[derive(Debug)]
+struct Busy(Duration);
+
+impl std::fmt::Display for Busy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "come again in {} ms", self.0.as_millis())
+    }
+}
+
+impl std::error::Error for Busy {}
+
+/// How long to stay away because the cell said so.
+fn told_to_wait(error: &Error) -> Duration {
+    let busy = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Busy>());
+    busy.map_or(Duration::ZERO, |busy| busy.0)
+}
+
 fn closing_error(closing: Closing) -> Error {
     match closing {
         Closing::NotHere { leader } => Error::unavailable(format!(
@@ -92,6 +110,9 @@ fn closing_error(closing: Closing) -> Error {
         Closing::SessionGone => Error::conflict("the cell has forgotten this session"),
         Closing::Refused { kind, reason } => Error::new(kind, reason),
         Closing::Unavailable { reason } => Error::unavailable(reason),
+        Closing::Busy { retry_after } => {
+            Error::unavailable("the cell lets in other mounts first").because(Busy(retry_after))
+        }
     }
 }
 
@@ -217,7 +238,8 @@ pub async fn keep_attached(
                 }
             }
             let jitter = random.next_u64() % 100;
-            tokio::time::sleep(backoff + backoff * u32::try_from(jitter).unwrap_or(0) / 100).await;
+            let away = backoff.max(told_to_wait(&reason));
+            tokio::time::sleep(away + backoff * u32::try_from(jitter).unwrap_or(0) / 100).await;
             backoff = (backoff * 2).min(BACKOFF_MAX);
             match attach(&channel, &cell, &session).await {
                 // Its inode numbers mean other files.

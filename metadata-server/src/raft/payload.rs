@@ -78,7 +78,7 @@ fn decode(bytes: &[u8]) -> Result<(Command, &[u8])> {
     Ok((command, rest))
 }
 
-const KINDS: std::ops::RangeInclusive<u16> = 0..=24;
+const KINDS: std::ops::RangeInclusive<u16> = 0..=25;
 
 /// The number of a kind of command in the log; never reused.
 const fn kind(body: &CommandBody) -> u16 {
@@ -108,6 +108,7 @@ const fn kind(body: &CommandBody) -> u16 {
         CommandBody::SetCell { .. } => 22,
         CommandBody::BackupsKept { .. } => 23,
         CommandBody::Upgrade { .. } => 24,
+        CommandBody::SetRates { .. } => 25,
     }
 }
 

@@ -218,7 +218,8 @@ fn volume_of(body: &CommandBody) -> Option<VolumeId> {
         | CommandBody::DeleteSnapshot { volume, .. }
         | CommandBody::MoveHorizon { volume, .. }
         | CommandBody::Merged { volume, .. }
-        | CommandBody::Shorten { volume, .. } => Some(*volume),
+        | CommandBody::Shorten { volume, .. }
+        | CommandBody::SetRates { volume, .. } => Some(*volume),
         CommandBody::Noop
         | CommandBody::Init { .. }
         | CommandBody::CreateVolume { .. }

@@ -213,6 +213,10 @@ impl Admin for AdminService {
         answer(self.finalize(request.get_ref()).await)
     }
 
+    async fn set_rates(&self, request: Request<pb::SetRatesRequest>) -> Result<Response<pb::Empty>, Status> {
+        answer(self.change_rates(request.into_inner()).await)
+    }
+
     type RestoreStream = ReceiverStream<Result<pb::RestoreProgress, Status>>;
 
     async fn restore(

@@ -32,6 +32,8 @@ pub(super) struct Joined {
 /// Answers an attach. The error says how the stream ends.
 pub(super) async fn attach(cell: &Arc<Cell>, attach: Attach, wire: &Wire) -> Result<Joined, Closing> {
     let protocol = common_protocol(&attach).map_err(refused)?;
+    let place = cell.admission.enter(cell.clock.boottime()).await;
+    let _place = place.map_err(|retry_after| Closing::Busy { retry_after })?;
     let caller = cell.auth.caller(&attach.claimed_identity).map_err(refused)?;
     let access = Auth::access(&caller, &attach.volume).map_err(refused)?;
     let volume = find_volume(cell, &attach).map_err(refused)?;

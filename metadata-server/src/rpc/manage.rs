@@ -2,7 +2,7 @@
 
 use super::AdminService;
 use crate::state::{self, CommandBody};
-use sitefs_base::{Error, Result, VolumeAccess, VolumeName, check_reason};
+use sitefs_base::{Error, Rates, Result, VolumeAccess, VolumeName, check_reason};
 use sitefs_proto::{
     admin::VolumeInfo,
     manage::{DeleteVolume, SetVolume, VolumeDetails},
@@ -31,6 +31,20 @@ impl AdminService {
         Ok(pb::SetVolumeReply {})
     }
 
+    pub(super) async fn change_rates(&self, request: pb::SetRatesRequest) -> Result<pb::Empty> {
+        let name: VolumeName = request.name.parse()?;
+        let volume = self.managed(&request.claimed_identity, &name)?.id;
+        let now = state::rates(&self.0.group.reader(), volume)?;
+        let rates = Rates {
+            ops_per_second: request.ops_per_second.unwrap_or(now.ops_per_second),
+            bytes_per_second: request.bytes_per_second.unwrap_or(now.bytes_per_second),
+        };
+        rates.check()?;
+        self.propose(CommandBody::SetRates { volume, rates }, &format!("changing volume {name}")).await?;
+        tracing::info!(volume = %name, ?rates, "volume changed");
+        Ok(pb::Empty {})
+    }
+
     async fn propose(&self, body: CommandBody, doing: &str) -> Result<()> {
         match self.0.group.propose(body).await?.reply {
             Ok(_) => Ok(()),
@@ -55,6 +69,7 @@ impl AdminService {
             pins: found.pins,
             snapshots,
             settings: found.settings,
+            rates: state::rates(&reader, found.id)?,
         };
         Ok(details.into())
     }

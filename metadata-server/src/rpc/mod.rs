@@ -2,6 +2,7 @@
 //! convert back.
 
 mod admin;
+mod admission;
 mod attach;
 mod auth;
 mod blobs;
@@ -12,6 +13,7 @@ mod locks;
 mod manage;
 mod ops;
 mod outbox;
+mod pace;
 mod query;
 mod reserve;
 mod restore;
@@ -27,8 +29,10 @@ pub(crate) use blobs::BlobsService;
 pub(crate) use session::SessionService;
 
 use crate::{grant::Blobs, raft::Group, state::CommandBody};
+use admission::Admission;
 use credit::Credits;
 use locks::Locks;
+use pace::Paces;
 use reserve::Reservations;
 use sessions::{Member, Sessions};
 use sitefs_base::{Clock, NodeId, Tasks};
@@ -72,6 +76,8 @@ pub(crate) struct Cell {
     credits: Credits,
     locks: Locks,
     watchers: Watchers,
+    paces: Paces,
+    admission: Admission,
     /// How many rooms were set aside.
     rooms: AtomicU64,
 }
@@ -95,6 +101,8 @@ impl Cell {
             credits: Credits::default(),
             rooms: AtomicU64::new(0),
             locks: Locks::default(),
+            paces: Paces::default(),
+            admission: Admission::default(),
         }
     }
 

@@ -60,6 +60,7 @@ impl Stream {
         if self.check(&envelope).await? == Checked::Answered {
             rest.uploaded.clear();
         }
+        self.keep_pace(&envelope.body).await?;
         if let Err(error) = self.shorten(&mut envelope).await {
             return Ok(failed(rest.op, error));
         }
@@ -67,6 +68,19 @@ impl Stream {
         let body = CommandBody::Op { volume: self.member.volume, envelope, credit };
         let applied = self.cell.group.propose(body).await;
         Ok(self.finish(rest, applied).await)
+    }
+
+    /// Waits while the volume is being changed faster than it may be (DESIGN D37).
+    async fn keep_pace(&self, op: &Op) -> Result<(), Errno> {
+        let _turn = self.turn.lock().await;
+        let (reader, now) = (self.cell.group.reader(), self.cell.clock.boottime());
+        let wait = self.cell.paces.take(&reader, self.member.volume, content_of(op), now);
+        let wait = wait.map_err(|error| error.errno())?;
+        drop(reader);
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(())
     }
 
     /// Makes a file shorter in steps before an operation that would cut off more than one command may.
@@ -202,17 +216,24 @@ impl Stream {
 /// About how much memory an operation takes while it is under way, in bytes.
 pub(super) fn weight(op: &Op) -> usize {
     let content = match op {
-        Op::Commit(Commit { content: Some(NewContent::Inline(bytes)), .. }) => bytes.len(),
-        Op::Commit(Commit { content: Some(NewContent::Hot { bytes, .. }), .. }) => bytes.len(),
         Op::Commit(Commit { content: Some(NewContent::Chunks { changed, .. }), .. }) => {
             changed.iter().map(|chunk| size_of_val(chunk) + size_of_val(&*chunk.extents)).sum()
         }
-        Op::SetXattr { value, .. } => value.len(),
-        Op::Append { bytes, .. } => bytes.len(),
         Op::Grant { blobs } => size_of_val(&**blobs),
-        _ => 0,
+        op => content_of(op),
     };
     content + size_of::<OpEnvelope>()
+}
+
+/// Bytes that come with an operation.
+fn content_of(op: &Op) -> usize {
+    match op {
+        Op::Commit(Commit { content: Some(NewContent::Inline(bytes)), .. }) => bytes.len(),
+        Op::Commit(Commit { content: Some(NewContent::Hot { bytes, .. }), .. }) => bytes.len(),
+        Op::SetXattr { value, .. } => value.len(),
+        Op::Append { bytes, .. } => bytes.len(),
+        _ => 0,
+    }
 }
 
 /// A refusal is a reply. Where the outcome is unknown the stream ends, and the mount repeats the

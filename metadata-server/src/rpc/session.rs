@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -71,6 +71,8 @@ pub(super) struct Stream {
     ops: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     queries: Arc<Semaphore>,
+    /// Held by the operation that waits for its volume's pace: those behind it wait for their turn.
+    pub turn: Mutex<()>,
 }
 
 /// What a frame asks to be answered.
@@ -141,6 +143,7 @@ async fn run(cell: Arc<Cell>, joined: Joined, inbound: Streaming<pb::ClientFrame
         ops: Arc::new(Semaphore::new(SESSION_OPS_MAX)),
         bytes: Arc::new(Semaphore::new(OPS_BYTES_MAX)),
         queries: Arc::new(Semaphore::new(QUERIES_MAX)),
+        turn: Mutex::new(()),
     });
     let outbox = outbox.run();
     tokio::pin!(outbox);

@@ -3,6 +3,7 @@
 mod appends;
 mod blobs;
 mod credit;
+mod flood;
 mod harness;
 mod locks;
 mod past;

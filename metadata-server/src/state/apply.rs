@@ -4,7 +4,7 @@ use super::{
     Applied, Command, CommandBody, MergeStep, Read, Reply, View, append, attrs, blobs, cell, commit, horizon,
     merge,
     mutation::{Done, Finished, Mutation},
-    namespace, ranges, reads, reap, rename, restore,
+    namespace, ranges, rates, reads, reap, rename, restore,
     rows::{ReceiptRow, SessionRow, VolumeRow},
     scope::Scope,
     session::{self, Admission},
@@ -94,6 +94,7 @@ fn decide(scope: &mut Scope, body: &CommandBody) -> Step<Applied> {
         }
         CommandBody::SetCell { change } => cell::set(scope, change)?,
         CommandBody::Upgrade { version } => version::raise(scope, *version, Versions::THIS)?,
+        CommandBody::SetRates { volume, rates } => rates::set(scope, *volume, rates)?,
         CommandBody::BackupsKept { kept } => cell::note_backups(scope, kept)?,
         CommandBody::SetVolume { volume, change } => settings::set(scope, *volume, change)?,
         CommandBody::DeleteVolume { volume } => settings::delete(scope, *volume)?,

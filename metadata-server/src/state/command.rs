@@ -4,7 +4,7 @@ use super::KeptBackups;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sitefs_base::{
-    CellChange, Digest, Errno, Extent, Generation, GroupId, Incarnation, InodeId, Moment, OpId, Seq,
+    CellChange, Digest, Errno, Extent, Generation, GroupId, Incarnation, InodeId, Moment, OpId, Rates, Seq,
     SessionId, SiteId, SnapshotName, Time, VolumeChange, VolumeId, VolumeName,
     op::{BlobWanted, Credit, Event, OpEnvelope, Outcome, Place},
 };
@@ -202,15 +202,22 @@ pub enum CommandBody {
         /// What changes.
         change: CellChange,
     },
+    /// Says which backups a place keeps now.
+    BackupsKept {
+        /// The place and its backups.
+        kept: KeptBackups,
+    },
     /// Raises the cell to a version of commands and behaviours (DESIGN D9); a node that does not know it stops.
     Upgrade {
         /// The version; `EINVAL` if the cell is beyond it.
         version: u16,
     },
-    /// Says which backups a place keeps now.
-    BackupsKept {
-        /// The place and its backups.
-        kept: KeptBackups,
+    /// Says how fast the mounts of a volume may change it; `ENOENT` if there is no such volume.
+    SetRates {
+        /// The volume.
+        volume: VolumeId,
+        /// The rates.
+        rates: Rates,
     },
 }
 

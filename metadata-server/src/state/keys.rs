@@ -133,6 +133,11 @@ pub(super) fn volume(volume: VolumeId) -> Vec<u8> {
     join(&[VOLUMES, &volume.to_key()])
 }
 
+/// How fast a volume may be changed.
+pub(super) fn rates(volume: VolumeId) -> Vec<u8> {
+    join(&[b"I", &volume.to_key()])
+}
+
 pub(super) fn session(volume: VolumeId, session: SessionId) -> Vec<u8> {
     join(&[SESSIONS, &volume.to_key(), &session.to_key()])
 }

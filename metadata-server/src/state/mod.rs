@@ -31,6 +31,7 @@ mod pins;
 mod places;
 mod query;
 mod ranges;
+mod rates;
 mod reads;
 mod reap;
 mod rename;
@@ -71,6 +72,7 @@ pub use places::{
     upload_slot,
 };
 pub use query::{SessionInfo, events_since, is_answered, query, session_info, sessions};
+pub use rates::rates;
 pub use reap::volumes_to_reap;
 pub use restore::{RestoreJob, restores};
 pub use retention::{Retention, retention};

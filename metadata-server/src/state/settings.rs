@@ -43,6 +43,7 @@ pub(super) fn delete(scope: &mut Scope, id: VolumeId) -> Step<()> {
     let mut row = reads::live(&scope.rows, id)?.ok_or(Errno::ENOENT)?;
     row.deleted = Some(scope.at);
     scope.rows.delete(Family::Meta, &keys::name(&row.name.to_string()));
+    scope.rows.delete(Family::Meta, &keys::rates(id));
     scope.put(Family::Meta, &keys::volume(id), &row)?;
     Ok(reap::wake(scope, id)?)
 }

@@ -270,7 +270,12 @@ impl TryFrom<pb::VolumeSettings> for VolumeSettings {
 impl From<Closing> for pb::Closing {
     fn from(closing: Closing) -> Self {
         use pb::closing::Reason;
+        let retry_after_ms = match closing {
+            Closing::Busy { retry_after } => Some(u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX)),
+            _ => None,
+        };
         Self {
+            retry_after_ms,
             reason: Some(match closing {
                 Closing::NotHere { leader } => Reason::NotHere(pb::NotHere { leader }),
                 Closing::SessionGone => Reason::SessionGone(pb::Empty {}),
@@ -278,6 +283,7 @@ impl From<Closing> for pb::Closing {
                     Reason::Refused(pb::Refused { kind: pb::Kind::from(kind).into(), reason })
                 }
                 Closing::Unavailable { reason } => Reason::Unavailable(reason),
+                Closing::Busy { .. } => Reason::Unavailable("too many mounts attach at once".to_owned()),
             }),
         }
     }
@@ -296,6 +302,9 @@ impl TryFrom<pb::Closing> for Closing {
                 kind: kind(refused.kind)?,
                 reason: text(refused.reason, TEXT_MAX, "a reason")?,
             },
+            Reason::Unavailable(_) if closing.retry_after_ms.is_some() => {
+                Self::Busy { retry_after: Duration::from_millis(closing.retry_after_ms.unwrap_or(0).into()) }
+            }
             Reason::Unavailable(reason) => Self::Unavailable { reason: text(reason, TEXT_MAX, "a reason")? },
         })
     }

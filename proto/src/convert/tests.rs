@@ -414,6 +414,8 @@ fn a_closing() -> BoxedStrategy<Closing> {
     prop_oneof![
         option::of("[a-z]{1,9}:[0-9]{1,4}").prop_map(|leader| Closing::NotHere { leader }),
         Just(Closing::SessionGone),
+        (0u32..100_000)
+            .prop_map(|ms| Closing::Busy { retry_after: std::time::Duration::from_millis(ms.into()) }),
         (prop::sample::select(Kind::ALL.to_vec()), ".{0,40}")
             .prop_map(|(kind, reason)| Closing::Refused { kind, reason }),
         ".{0,40}".prop_map(|reason| Closing::Unavailable { reason }),
