@@ -73,10 +73,9 @@ impl Stream {
     /// Waits while the volume is being changed faster than it may be (DESIGN D37).
     async fn keep_pace(&self, op: &Op) -> Result<(), Errno> {
         let _turn = self.turn.lock().await;
-        let (reader, now) = (self.cell.group.reader(), self.cell.clock.boottime());
-        let wait = self.cell.paces.take(&reader, self.member.volume, content_of(op), now);
-        let wait = wait.map_err(|error| error.errno())?;
-        drop(reader);
+        let (volume, now) = (self.member.volume, self.cell.clock.boottime());
+        let rates = || state::rates(&self.cell.group.reader(), volume);
+        let wait = self.cell.paces.take(volume, content_of(op), now, rates).map_err(|error| error.errno())?;
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }

@@ -1,6 +1,5 @@
 //! How fast the mounts of one volume may change it (DESIGN D37).
 
-use crate::state::{self, Read};
 use sitefs_base::{Rates, Result, VolumeId};
 use std::{
     collections::HashMap,
@@ -28,13 +27,13 @@ struct Pace {
 
 impl Paces {
     /// Takes room for one operation with so many bytes of content; how long it has to wait before it goes on.
-    /// Waits get longer in the order of the calls, so nobody is overtaken.
+    /// Waits get longer in the order of the calls, so nobody is overtaken. `rates` are asked for once a second.
     pub(super) fn take(
         &self,
-        read: &dyn Read,
         volume: VolumeId,
         bytes: usize,
         now: Duration,
+        rates: impl Fn() -> Result<Rates>,
     ) -> Result<Duration> {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if table.len() >= VOLUMES_MAX && !table.contains_key(&volume) {
@@ -43,12 +42,12 @@ impl Paces {
         let pace = match table.entry(volume) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::hash_map::Entry::Vacant(place) => {
-                let rates = state::rates(read, volume)?;
+                let rates = rates()?;
                 place.insert(Pace { rates, looked_at: now, ops: Bucket::default(), bytes: Bucket::default() })
             }
         };
         if now.saturating_sub(pace.looked_at) >= LOOK_EVERY {
-            (pace.rates, pace.looked_at) = (state::rates(read, volume)?, now);
+            (pace.rates, pace.looked_at) = (rates()?, now);
         }
         let Rates { ops_per_second, bytes_per_second } = pace.rates;
         let for_ops = pace.ops.take(1, ops_per_second, now);
@@ -82,11 +81,15 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Command, CommandBody, MemoryView, apply};
+    use crate::state::{self, Command, CommandBody, MemoryView, apply};
     use sitefs_base::{GroupId, Incarnation, Time};
 
     const ONE: VolumeId = VolumeId::new(1);
     const TWO: VolumeId = VolumeId::new(2);
+
+    fn take(paces: &Paces, view: &MemoryView, volume: VolumeId, bytes: usize, now: Duration) -> Duration {
+        paces.take(volume, bytes, now, || state::rates(view, volume)).unwrap()
+    }
 
     fn at(millis: u64) -> Duration {
         Duration::from_secs(1000) + Duration::from_millis(millis)
@@ -114,23 +117,23 @@ mod tests {
     fn a_flood_is_held_to_the_rate_and_another_volume_is_not() {
         let (mut view, paces) = (cell(), Paces::default());
         set(&mut view, Rates { ops_per_second: 1000, bytes_per_second: 1 << 20 });
-        let waits: Vec<Duration> = (0..1100).map(|_| paces.take(&view, ONE, 0, at(0)).unwrap()).collect();
+        let waits: Vec<Duration> = (0..1100).map(|_| take(&paces, &view, ONE, 0, at(0))).collect();
         assert!(waits[..100].iter().all(Duration::is_zero), "a burst goes through");
         assert!(waits.is_sorted());
         assert_eq!(waits[1099].as_millis(), 999);
-        assert_eq!(paces.take(&view, TWO, 0, at(0)).unwrap(), Duration::ZERO);
-        assert_eq!(paces.take(&view, ONE, 0, at(1100)).unwrap(), Duration::ZERO, "it is paid back");
+        assert_eq!(take(&paces, &view, TWO, 0, at(0)), Duration::ZERO);
+        assert_eq!(take(&paces, &view, ONE, 0, at(1100)), Duration::ZERO, "it is paid back");
     }
 
     #[test]
     fn bytes_count_by_themselves_and_a_change_is_seen_within_a_second() {
         let (mut view, paces) = (cell(), Paces::default());
         set(&mut view, Rates { ops_per_second: 1000, bytes_per_second: 1 << 20 });
-        paces.take(&view, ONE, 1 << 20, at(0)).unwrap();
-        assert_eq!(paces.take(&view, ONE, 0, at(0)).unwrap().as_millis(), 900);
+        take(&paces, &view, ONE, 1 << 20, at(0));
+        assert_eq!(take(&paces, &view, ONE, 0, at(0)).as_millis(), 900);
         set(&mut view, Rates::default());
-        paces.take(&view, ONE, 64 << 10, at(2000)).unwrap();
-        let wait = paces.take(&view, ONE, 64 << 10, at(2000)).unwrap();
+        take(&paces, &view, ONE, 64 << 10, at(2000));
+        let wait = take(&paces, &view, ONE, 64 << 10, at(2000));
         assert!(wait.is_zero(), "{wait:?}");
     }
 
@@ -138,7 +141,7 @@ mod tests {
     fn idle_volumes_are_forgotten() {
         let (view, paces) = (cell(), Paces::default());
         for volume in 0..10_000 {
-            paces.take(&view, VolumeId::new(volume), 0, at(volume)).unwrap();
+            take(&paces, &view, VolumeId::new(volume), 0, at(volume));
         }
         assert!(paces.0.lock().unwrap().len() <= VOLUMES_MAX);
     }
