@@ -129,15 +129,7 @@ impl BackendConfig {
         match self {
             Self::Directory | Self::Shared(_) => Ok(None),
             #[cfg(feature = "s3")]
-            Self::S3 { endpoint, bucket, region } => {
-                let config = sitefs_blobstore::S3Config {
-                    endpoint: endpoint.clone(),
-                    bucket: bucket.clone(),
-                    region: region.clone(),
-                    credentials: None,
-                };
-                Ok(Some(Arc::new(sitefs_blobstore::S3Backend::connect(config, clock)?)))
-            }
+            Self::S3 { endpoint, bucket, region } => Ok(Some(bucket_of(endpoint, bucket, region, clock)?)),
             #[cfg(not(feature = "s3"))]
             Self::S3 { .. } => {
                 drop(clock);
@@ -151,15 +143,7 @@ impl BackendConfig {
             Self::Directory => Ok(Arc::new(DirBackend::open(data.join("blobs"))?)),
             Self::Shared(path) => Ok(Arc::new(DirBackend::open_shared(path)?)),
             #[cfg(feature = "s3")]
-            Self::S3 { endpoint, bucket, region } => {
-                let config = sitefs_blobstore::S3Config {
-                    endpoint: endpoint.clone(),
-                    bucket: bucket.clone(),
-                    region: region.clone(),
-                    credentials: None,
-                };
-                Ok(Arc::new(sitefs_blobstore::S3Backend::connect(config, clock)?))
-            }
+            Self::S3 { endpoint, bucket, region } => Ok(bucket_of(endpoint, bucket, region, clock)?),
             #[cfg(not(feature = "s3"))]
             Self::S3 { .. } => {
                 drop(clock);
@@ -167,6 +151,23 @@ impl BackendConfig {
             }
         }
     }
+}
+
+/// A bucket, with the keys of the environment.
+#[cfg(feature = "s3")]
+fn bucket_of(
+    endpoint: &Option<String>,
+    bucket: &str,
+    region: &Option<String>,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<sitefs_blobstore::S3Backend>> {
+    let config = sitefs_blobstore::S3Config {
+        endpoint: endpoint.clone(),
+        bucket: bucket.to_owned(),
+        region: region.clone(),
+        credentials: None,
+    };
+    Ok(Arc::new(sitefs_blobstore::S3Backend::connect(config, clock)?))
 }
 
 fn file(data: &Path) -> PathBuf {

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
-use sitefs_tests::{Cell, Finished, Mounted, can_mount, close, content, scratch, sitefs, snapshot, wait_for};
+use sitefs_tests::{
+    Cell, Finished, Mounted, can_mount, close, content, scratch, sitefs, snapshot, states, wait_for,
+};
 use std::{
     fs::{self, File},
     io::{Read, Write},
@@ -33,11 +35,6 @@ fn fill(mount: &Mounted) {
     }
     fs::write(mount.path("index.php"), "<?php // before").unwrap();
     std::os::unix::fs::symlink("index.php", mount.path("link")).unwrap();
-}
-
-fn journal(mount: &Mounted) -> Vec<String> {
-    let listed = sitefs(&["journal", "list", "--json", text(&mount.cache())]).ok().json();
-    listed.as_array().unwrap().iter().map(|entry| entry["state"].as_str().unwrap().to_owned()).collect()
 }
 
 /// A process that has a file open, and appends a line of its input to it. This one may not have it open: it
@@ -81,7 +78,7 @@ fn a_lost_cell_comes_back_from_a_backup_and_a_mount_that_lived_through_goes_on()
     });
     cell.kill9();
     closed.into_iter().for_each(|file| close(file).unwrap());
-    assert_eq!(journal(&mount), ["waiting"; 2]);
+    assert_eq!(states(&mount), ["waiting"; 2]);
     fs::remove_dir_all(cell.data()).unwrap();
     let restored = restore(&vault, &cell.data(), &[]).ok().json();
     assert_eq!(restored["id"], made["id"]);
@@ -99,7 +96,7 @@ fn a_lost_cell_comes_back_from_a_backup_and_a_mount_that_lived_through_goes_on()
     wait_for("the old mount to go on", SOON, || fs::write(mount.path("alive"), "yes").is_ok());
     assert_eq!(fs::read(fresh.path("alive")).unwrap(), b"yes");
     wait_for("what does not fit to be kept beside the tree", SOON, || {
-        let states = journal(&mount);
+        let states = states(&mount);
         !states.is_empty() && states.iter().all(|state| state == "conflict")
     });
     assert_eq!(fs::read(fresh.path("index.php")).unwrap(), b"<?php // before");

@@ -148,19 +148,18 @@ impl DirBackend {
 
     // The directory is not synced: a deletion that a power cut undoes leaves an orphan for the sweep.
     fn delete_now(&self, key: &ObjectKey) -> Result<()> {
-        let path = self.path(key);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::io(format!("deleting {}", path.display()), error))
-            }
-            _ => Ok(()),
-        }
+        remove(&self.path(key))
     }
 
     fn list_now(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Listed>> {
+        self.list_below("b", prefix, after, limit)
+    }
+
+    /// The files of one of the directories at the top.
+    fn list_below(&self, top: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Listed>> {
         let mut listing = Listing { prefix, after, limit, found: Vec::new() };
         listing
-            .walk(&self.root.join("b"), "b")
+            .walk(&self.root.join(top), top)
             .map_err(|error| Error::io(format!("listing {}", self.root.display()), error))?;
         Ok(listing.found)
     }
@@ -229,6 +228,16 @@ impl Listing<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Removes a file, if it is there.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("deleting {}", path.display()), error))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,5 +1,4 @@
-//! Moves the bytes of blobs: by presigned requests, or through the cell. With [`crate::meta`]'s
-//! session stream, the only user of tonic in this crate.
+//! Moves the bytes of blobs: by presigned requests, or through the cell.
 
 use crate::meta::{Channel, Route, Session};
 use crate::metrics::TransferCounters;

@@ -1,6 +1,6 @@
 //! A directory as a vault.
 
-use super::{DirBackend, Listing, OBJECT_MAX, sync_dir};
+use super::{DirBackend, OBJECT_MAX, sync_dir};
 use crate::{BoxFuture, Listed, Vault, vault::VAULT_PREFIX};
 use bytes::Bytes;
 use sitefs_base::{Digest, Error, OsRandom, Random, Result};
@@ -59,22 +59,11 @@ impl DirBackend {
     }
 
     fn vault_remove(&self, name: &str) -> Result<()> {
-        let path = self.vault_path(name)?;
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::io(format!("deleting {}", path.display()), error))
-            }
-            _ => Ok(()),
-        }
+        super::remove(&self.vault_path(name)?)
     }
 
     fn vault_list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Listed>> {
-        let mut listing = Listing { prefix, after, limit, found: Vec::new() };
-        let top = VAULT_PREFIX.trim_end_matches('/');
-        listing
-            .walk(&self.root.join(top), top)
-            .map_err(|error| Error::io(format!("listing {}", self.root.display()), error))?;
-        Ok(listing.found)
+        self.list_below(VAULT_PREFIX.trim_end_matches('/'), prefix, after, limit)
     }
 }
 

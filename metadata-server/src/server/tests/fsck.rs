@@ -7,7 +7,7 @@ use crate::{
 };
 use bytes::Bytes;
 use sitefs_base::{
-    Kind, SystemClock,
+    SystemClock,
     check::{CheckEvent, CheckFinding, CheckOptions, CheckSummary},
     op::NewContent,
 };
@@ -35,22 +35,13 @@ pub fn everything() -> CheckOptions {
 /// Checks a stopped cell.
 pub async fn stopped(data: &Path) -> (Vec<CheckFinding>, CheckSummary) {
     let (mut found, mut summary) = (Vec::new(), None);
-    let mut tell = |event| match event {
+    let tell = |event| match event {
         CheckEvent::Found(finding) => found.push(*finding),
         CheckEvent::Done(done) => summary = Some(done),
         CheckEvent::Progress(_) => {}
     };
-    // What was cut off by the stop holds the directory a moment longer.
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let token = CancellationToken::new();
-        match check_stopped(data, everything(), Arc::new(SystemClock), &mut tell, token).await {
-            Err(error) if error.kind() == Kind::Conflict && Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            done => break done.map(drop).unwrap(),
-        }
-    }
+    let token = CancellationToken::new();
+    check_stopped(data, everything(), Arc::new(SystemClock), tell, token).await.unwrap();
     (found, summary.expect("it is done"))
 }
 
